@@ -1,0 +1,287 @@
+//! The management objects: one consistent state of all of them.
+//!
+//! The maps share structure, so that a copy costs nothing: a transaction works
+//! on its own, a reader keeps the one it began with.
+
+use crate::callout::Slot;
+use crate::filter::FilterEntry;
+use crate::host::Host;
+use crate::id::{CalloutId, FilterId};
+use crate::lifetime::Lifetime;
+use crate::object::{Callout, Provider, SubLayer};
+use rpds::RedBlackTreeMapSync as Map;
+use std::fmt;
+use std::sync::Arc;
+use wfp_schema::{Guid, LayerId, NtStatus, provider, sublayer};
+
+/// A provider that has been added.
+#[derive(Clone, Debug)]
+pub struct ProviderObject {
+    /// As it was described, with its key.
+    pub provider: Provider,
+    /// How long it lives.
+    pub lifetime: Lifetime,
+    /// Its service does not start with the system, so its persistent objects were not loaded.
+    pub disabled: bool,
+}
+
+/// A sublayer that has been added.
+#[derive(Clone, Debug)]
+pub struct SubLayerObject {
+    /// As it was described, with its key.
+    pub sublayer: SubLayer,
+    /// How long it lives.
+    pub lifetime: Lifetime,
+    /// Its number in the order of adding.
+    pub(crate) sequence: u64,
+}
+
+/// A callout that has been added; it may or may not be registered.
+pub struct CalloutObject<H: Host> {
+    /// As it was described, with its key.
+    pub callout: Callout,
+    /// How long it lives.
+    pub lifetime: Lifetime,
+    /// The layer whose filters may name it.
+    pub layer: LayerId,
+    pub(crate) slot: Arc<Slot<H>>,
+}
+
+impl<H: Host> CalloutObject<H> {
+    /// Its run-time identifier.
+    #[must_use]
+    pub fn id(&self) -> CalloutId {
+        self.slot.id()
+    }
+
+    /// Whether it is registered in the kernel now.
+    #[must_use]
+    pub fn is_registered(&self) -> bool {
+        self.slot.registered().is_some()
+    }
+}
+
+impl<H: Host> fmt::Debug for CalloutObject<H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CalloutObject")
+            .field("callout", &self.callout)
+            .field("lifetime", &self.lifetime)
+            .field("id", &self.id())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A consistent view of every management object.
+pub struct Objects<H: Host> {
+    providers: Map<Guid, Arc<ProviderObject>>,
+    sublayers: Map<Guid, Arc<SubLayerObject>>,
+    callouts: Map<Guid, Arc<CalloutObject<H>>>,
+    filters: Map<FilterId, Arc<FilterEntry<H>>>,
+    filter_keys: Map<Guid, FilterId>,
+}
+
+impl<H: Host> Clone for Objects<H> {
+    fn clone(&self) -> Self {
+        Self {
+            providers: self.providers.clone(),
+            sublayers: self.sublayers.clone(),
+            callouts: self.callouts.clone(),
+            filters: self.filters.clone(),
+            filter_keys: self.filter_keys.clone(),
+        }
+    }
+}
+
+impl<H: Host> fmt::Debug for Objects<H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Objects")
+            .field("providers", &self.providers.size())
+            .field("sublayers", &self.sublayers.size())
+            .field("callouts", &self.callouts.size())
+            .field("filters", &self.filters.size())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Weight of the sublayer for filters that name none. Windows' number is not
+/// documented; it leaves room for lighter and heavier ones.
+const UNIVERSAL_WEIGHT: u16 = 0x8000;
+/// Weight of the other built-in sublayers, but for the inspection sublayer, the lightest.
+const BUILT_IN_WEIGHT: u16 = 0xC000;
+
+impl<H: Host> Objects<H> {
+    /// The built-in objects.
+    pub(crate) fn built_in() -> Self {
+        let mut objects = Self {
+            providers: Map::new_sync(),
+            sublayers: Map::new_sync(),
+            callouts: Map::new_sync(),
+            filters: Map::new_sync(),
+            filter_keys: Map::new_sync(),
+        };
+        for &(name, key) in provider::ALL {
+            objects.insert_provider(ProviderObject {
+                provider: Provider {
+                    key,
+                    name: Some(name.to_owned()),
+                    ..Provider::default()
+                },
+                lifetime: Lifetime::BuiltIn,
+                disabled: false,
+            });
+        }
+        for (&(name, key), sequence) in sublayer::ALL.iter().zip(0..) {
+            objects.insert_sublayer(SubLayerObject {
+                sublayer: SubLayer {
+                    key,
+                    name: Some(name.to_owned()),
+                    weight: match key {
+                        sublayer::INSPECTION => 0,
+                        sublayer::UNIVERSAL => UNIVERSAL_WEIGHT,
+                        _ => BUILT_IN_WEIGHT,
+                    },
+                    ..SubLayer::default()
+                },
+                lifetime: Lifetime::BuiltIn,
+                sequence,
+            });
+        }
+        objects
+    }
+
+    /// Every provider, by key.
+    pub fn providers(&self) -> impl Iterator<Item = &Arc<ProviderObject>> {
+        self.providers.values()
+    }
+
+    /// Every sublayer, by key.
+    pub fn sublayers(&self) -> impl Iterator<Item = &Arc<SubLayerObject>> {
+        self.sublayers.values()
+    }
+
+    /// Every callout, by key.
+    pub fn callouts(&self) -> impl Iterator<Item = &Arc<CalloutObject<H>>> {
+        self.callouts.values()
+    }
+
+    /// Every filter, in the order of adding.
+    pub fn filters(&self) -> impl Iterator<Item = &Arc<FilterEntry<H>>> {
+        self.filters.values()
+    }
+
+    /// The provider with this key.
+    #[must_use]
+    pub fn provider(&self, key: Guid) -> Option<&Arc<ProviderObject>> {
+        self.providers.get(&key)
+    }
+
+    /// The sublayer with this key.
+    #[must_use]
+    pub fn sublayer(&self, key: Guid) -> Option<&Arc<SubLayerObject>> {
+        self.sublayers.get(&key)
+    }
+
+    /// The callout with this key.
+    #[must_use]
+    pub fn callout(&self, key: Guid) -> Option<&Arc<CalloutObject<H>>> {
+        self.callouts.get(&key)
+    }
+
+    /// The callout with this identifier.
+    #[must_use]
+    pub fn callout_by_id(&self, id: CalloutId) -> Option<&Arc<CalloutObject<H>>> {
+        self.callouts.values().find(|callout| callout.id() == id)
+    }
+
+    /// The filter with this identifier.
+    #[must_use]
+    pub fn filter(&self, id: FilterId) -> Option<&Arc<FilterEntry<H>>> {
+        self.filters.get(&id)
+    }
+
+    /// The filter with this key.
+    #[must_use]
+    pub fn filter_by_key(&self, key: Guid) -> Option<&Arc<FilterEntry<H>>> {
+        self.filters.get(self.filter_keys.get(&key)?)
+    }
+
+    pub(crate) fn insert_provider(&mut self, object: ProviderObject) {
+        self.providers
+            .insert_mut(object.provider.key, Arc::new(object));
+    }
+
+    pub(crate) fn insert_sublayer(&mut self, object: SubLayerObject) {
+        self.sublayers
+            .insert_mut(object.sublayer.key, Arc::new(object));
+    }
+
+    pub(crate) fn insert_callout(&mut self, object: CalloutObject<H>) {
+        self.callouts
+            .insert_mut(object.callout.key, Arc::new(object));
+    }
+
+    pub(crate) fn insert_filter(&mut self, entry: Arc<FilterEntry<H>>) {
+        self.filter_keys.insert_mut(entry.record.key(), entry.id());
+        self.filters.insert_mut(entry.id(), entry);
+    }
+
+    pub(crate) fn remove_provider(&mut self, key: Guid) {
+        self.providers.remove_mut(&key);
+    }
+
+    pub(crate) fn remove_sublayer(&mut self, key: Guid) {
+        self.sublayers.remove_mut(&key);
+    }
+
+    pub(crate) fn remove_callout(&mut self, key: Guid) {
+        self.callouts.remove_mut(&key);
+    }
+
+    pub(crate) fn remove_filter(&mut self, entry: &FilterEntry<H>) {
+        self.filter_keys.remove_mut(&entry.record.key());
+        self.filters.remove_mut(&entry.id());
+    }
+
+    pub(crate) fn sublayer_count(&self) -> usize {
+        self.sublayers.size()
+    }
+
+    /// Whether a lifetime and provider may refer to this provider.
+    ///
+    /// # Errors
+    /// `FWP_PROVIDER_NOT_FOUND`, `FWP_LIFETIME_MISMATCH`.
+    pub(crate) fn check_provider(
+        &self,
+        lifetime: Lifetime,
+        provider: Option<Guid>,
+    ) -> Result<(), NtStatus> {
+        let Some(key) = provider else { return Ok(()) };
+        let object = self.provider(key).ok_or(NtStatus::FWP_PROVIDER_NOT_FOUND)?;
+        lifetime.check_reference(provider, object.lifetime, Some(key))
+    }
+
+    /// Whether any object names this provider.
+    pub(crate) fn is_provider_used(&self, key: Guid) -> bool {
+        let key = Some(key);
+        self.sublayers.values().any(|o| o.sublayer.provider == key)
+            || self.callouts.values().any(|o| o.callout.provider == key)
+            || self
+                .filters
+                .values()
+                .any(|entry| entry.record.filter.provider == key)
+    }
+
+    /// Whether any filter is in this sublayer.
+    pub(crate) fn is_sublayer_used(&self, key: Guid) -> bool {
+        self.filters
+            .values()
+            .any(|entry| entry.record.filter.sublayer == key)
+    }
+
+    /// Whether any filter names this callout.
+    pub(crate) fn is_callout_used(&self, id: CalloutId) -> bool {
+        self.filters
+            .values()
+            .any(|entry| entry.record.callout == Some(id))
+    }
+}

@@ -1,0 +1,20 @@
+//! The engine's behaviour, row by row: a test's name begins with the
+//! identifier of the row of the conformance list that it checks.
+
+#![allow(
+    clippy::significant_drop_tightening,
+    reason = "a test's locks are short-lived anyway"
+)]
+
+mod arbitration;
+mod bfe;
+mod callouts;
+mod concurrency;
+mod conditions;
+mod flows;
+mod objects;
+mod properties;
+mod sessions;
+mod stream;
+mod transactions;
+mod world;

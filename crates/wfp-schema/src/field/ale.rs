@@ -1,0 +1,226 @@
+//! Fields of the application layer enforcement (ALE) layers.
+
+fields! {
+    /// Fields of `ALE_RESOURCE_ASSIGNMENT`.
+    pub mod ale_resource_assignment;
+    0 ALE_APP_ID: ByteBlob,
+    1 ALE_USER_ID: Token,
+    2 IP_LOCAL_ADDRESS: Address,
+    3 IP_LOCAL_ADDRESS_TYPE: Uint8,
+    4 IP_LOCAL_PORT: Uint16,
+    5 IP_PROTOCOL: Uint8,
+    6 ALE_PROMISCUOUS_MODE: Uint32,
+    7 IP_LOCAL_INTERFACE: Uint64,
+    8 FLAGS: Uint32,
+    9 INTERFACE_TYPE: Uint32,
+    10 TUNNEL_TYPE: Uint32,
+    11 LOCAL_INTERFACE_PROFILE_ID: Uint32,
+    12 SIO_FIREWALL_SOCKET_PROPERTY: Uint32 = ALE_SIO_FIREWALL_SYSTEM_PORT,
+    13 ALE_PACKAGE_ID: Sid,
+    14 ALE_SECURITY_ATTRIBUTE_FQBN_VALUE: ByteBlob,
+    15 COMPARTMENT_ID: Uint32,
+}
+
+fields! {
+    /// Fields of `ALE_AUTH_LISTEN`.
+    pub mod ale_auth_listen;
+    0 ALE_APP_ID: ByteBlob,
+    1 ALE_USER_ID: Token,
+    2 IP_LOCAL_ADDRESS: Address,
+    3 IP_LOCAL_ADDRESS_TYPE: Uint8,
+    4 IP_LOCAL_PORT: Uint16,
+    5 IP_LOCAL_INTERFACE: Uint64,
+    6 FLAGS: Uint32,
+    7 INTERFACE_TYPE: Uint32,
+    8 TUNNEL_TYPE: Uint32,
+    9 LOCAL_INTERFACE_PROFILE_ID: Uint32,
+    10 SIO_FIREWALL_SOCKET_PROPERTY: Uint32 = ALE_SIO_FIREWALL_SYSTEM_PORT,
+    11 ALE_PACKAGE_ID: Sid,
+    12 ALE_SECURITY_ATTRIBUTE_FQBN_VALUE: ByteBlob,
+    13 COMPARTMENT_ID: Uint32,
+}
+
+fields! {
+    /// Fields of `ALE_AUTH_RECV_ACCEPT`.
+    pub mod ale_auth_recv_accept;
+    0 ALE_APP_ID: ByteBlob,
+    1 ALE_USER_ID: Token,
+    2 IP_LOCAL_ADDRESS: Address,
+    3 IP_LOCAL_ADDRESS_TYPE: Uint8,
+    4 IP_LOCAL_PORT: Uint16,
+    5 IP_PROTOCOL: Uint8,
+    6 IP_REMOTE_ADDRESS: Address,
+    7 IP_REMOTE_PORT: Uint16,
+    8 ALE_REMOTE_USER_ID: Token,
+    9 ALE_REMOTE_MACHINE_ID: Token,
+    10 IP_LOCAL_INTERFACE: Uint64,
+    11 FLAGS: Uint32,
+    12 SIO_FIREWALL_SYSTEM_PORT: Uint32 = ALE_SIO_FIREWALL_SYSTEM_PORT,
+    13 NAP_CONTEXT: Uint32 = ALE_NAP_CONTEXT,
+    14 INTERFACE_TYPE: Uint32,
+    15 TUNNEL_TYPE: Uint32,
+    16 INTERFACE_INDEX: Uint32,
+    17 SUB_INTERFACE_INDEX: Uint32,
+    18 IP_ARRIVAL_INTERFACE: Uint64,
+    19 ARRIVAL_INTERFACE_TYPE: Uint32,
+    20 ARRIVAL_TUNNEL_TYPE: Uint32,
+    21 ARRIVAL_INTERFACE_INDEX: Uint32,
+    22 NEXTHOP_SUB_INTERFACE_INDEX: Uint32,
+    23 IP_NEXTHOP_INTERFACE: Uint64,
+    24 NEXTHOP_INTERFACE_TYPE: Uint32,
+    25 NEXTHOP_TUNNEL_TYPE: Uint32,
+    26 NEXTHOP_INTERFACE_INDEX: Uint32,
+    27 ORIGINAL_PROFILE_ID: Uint32,
+    28 CURRENT_PROFILE_ID: Uint32,
+    29 REAUTHORIZE_REASON: Uint32,
+    30 ORIGINAL_ICMP_TYPE: Uint16,
+    31 INTERFACE_QUARANTINE_EPOCH: Uint64,
+    32 ALE_PACKAGE_ID: Sid,
+    33 ALE_SECURITY_ATTRIBUTE_FQBN_VALUE: ByteBlob,
+    34 COMPARTMENT_ID: Uint32,
+}
+
+fields! {
+    /// Fields of `ALE_AUTH_CONNECT`.
+    pub mod ale_auth_connect;
+    0 ALE_APP_ID: ByteBlob,
+    1 ALE_USER_ID: Token,
+    2 IP_LOCAL_ADDRESS: Address,
+    3 IP_LOCAL_ADDRESS_TYPE: Uint8,
+    4 IP_LOCAL_PORT: Uint16,
+    5 IP_PROTOCOL: Uint8,
+    6 IP_REMOTE_ADDRESS: Address,
+    7 IP_REMOTE_PORT: Uint16,
+    8 ALE_REMOTE_USER_ID: Token,
+    9 ALE_REMOTE_MACHINE_ID: Token,
+    10 IP_DESTINATION_ADDRESS_TYPE: Uint8,
+    11 IP_LOCAL_INTERFACE: Uint64,
+    12 FLAGS: Uint32,
+    13 INTERFACE_TYPE: Uint32,
+    14 TUNNEL_TYPE: Uint32,
+    15 INTERFACE_INDEX: Uint32,
+    16 SUB_INTERFACE_INDEX: Uint32,
+    17 IP_ARRIVAL_INTERFACE: Uint64,
+    18 ARRIVAL_INTERFACE_TYPE: Uint32,
+    19 ARRIVAL_TUNNEL_TYPE: Uint32,
+    20 ARRIVAL_INTERFACE_INDEX: Uint32,
+    21 NEXTHOP_SUB_INTERFACE_INDEX: Uint32,
+    22 IP_NEXTHOP_INTERFACE: Uint64,
+    23 NEXTHOP_INTERFACE_TYPE: Uint32,
+    24 NEXTHOP_TUNNEL_TYPE: Uint32,
+    25 NEXTHOP_INTERFACE_INDEX: Uint32,
+    26 ORIGINAL_PROFILE_ID: Uint32,
+    27 CURRENT_PROFILE_ID: Uint32,
+    28 REAUTHORIZE_REASON: Uint32,
+    29 PEER_NAME: ByteBlob,
+    30 ORIGINAL_ICMP_TYPE: Uint16,
+    31 INTERFACE_QUARANTINE_EPOCH: Uint64,
+    32 ALE_ORIGINAL_APP_ID: ByteBlob,
+    33 ALE_PACKAGE_ID: Sid,
+    34 ALE_SECURITY_ATTRIBUTE_FQBN_VALUE: ByteBlob,
+    35 ALE_EFFECTIVE_NAME: ByteBlob,
+    36 COMPARTMENT_ID: Uint32,
+}
+
+fields! {
+    /// Fields of `ALE_FLOW_ESTABLISHED`.
+    pub mod ale_flow_established;
+    0 ALE_APP_ID: ByteBlob,
+    1 ALE_USER_ID: Token,
+    2 IP_LOCAL_ADDRESS: Address,
+    3 IP_LOCAL_ADDRESS_TYPE: Uint8,
+    4 IP_LOCAL_PORT: Uint16,
+    5 IP_PROTOCOL: Uint8,
+    6 IP_REMOTE_ADDRESS: Address,
+    7 IP_REMOTE_PORT: Uint16,
+    8 ALE_REMOTE_USER_ID: Token,
+    9 ALE_REMOTE_MACHINE_ID: Token,
+    10 IP_DESTINATION_ADDRESS_TYPE: Uint8,
+    11 IP_LOCAL_INTERFACE: Uint64,
+    12 DIRECTION: Uint32,
+    13 INTERFACE_TYPE: Uint32,
+    14 TUNNEL_TYPE: Uint32,
+    15 FLAGS: Uint32,
+    16 ALE_ORIGINAL_APP_ID: ByteBlob,
+    17 ALE_PACKAGE_ID: Sid,
+    18 ALE_SECURITY_ATTRIBUTE_FQBN_VALUE: ByteBlob,
+    19 COMPARTMENT_ID: Uint32,
+}
+
+fields! {
+    /// Fields of `ALE_RESOURCE_RELEASE`.
+    pub mod ale_resource_release;
+    0 ALE_APP_ID: ByteBlob,
+    1 ALE_USER_ID: Token,
+    2 IP_LOCAL_ADDRESS: Address,
+    3 IP_LOCAL_ADDRESS_TYPE: Uint8,
+    4 IP_LOCAL_PORT: Uint16,
+    5 IP_PROTOCOL: Uint8,
+    6 IP_LOCAL_INTERFACE: Uint64,
+    7 FLAGS: Uint32,
+    8 ALE_PACKAGE_ID: Sid,
+    9 ALE_SECURITY_ATTRIBUTE_FQBN_VALUE: ByteBlob,
+    10 COMPARTMENT_ID: Uint32,
+}
+
+fields! {
+    /// Fields of `ALE_ENDPOINT_CLOSURE`.
+    pub mod ale_endpoint_closure;
+    0 ALE_APP_ID: ByteBlob,
+    1 ALE_USER_ID: Token,
+    2 IP_LOCAL_ADDRESS: Address,
+    3 IP_LOCAL_ADDRESS_TYPE: Uint8,
+    4 IP_LOCAL_PORT: Uint16,
+    5 IP_PROTOCOL: Uint8,
+    6 IP_REMOTE_ADDRESS: Address,
+    7 IP_REMOTE_PORT: Uint16,
+    8 IP_LOCAL_INTERFACE: Uint64,
+    9 FLAGS: Uint32,
+    10 ALE_PACKAGE_ID: Sid,
+    11 ALE_SECURITY_ATTRIBUTE_FQBN_VALUE: ByteBlob,
+    12 COMPARTMENT_ID: Uint32,
+}
+
+fields! {
+    /// Fields of `ALE_CONNECT_REDIRECT`.
+    pub mod ale_connect_redirect;
+    0 ALE_APP_ID: ByteBlob,
+    1 ALE_USER_ID: Token,
+    2 IP_LOCAL_ADDRESS: Address,
+    3 IP_LOCAL_ADDRESS_TYPE: Uint8,
+    4 IP_LOCAL_PORT: Uint16,
+    5 IP_PROTOCOL: Uint8,
+    6 IP_REMOTE_ADDRESS: Address,
+    7 IP_DESTINATION_ADDRESS_TYPE: Uint8,
+    8 IP_REMOTE_PORT: Uint16,
+    9 FLAGS: Uint32,
+    10 ALE_ORIGINAL_APP_ID: ByteBlob,
+    11 ALE_PACKAGE_ID: Sid,
+    12 ALE_SECURITY_ATTRIBUTE_FQBN_VALUE: ByteBlob,
+    13 COMPARTMENT_ID: Uint32,
+}
+
+fields! {
+    /// Fields of `ALE_BIND_REDIRECT`.
+    pub mod ale_bind_redirect;
+    0 ALE_APP_ID: ByteBlob,
+    1 ALE_USER_ID: Token,
+    2 IP_LOCAL_ADDRESS: Address,
+    3 IP_LOCAL_ADDRESS_TYPE: Uint8,
+    4 IP_LOCAL_PORT: Uint16,
+    5 IP_PROTOCOL: Uint8,
+    6 FLAGS: Uint32,
+    7 ALE_PACKAGE_ID: Sid,
+    8 ALE_SECURITY_ATTRIBUTE_FQBN_VALUE: ByteBlob,
+    9 COMPARTMENT_ID: Uint32,
+}
+
+fields! {
+    /// Fields of `NAME_RESOLUTION_CACHE`.
+    pub mod name_resolution_cache;
+    0 ALE_USER_ID: Token,
+    1 ALE_APP_ID: ByteBlob,
+    2 IP_REMOTE_ADDRESS: Address,
+    3 PEER_NAME: ByteBlob,
+    4 COMPARTMENT_ID: Uint32,
+}

@@ -1,0 +1,187 @@
+//! Fields of the packet, transport, stream and datagram layers.
+
+fields! {
+    /// Fields of `INBOUND_IPPACKET`.
+    pub mod inbound_ippacket;
+    0 IP_LOCAL_ADDRESS: Address,
+    1 IP_REMOTE_ADDRESS: Address,
+    2 IP_LOCAL_ADDRESS_TYPE: Uint8,
+    3 IP_LOCAL_INTERFACE: Uint64,
+    4 INTERFACE_INDEX: Uint32,
+    5 SUB_INTERFACE_INDEX: Uint32,
+    6 FLAGS: Uint32,
+    7 INTERFACE_TYPE: Uint32,
+    8 TUNNEL_TYPE: Uint32,
+    9 COMPARTMENT_ID: Uint32,
+}
+
+fields! {
+    /// Fields of `OUTBOUND_IPPACKET`.
+    pub mod outbound_ippacket;
+    0 IP_LOCAL_ADDRESS: Address,
+    1 IP_LOCAL_ADDRESS_TYPE: Uint8,
+    2 IP_REMOTE_ADDRESS: Address,
+    3 IP_LOCAL_INTERFACE: Uint64,
+    4 INTERFACE_INDEX: Uint32,
+    5 SUB_INTERFACE_INDEX: Uint32,
+    6 FLAGS: Uint32,
+    7 INTERFACE_TYPE: Uint32,
+    8 TUNNEL_TYPE: Uint32,
+    9 COMPARTMENT_ID: Uint32,
+}
+
+fields! {
+    /// Fields of `IPFORWARD`.
+    pub mod ipforward;
+    0 IP_SOURCE_ADDRESS: Address,
+    1 IP_DESTINATION_ADDRESS: Address,
+    2 IP_DESTINATION_ADDRESS_TYPE: Uint8,
+    3 IP_LOCAL_INTERFACE: Uint64,
+    4 IP_FORWARD_INTERFACE: Uint64,
+    5 SOURCE_INTERFACE_INDEX: Uint32,
+    6 SOURCE_SUB_INTERFACE_INDEX: Uint32,
+    7 DESTINATION_INTERFACE_INDEX: Uint32,
+    8 DESTINATION_SUB_INTERFACE_INDEX: Uint32,
+    9 FLAGS: Uint32,
+    10 IP_PHYSICAL_ARRIVAL_INTERFACE: Uint64,
+    11 ARRIVAL_INTERFACE_PROFILE_ID: Uint32,
+    12 IP_PHYSICAL_NEXTHOP_INTERFACE: Uint64,
+    13 NEXTHOP_INTERFACE_PROFILE_ID: Uint32,
+    14 COMPARTMENT_ID: Uint32,
+}
+
+fields! {
+    /// Fields of `INBOUND_TRANSPORT`.
+    pub mod inbound_transport;
+    0 IP_PROTOCOL: Uint8,
+    1 IP_LOCAL_ADDRESS: Address,
+    2 IP_REMOTE_ADDRESS: Address,
+    3 IP_LOCAL_ADDRESS_TYPE: Uint8,
+    4 IP_LOCAL_PORT: Uint16,
+    5 IP_REMOTE_PORT: Uint16,
+    6 IP_LOCAL_INTERFACE: Uint64,
+    7 INTERFACE_INDEX: Uint32,
+    8 SUB_INTERFACE_INDEX: Uint32,
+    9 FLAGS: Uint32,
+    10 INTERFACE_TYPE: Uint32,
+    11 TUNNEL_TYPE: Uint32,
+    12 PROFILE_ID: Uint32 = CURRENT_PROFILE_ID,
+    13 IPSEC_SECURITY_REALM_ID: ByteBlob,
+    14 COMPARTMENT_ID: Uint32,
+}
+
+fields! {
+    /// Fields of `OUTBOUND_TRANSPORT`.
+    pub mod outbound_transport;
+    0 IP_PROTOCOL: Uint8,
+    1 IP_LOCAL_ADDRESS: Address,
+    2 IP_LOCAL_ADDRESS_TYPE: Uint8,
+    3 IP_REMOTE_ADDRESS: Address,
+    4 IP_LOCAL_PORT: Uint16,
+    5 IP_REMOTE_PORT: Uint16,
+    6 IP_LOCAL_INTERFACE: Uint64,
+    7 INTERFACE_INDEX: Uint32,
+    8 SUB_INTERFACE_INDEX: Uint32,
+    9 IP_DESTINATION_ADDRESS_TYPE: Uint8,
+    10 FLAGS: Uint32,
+    11 INTERFACE_TYPE: Uint32,
+    12 TUNNEL_TYPE: Uint32,
+    13 PROFILE_ID: Uint32 = CURRENT_PROFILE_ID,
+    14 IPSEC_SECURITY_REALM_ID: ByteBlob,
+    15 COMPARTMENT_ID: Uint32,
+}
+
+fields! {
+    /// Fields of `INBOUND_ICMP_ERROR`.
+    pub mod inbound_icmp_error;
+    0 EMBEDDED_PROTOCOL: Uint8,
+    1 IP_LOCAL_ADDRESS: Address,
+    2 IP_REMOTE_ADDRESS: Address,
+    3 EMBEDDED_REMOTE_ADDRESS: Address,
+    4 EMBEDDED_LOCAL_ADDRESS_TYPE: Uint8,
+    5 EMBEDDED_LOCAL_PORT: Uint16,
+    6 EMBEDDED_REMOTE_PORT: Uint16,
+    7 IP_LOCAL_INTERFACE: Uint64,
+    8 ICMP_TYPE: Uint16,
+    9 ICMP_CODE: Uint16,
+    10 INTERFACE_INDEX: Uint32,
+    11 SUB_INTERFACE_INDEX: Uint32,
+    12 INTERFACE_TYPE: Uint32,
+    13 TUNNEL_TYPE: Uint32,
+    14 IP_ARRIVAL_INTERFACE: Uint64,
+    15 ARRIVAL_INTERFACE_INDEX: Uint32,
+    16 ARRIVAL_INTERFACE_TYPE: Uint32,
+    17 ARRIVAL_TUNNEL_TYPE: Uint32,
+    18 FLAGS: Uint32,
+    19 ARRIVAL_INTERFACE_PROFILE_ID: Uint32,
+    20 INTERFACE_QUARANTINE_EPOCH: Uint64,
+    21 COMPARTMENT_ID: Uint32,
+}
+
+fields! {
+    /// Fields of `OUTBOUND_ICMP_ERROR`.
+    pub mod outbound_icmp_error;
+    0 IP_LOCAL_ADDRESS: Address,
+    1 IP_REMOTE_ADDRESS: Address,
+    2 IP_LOCAL_ADDRESS_TYPE: Uint8,
+    3 IP_LOCAL_INTERFACE: Uint64,
+    4 ICMP_TYPE: Uint16,
+    5 ICMP_CODE: Uint16,
+    6 INTERFACE_INDEX: Uint32,
+    7 SUB_INTERFACE_INDEX: Uint32,
+    8 INTERFACE_TYPE: Uint32,
+    9 TUNNEL_TYPE: Uint32,
+    10 FLAGS: Uint32,
+    11 NEXTHOP_INTERFACE_PROFILE_ID: Uint32,
+    12 INTERFACE_QUARANTINE_EPOCH: Uint64,
+    13 COMPARTMENT_ID: Uint32,
+}
+
+fields! {
+    /// Fields of `STREAM`.
+    pub mod stream;
+    0 IP_LOCAL_ADDRESS: Address,
+    1 IP_LOCAL_ADDRESS_TYPE: Uint8,
+    2 IP_REMOTE_ADDRESS: Address,
+    3 IP_LOCAL_PORT: Uint16,
+    4 IP_REMOTE_PORT: Uint16,
+    5 DIRECTION: Uint32,
+    6 FLAGS: Uint32,
+    7 COMPARTMENT_ID: Uint32,
+}
+
+fields! {
+    /// Fields of `DATAGRAM_DATA`.
+    pub mod datagram_data;
+    0 IP_PROTOCOL: Uint8,
+    1 IP_LOCAL_ADDRESS: Address,
+    2 IP_REMOTE_ADDRESS: Address,
+    3 IP_LOCAL_ADDRESS_TYPE: Uint8,
+    4 IP_LOCAL_PORT: Uint16,
+    5 IP_REMOTE_PORT: Uint16,
+    6 IP_LOCAL_INTERFACE: Uint64,
+    7 INTERFACE_INDEX: Uint32,
+    8 SUB_INTERFACE_INDEX: Uint32,
+    9 DIRECTION: Uint32,
+    10 FLAGS: Uint32,
+    11 INTERFACE_TYPE: Uint32,
+    12 TUNNEL_TYPE: Uint32,
+    13 COMPARTMENT_ID: Uint32,
+}
+
+fields! {
+    /// Fields of `STREAM_PACKET`.
+    pub mod stream_packet;
+    0 IP_LOCAL_ADDRESS: Address,
+    1 IP_REMOTE_ADDRESS: Address,
+    2 IP_LOCAL_PORT: Uint16,
+    3 IP_REMOTE_PORT: Uint16,
+    4 IP_LOCAL_INTERFACE: Uint64,
+    5 INTERFACE_INDEX: Uint32,
+    6 SUB_INTERFACE_INDEX: Uint32,
+    7 DIRECTION: Uint32,
+    8 FLAGS: Uint32,
+    9 INTERFACE_TYPE: Uint32,
+    10 TUNNEL_TYPE: Uint32,
+    11 COMPARTMENT_ID: Uint32,
+}

@@ -1,0 +1,70 @@
+//! Keys of the built-in sublayers. Their weights are not documented, apart from
+//! [`INSPECTION`] being the lightest.
+
+use crate::Guid;
+
+/// `FWPM_SUBLAYER_EDGE_TRAVERSAL`.
+pub const EDGE_TRAVERSAL: Guid = Guid::from_u128(0xba69dc66_5176_4979_9c89_26a7b46a8327);
+/// `FWPM_SUBLAYER_INSPECTION`.
+pub const INSPECTION: Guid = Guid::from_u128(0x877519e1_e6a9_41a5_81b4_8c4f118e4a60);
+/// `FWPM_SUBLAYER_IPSEC_DOSP`.
+pub const IPSEC_DOSP: Guid = Guid::from_u128(0xe076d572_5d3d_48ef_802b_909eddb098bd);
+/// `FWPM_SUBLAYER_IPSEC_FORWARD_OUTBOUND_TUNNEL`.
+pub const IPSEC_FORWARD_OUTBOUND_TUNNEL: Guid =
+    Guid::from_u128(0xa5082e73_8f71_4559_8a9a_101cea04ef87);
+/// `FWPM_SUBLAYER_IPSEC_SECURITY_REALM`.
+pub const IPSEC_SECURITY_REALM: Guid = Guid::from_u128(0x37a57701_5884_4964_92b8_3e704688b0ad);
+/// `FWPM_SUBLAYER_IPSEC_TUNNEL`.
+pub const IPSEC_TUNNEL: Guid = Guid::from_u128(0x83f299ed_9ff4_4967_aff4_c309f4dab827);
+/// `FWPM_SUBLAYER_LIPS`.
+pub const LIPS: Guid = Guid::from_u128(0x1b75c0ce_ff60_4711_a70f_b4958cc3b2d0);
+/// `FWPM_SUBLAYER_MPSSVC_APP_ISOLATION`.
+pub const MPSSVC_APP_ISOLATION: Guid = Guid::from_u128(0xffe221c3_92a8_4564_a59f_dafb70756020);
+/// `FWPM_SUBLAYER_MPSSVC_EDP`.
+pub const MPSSVC_EDP: Guid = Guid::from_u128(0x09a47e38_fa97_471b_b123_18bcd7e65071);
+/// `FWPM_SUBLAYER_MPSSVC_QUARANTINE`.
+pub const MPSSVC_QUARANTINE: Guid = Guid::from_u128(0xb3cdd441_af90_41ba_a745_7c6008ff2302);
+/// `FWPM_SUBLAYER_MPSSVC_TENANT_RESTRICTIONS`.
+pub const MPSSVC_TENANT_RESTRICTIONS: Guid =
+    Guid::from_u128(0x1ec6c7e1_fdd9_478a_b55f_ff8ba1d2c17d);
+/// `FWPM_SUBLAYER_MPSSVC_WF`.
+pub const MPSSVC_WF: Guid = Guid::from_u128(0xb3cdd441_af90_41ba_a745_7c6008ff2301);
+/// `FWPM_SUBLAYER_MPSSVC_WSH`.
+pub const MPSSVC_WSH: Guid = Guid::from_u128(0xb3cdd441_af90_41ba_a745_7c6008ff2300);
+/// `FWPM_SUBLAYER_RPC_AUDIT`.
+pub const RPC_AUDIT: Guid = Guid::from_u128(0x758c84f4_fb48_4de9_9aeb_3ed9551ab1fd);
+/// `FWPM_SUBLAYER_SECURE_SOCKET`.
+pub const SECURE_SOCKET: Guid = Guid::from_u128(0x15a66e17_3f3c_4f7b_aa6c_812aa613dd82);
+/// `FWPM_SUBLAYER_TCP_CHIMNEY_OFFLOAD`.
+pub const TCP_CHIMNEY_OFFLOAD: Guid = Guid::from_u128(0x337608b9_b7d5_4d5f_82f9_3618618bc058);
+/// `FWPM_SUBLAYER_TCP_TEMPLATES`.
+pub const TCP_TEMPLATES: Guid = Guid::from_u128(0x24421dcf_0ac5_4caa_9e14_50f6e3636af0);
+/// `FWPM_SUBLAYER_TEREDO`.
+pub const TEREDO: Guid = Guid::from_u128(0xba69dc66_5176_4979_9c89_26a7b46a8327);
+/// `FWPM_SUBLAYER_UNIVERSAL`.
+pub const UNIVERSAL: Guid = Guid::from_u128(0xeebecc03_ced4_4380_819a_2734397b2b74);
+
+/// Every built-in object of the kind, with its name.
+pub const ALL: &[(&str, Guid)] = &[
+    ("TEREDO", TEREDO),
+    ("INSPECTION", INSPECTION),
+    ("IPSEC_DOSP", IPSEC_DOSP),
+    (
+        "IPSEC_FORWARD_OUTBOUND_TUNNEL",
+        IPSEC_FORWARD_OUTBOUND_TUNNEL,
+    ),
+    ("IPSEC_SECURITY_REALM", IPSEC_SECURITY_REALM),
+    ("IPSEC_TUNNEL", IPSEC_TUNNEL),
+    ("LIPS", LIPS),
+    ("MPSSVC_APP_ISOLATION", MPSSVC_APP_ISOLATION),
+    ("MPSSVC_EDP", MPSSVC_EDP),
+    ("MPSSVC_QUARANTINE", MPSSVC_QUARANTINE),
+    ("MPSSVC_TENANT_RESTRICTIONS", MPSSVC_TENANT_RESTRICTIONS),
+    ("MPSSVC_WF", MPSSVC_WF),
+    ("MPSSVC_WSH", MPSSVC_WSH),
+    ("RPC_AUDIT", RPC_AUDIT),
+    ("SECURE_SOCKET", SECURE_SOCKET),
+    ("TCP_CHIMNEY_OFFLOAD", TCP_CHIMNEY_OFFLOAD),
+    ("TCP_TEMPLATES", TCP_TEMPLATES),
+    ("UNIVERSAL", UNIVERSAL),
+];
