@@ -1,0 +1,509 @@
+//! What the driver's callouts call.
+//!
+//! A connection's way: [`authorize`](Portcullis::authorize) at `ALE_AUTH_CONNECT` or `ALE_AUTH_RECV_ACCEPT`,
+//! [`flow_established`](Portcullis::flow_established) at `ALE_FLOW_ESTABLISHED`, then [`stream`](Portcullis::stream) or
+//! [`datagram`](Portcullis::datagram) with the handle that WFP keeps as the flow's context, and
+//! [`flow_deleted`](Portcullis::flow_deleted) once at the end. [`listen`](Portcullis::listen) and
+//! [`endpoint_closed`](Portcullis::endpoint_closed) stand alone.
+//!
+//! All may be called on any number of processors at once, up to `DISPATCH_LEVEL`. Nothing allocates or waits but for
+//! the lock of the flow at hand, and for that of the event ring. Without a policy everything is permitted.
+
+mod report;
+
+use crate::connection::{Connection, Listener, UDP};
+use crate::flow::{Flow, FlowHandle, FlowSlot, FlowTable, Transfer};
+use crate::inspect::{DNS_PORT, HostName, HostSniffer, Outcome, question};
+use crate::policy::{Decision, Host, PolicyView};
+use crate::statistics::Statistics;
+use lock_api::RawMutex;
+use portcullis_proto::Counter;
+use portcullis_proto::event::{EventKind, EventRecord, HostSource, Operation};
+use portcullis_proto::policy::Action;
+
+/// Where the policy in force comes from.
+pub trait PolicySource {
+    /// The epoch of the policy in force: it rises whenever a policy is set or withdrawn. Called for every indication.
+    fn epoch(&self) -> u64;
+
+    /// Calls `with` with the policy in force, if there is one, and its epoch. The policy stays for the call.
+    fn with<T>(&self, with: impl FnOnce(Option<PolicyView<'_>>, u64) -> T) -> T;
+}
+
+/// The time.
+pub trait Clock {
+    /// Units of 100 ns since 1601-01-01 UTC (Windows system time).
+    fn now(&self) -> u64;
+}
+
+/// Where events go.
+pub trait EventSink {
+    /// Takes an event, all set but its sequence number. `false`: it was dropped.
+    fn write(&self, event: &EventRecord) -> bool;
+}
+
+/// Data on its way in a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Indication {
+    /// Which way.
+    pub transfer: Transfer,
+    /// Payload bytes in all. A piece of data that could not be mapped is missing from the iterator, not from here.
+    pub bytes: u64,
+    /// The sender will send no more (a FIN or a reset).
+    pub is_end: bool,
+}
+
+/// What is to be done with a stream's data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StreamVerdict {
+    /// Let it through.
+    Permit,
+    /// Reset the connection.
+    DropConnection,
+}
+
+/// What is to be done with a datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DatagramVerdict {
+    /// Let it through.
+    Permit,
+    /// Discard it.
+    Block,
+}
+
+/// Why a flow is not followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotFollowed {
+    /// The table is full. The flow was decided for good, and goes on unwatched.
+    TableFull,
+    /// The table is full, and the flow must not go on unwatched: abort it (`FwpsFlowAbort0`).
+    MustAbort,
+}
+
+/// The decisions of a driver: policy, flows, events and counters in one place.
+///
+/// `R` is the lock, `S` the storage for flows, `P` the policy source, `E` the event sink, `C` the clock.
+pub struct Portcullis<R, S, P, E, C> {
+    flows: FlowTable<R, S>,
+    statistics: Statistics,
+    policy: P,
+    events: E,
+    clock: C,
+}
+
+impl<R, S, P, E, C> Portcullis<R, S, P, E, C>
+where
+    R: RawMutex,
+    S: AsRef<[FlowSlot<R>]>,
+    P: PolicySource,
+    E: EventSink,
+    C: Clock,
+{
+    /// Puts the parts together.
+    pub const fn new(flows: FlowTable<R, S>, policy: P, events: E, clock: C) -> Self {
+        Self {
+            flows,
+            statistics: Statistics::new(),
+            policy,
+            events,
+            clock,
+        }
+    }
+
+    /// The followed flows.
+    pub const fn flows(&self) -> &FlowTable<R, S> {
+        &self.flows
+    }
+
+    /// The counters.
+    pub const fn statistics(&self) -> &Statistics {
+        &self.statistics
+    }
+
+    /// The policy source.
+    pub const fn policy(&self) -> &P {
+        &self.policy
+    }
+
+    /// The event sink.
+    pub const fn events(&self) -> &E {
+        &self.events
+    }
+
+    /// Decides a connection at `ALE_AUTH_CONNECT` or `ALE_AUTH_RECV_ACCEPT`.
+    ///
+    /// `is_reauthorization`: WFP asks again about a connection it asked about before. The answer is made anew. A flow
+    /// whose host is known then decides for itself at its next indication.
+    ///
+    /// If the host matters and no further flow can be followed, the host will never be known: the connection is decided
+    /// without it.
+    pub fn authorize(
+        &self,
+        operation: Operation,
+        connection: &Connection<'_>,
+        is_reauthorization: bool,
+    ) -> Decision {
+        let (decision, epoch, is_reported) = self.policy.with(|policy, epoch| {
+            let Some(policy) = policy else {
+                self.statistics.count(Counter::NoPolicy);
+                return (Decision::permit(), epoch, false);
+            };
+            let mut decision = policy.decide(connection, Host::of(connection));
+            if decision.host_dependent && self.flows.is_full() && !is_reauthorization {
+                decision = policy.decide(connection, Host::Never);
+            }
+            (decision, epoch, policy.events_all() || decision.log)
+        });
+        self.count_decision(decision);
+        if is_reported {
+            let mut event = self.event(EventKind::Authorize, decision, epoch);
+            report::authorize(&mut event, operation, connection, is_reauthorization);
+            self.send(&event);
+        }
+        decision
+    }
+
+    /// Decides a listener at `ALE_AUTH_LISTEN`.
+    pub fn listen(&self, listener: &Listener<'_>) -> Decision {
+        let (decision, epoch, is_reported) = self.policy.with(|policy, epoch| {
+            let Some(policy) = policy else {
+                self.statistics.count(Counter::NoPolicy);
+                return (Decision::permit(), epoch, false);
+            };
+            let decision = policy.decide_listener(listener);
+            (decision, epoch, policy.events_all() || decision.log)
+        });
+        self.count_decision(decision);
+        if is_reported {
+            let mut event = self.event(EventKind::Authorize, decision, epoch);
+            report::listener(&mut event, listener);
+            self.send(&event);
+        }
+        decision
+    }
+
+    /// Begins to follow a flow at `ALE_FLOW_ESTABLISHED`. The handle is to become the flow's context, at the STREAM
+    /// callout for TCP and at the DATAGRAM callout for anything else; if that fails, say so with
+    /// [`flow_abandoned`](Self::flow_abandoned).
+    ///
+    /// The connection's `flow` is given back by [`FlowTable::for_each`].
+    ///
+    /// # Errors
+    /// [`NotFollowed`]: the table is full.
+    pub fn flow_established(&self, connection: &Connection<'_>) -> Result<FlowHandle, NotFollowed> {
+        let host = Host::of(connection);
+        let (decision, epoch, is_reported) = self.policy.with(|policy, epoch| {
+            policy.map_or((Decision::permit(), epoch, false), |policy| {
+                let decision = policy.decide(connection, host);
+                (decision, epoch, policy.events_all() || decision.log)
+            })
+        });
+        let inserted = self.flows.insert(connection, |flow| {
+            flow.decision = decision;
+            flow.epoch = epoch;
+            flow.reported = is_reported;
+            flow.host_source = (host == Host::Never).then_some(HostSource::NotRecognized);
+            if flow.connection().application.is_truncated() {
+                self.statistics.count(Counter::PathTruncated);
+            }
+        });
+        match inserted {
+            Some(handle) => {
+                self.statistics.count(Counter::FlowsCreated);
+                if decision.host_dependent {
+                    self.statistics.count(Counter::PendingHost);
+                }
+                Ok(handle)
+            }
+            None if decision.host_dependent || !decision.is_permit() => {
+                self.statistics.count(Counter::FlowTableFull);
+                self.statistics.count(Counter::FlowRefused);
+                Err(NotFollowed::MustAbort)
+            }
+            None => {
+                self.statistics.count(Counter::FlowTableFull);
+                Err(NotFollowed::TableFull)
+            }
+        }
+    }
+
+    /// A flow's context could not be associated: the flow is not followed after all.
+    pub fn flow_abandoned(&self, handle: FlowHandle) {
+        self.statistics.count(Counter::FlowAssociateFailed);
+        if self.flows.remove(handle, |_| ()).is_some() {
+            self.statistics.count(Counter::FlowsDeleted);
+        }
+    }
+
+    /// Data of a TCP flow, at STREAM. `data` is only asked for bytes while the flow's host name is sought.
+    ///
+    /// `handle` is the flow's context; without one, or with one that names no flow, the data passes.
+    pub fn stream<'d>(
+        &self,
+        handle: Option<FlowHandle>,
+        indication: Indication,
+        data: impl IntoIterator<Item = &'d [u8]>,
+    ) -> StreamVerdict {
+        let result = self.with_flow(handle, |flow| {
+            flow.count(indication.transfer, indication.bytes);
+            if flow.dropped {
+                return (StreamVerdict::DropConnection, None);
+            }
+            let found = flow.host_source.is_none() && self.sniff(flow, indication, data);
+            let must_decide = found || flow.epoch != self.policy.epoch();
+            let event = must_decide
+                .then(|| self.decide_again(flow, found))
+                .flatten();
+            if flow.is_blocked() {
+                flow.dropped = true;
+                self.statistics.count(Counter::StreamsDropped);
+                return (StreamVerdict::DropConnection, event);
+            }
+            (StreamVerdict::Permit, event)
+        });
+        let Some((verdict, event)) = result else {
+            return StreamVerdict::Permit;
+        };
+        if let Some(event) = event {
+            self.send(&event);
+        }
+        verdict
+    }
+
+    /// A datagram of a flow that is not TCP, at `DATAGRAM_DATA`. `data` is its payload after the transport header; it is
+    /// only asked for bytes of DNS queries.
+    ///
+    /// `handle` is the flow's context; without one, or with one that names no flow, the datagram passes.
+    pub fn datagram<'d>(
+        &self,
+        handle: Option<FlowHandle>,
+        indication: Indication,
+        data: impl IntoIterator<Item = &'d [u8]>,
+    ) -> DatagramVerdict {
+        let result = self.with_flow(handle, |flow| {
+            flow.count(indication.transfer, indication.bytes);
+            let is_dns = flow.protocol == UDP && flow.connection().responder_port() == DNS_PORT;
+            let event = if is_dns && indication.transfer.is_initiators(flow.direction) {
+                self.decide_query(flow, data)
+            } else {
+                if is_dns {
+                    self.statistics.count(Counter::RepliesFollowed);
+                }
+                (flow.epoch != self.policy.epoch())
+                    .then(|| self.decide_again(flow, false))
+                    .flatten()
+            };
+            (flow.is_blocked(), event)
+        });
+        let Some((is_blocked, event)) = result else {
+            return DatagramVerdict::Permit;
+        };
+        if let Some(event) = event {
+            self.send(&event);
+        }
+        if is_blocked {
+            self.statistics.count(Counter::DatagramsBlocked);
+            DatagramVerdict::Block
+        } else {
+            DatagramVerdict::Permit
+        }
+    }
+
+    /// A followed flow ended: `flowDeleteFn`.
+    pub fn flow_deleted(&self, handle: FlowHandle) {
+        let ended = self.flows.remove(handle, |flow| {
+            let is_unknown = flow.host_source.is_none();
+            let event = flow.reported.then(|| {
+                let mut event = self.event(EventKind::FlowClosed, flow.decision, flow.epoch);
+                report::flow(&mut event, flow);
+                event
+            });
+            (is_unknown, event)
+        });
+        let Some((is_unknown, event)) = ended else {
+            self.statistics.count(Counter::FlowStale);
+            return;
+        };
+        self.statistics.count(Counter::FlowsDeleted);
+        if is_unknown {
+            self.statistics.count(Counter::HostNeverSent);
+        }
+        if let Some(event) = event {
+            self.send(&event);
+        }
+    }
+
+    /// An endpoint closed, at `ALE_ENDPOINT_CLOSURE`. Its remote side is unspecified where it had none.
+    pub fn endpoint_closed(&self, connection: &Connection<'_>) {
+        self.statistics.count(Counter::EndpointsClosed);
+        let (epoch, is_reported) = self
+            .policy
+            .with(|policy, epoch| (epoch, policy.is_some_and(|policy| policy.events_all())));
+        if is_reported {
+            let mut event = self.event(EventKind::EndpointClosed, Decision::permit(), epoch);
+            event.verdict = 0;
+            report::connection(&mut event, connection);
+            self.send(&event);
+        }
+    }
+
+    fn with_flow<T>(
+        &self,
+        handle: Option<FlowHandle>,
+        with: impl FnOnce(&mut Flow) -> (T, Option<EventRecord>),
+    ) -> Option<(T, Option<EventRecord>)> {
+        let Some(handle) = handle else {
+            self.statistics.count(Counter::FlowMissing);
+            return None;
+        };
+        let result = self.flows.with(handle, |flow| {
+            let (verdict, mut event) = with(flow);
+            if let Some(event) = &mut event {
+                report::flow(event, flow);
+            }
+            (verdict, event)
+        });
+        if result.is_none() {
+            self.statistics.count(Counter::FlowStale);
+        }
+        result
+    }
+
+    /// Shows a stream's data to the flow's sniffer. Whether the host is now known, or known to be none.
+    fn sniff<'d>(
+        &self,
+        flow: &mut Flow,
+        indication: Indication,
+        data: impl IntoIterator<Item = &'d [u8]>,
+    ) -> bool {
+        let mut outcome = if indication.transfer.is_initiators(flow.direction) {
+            self.push(&mut flow.sniffer, indication.bytes, data)
+        } else {
+            flow.sniffer.respond(indication.bytes)
+        };
+        if indication.is_end && outcome == Outcome::NeedMore {
+            outcome = flow.sniffer.end();
+        }
+        flow.host_source = self.source(outcome);
+        flow.host_source.is_some()
+    }
+
+    fn push<'d>(
+        &self,
+        sniffer: &mut HostSniffer,
+        bytes: u64,
+        data: impl IntoIterator<Item = &'d [u8]>,
+    ) -> Outcome {
+        let mut given = 0_u64;
+        for piece in data {
+            given = given.saturating_add(piece.len() as u64);
+            match sniffer.push(piece) {
+                Outcome::NeedMore => {}
+                known => return known,
+            }
+        }
+        if given < bytes {
+            // What comes after a gap can't be understood.
+            self.statistics.count(Counter::DataUnavailable);
+            return sniffer.end();
+        }
+        Outcome::NeedMore
+    }
+
+    /// Counts an outcome and says where the host came from, or why there is none.
+    fn source(&self, outcome: Outcome) -> Option<HostSource> {
+        let (Outcome::Host(source) | Outcome::None(source)) = outcome else {
+            return None;
+        };
+        self.statistics.count(match source {
+            HostSource::Tls => Counter::HostTls,
+            HostSource::Http => Counter::HostHttp,
+            HostSource::Dns => Counter::HostDns,
+            HostSource::NotRecognized => Counter::HostNotRecognized,
+            HostSource::Absent => Counter::HostAbsent,
+            HostSource::Malformed => Counter::HostMalformed,
+            HostSource::TooLong => Counter::HostTooLong,
+            HostSource::NeverSent => Counter::HostNeverSent,
+        });
+        Some(source)
+    }
+
+    /// Decides a flow with what is known now: its host was found, or found to be none (`found`), or the policy changed.
+    /// Returns the event that tells of it.
+    fn decide_again(&self, flow: &mut Flow, found: bool) -> Option<EventRecord> {
+        let before = flow.decision;
+        if flow.epoch != self.policy.epoch() {
+            self.statistics.count(Counter::FlowsRedecided);
+        }
+        self.policy.with(|policy, epoch| {
+            let decision = policy.map_or(Decision::permit(), |policy| {
+                policy.decide(&flow.connection(), flow.host())
+            });
+            let has_changed = (decision.action, decision.rule) != (before.action, before.rule);
+            let is_reported = policy.is_some_and(|policy| policy.events_all() || decision.log);
+            flow.decision = decision;
+            flow.epoch = epoch;
+            flow.reported |= is_reported;
+            let has_name = found && !flow.host_name().is_empty();
+            let kind = if has_name {
+                EventKind::HostName
+            } else {
+                EventKind::Reauthorize
+            };
+            (is_reported && (has_name || has_changed)).then(|| self.event(kind, decision, epoch))
+        })
+    }
+
+    /// Decides a DNS query by its own question, and the flow with it until the next.
+    fn decide_query<'d>(
+        &self,
+        flow: &mut Flow,
+        data: impl IntoIterator<Item = &'d [u8]>,
+    ) -> Option<EventRecord> {
+        let mut name = HostName::EMPTY;
+        let outcome = question(data, &mut name);
+        let source = self.source(outcome);
+        let host = match outcome {
+            Outcome::Host(_) => Host::Known(name.as_bytes()),
+            _ => Host::Never,
+        };
+        if matches!(host, Host::Known(_)) {
+            flow.question = name;
+            flow.host_source = source;
+        }
+        self.policy.with(|policy, epoch| {
+            let decision = policy.map_or(Decision::permit(), |policy| {
+                policy.decide(&flow.connection(), host)
+            });
+            let is_reported = policy.is_some_and(|policy| policy.events_all() || decision.log);
+            flow.decision = decision;
+            flow.epoch = epoch;
+            flow.reported |= is_reported;
+            (is_reported && matches!(host, Host::Known(_)))
+                .then(|| self.event(EventKind::HostName, decision, epoch))
+        })
+    }
+
+    fn count_decision(&self, decision: Decision) {
+        self.statistics.count(match decision.action {
+            Action::Permit => Counter::Permitted,
+            Action::Block => Counter::Blocked,
+        });
+        if decision.rule.is_none() && !decision.host_dependent {
+            self.statistics.count(Counter::DefaultAction);
+        }
+    }
+
+    fn event(&self, kind: EventKind, decision: Decision, epoch: u64) -> EventRecord {
+        report::event(kind, decision, epoch, self.clock.now())
+    }
+
+    fn send(&self, event: &EventRecord) {
+        let counter = if self.events.write(event) {
+            Counter::EventsWritten
+        } else {
+            Counter::EventsDropped
+        };
+        self.statistics.count(counter);
+    }
+}

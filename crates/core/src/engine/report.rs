@@ -1,0 +1,118 @@
+//! Filling events in.
+
+use crate::connection::{Connection, Endpoint, Listener, TCP};
+use crate::flow::Flow;
+use crate::policy::{Decision, RuleIndex};
+use core::net::IpAddr;
+use portcullis_proto::Family;
+use portcullis_proto::event::{EventKind, EventRecord, HostSource, MAX_PATH_UNITS, Operation};
+use portcullis_proto::policy::Direction;
+use zerocopy::little_endian::{U16, U32, U64};
+
+/// An event with its decision.
+pub(super) fn event(kind: EventKind, decision: Decision, epoch: u64, time: u64) -> EventRecord {
+    let mut flags = 0;
+    if decision.host_dependent {
+        flags |= EventRecord::PROVISIONAL;
+    }
+    if decision.log {
+        flags |= EventRecord::LOGGED;
+    }
+    EventRecord {
+        time: U64::new(time),
+        kind: kind.raw(),
+        verdict: decision.action.raw(),
+        flags: U16::new(flags),
+        rule: U32::new(RuleIndex::raw(decision.rule)),
+        epoch: U64::new(epoch),
+        ..EventRecord::default()
+    }
+}
+
+/// The connection that an event speaks of.
+pub(super) fn connection(event: &mut EventRecord, connection: &Connection<'_>) {
+    event.direction = connection.direction.raw();
+    event.protocol = connection.protocol;
+    event.process_id = U64::new(connection.process_id);
+    event.flow = U64::new(connection.flow);
+    (event.family, event.local_address) = address(connection.local);
+    (_, event.remote_address) = address(connection.remote);
+    event.local_port = U16::new(connection.local.port);
+    event.remote_port = U16::new(connection.remote.port);
+    if let Some(user) = event.user.get_mut(..connection.user.len()) {
+        user.copy_from_slice(connection.user);
+        event.user_length = u8::try_from(connection.user.len()).unwrap_or(0);
+    }
+    let units = connection.application.units();
+    let is_truncated = connection.application.is_truncated() || units.len() > MAX_PATH_UNITS;
+    let mut length = 0;
+    for (place, unit) in event.application.iter_mut().zip(units) {
+        *place = U16::new(unit);
+        length += 1;
+    }
+    event.application_length = U16::new(length);
+    if is_truncated {
+        event.flags |= EventRecord::APPLICATION_TRUNCATED;
+    }
+}
+
+/// A connection's authorization.
+pub(super) fn authorize(
+    event: &mut EventRecord,
+    operation: Operation,
+    subject: &Connection<'_>,
+    is_reauthorization: bool,
+) {
+    connection(event, subject);
+    event.operation = operation.raw();
+    if is_reauthorization {
+        event.flags |= EventRecord::REAUTHORIZATION;
+    }
+}
+
+/// A listener's authorization. It has no remote side.
+pub(super) fn listener(event: &mut EventRecord, listener: &Listener<'_>) {
+    let subject = Connection {
+        direction: Direction::Inbound,
+        protocol: TCP,
+        local: listener.local,
+        remote: listener.local,
+        application: listener.application,
+        user: listener.user,
+        process_id: listener.process_id,
+        flow: 0,
+    };
+    connection(event, &subject);
+    event.operation = Operation::Listen.raw();
+    event.remote_address = [0; 16];
+    event.remote_port = U16::ZERO;
+}
+
+/// The flow that an event speaks of, with its host and its traffic.
+pub(super) fn flow(event: &mut EventRecord, flow: &Flow) {
+    connection(event, &flow.connection());
+    event.packets_sent = U64::new(flow.sent.packets);
+    event.packets_received = U64::new(flow.received.packets);
+    event.bytes_sent = U64::new(flow.sent.bytes);
+    event.bytes_received = U64::new(flow.received.bytes);
+    event.host_source = flow.host_source.map_or(0, HostSource::raw);
+    let name = flow.host_name().as_bytes();
+    if let Some(host) = event.host.get_mut(..name.len()) {
+        host.copy_from_slice(name);
+        event.host_length = u8::try_from(name.len()).unwrap_or(0);
+    }
+}
+
+/// An endpoint's IP version and address.
+const fn address(endpoint: Endpoint) -> (u8, [u8; 16]) {
+    match endpoint.address {
+        IpAddr::V4(v4) => {
+            let [a, b, c, d] = v4.octets();
+            (
+                Family::V4.raw(),
+                [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+            )
+        }
+        IpAddr::V6(v6) => (Family::V6.raw(), v6.octets()),
+    }
+}

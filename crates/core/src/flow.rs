@@ -1,0 +1,439 @@
+//! The flows that are followed: a fixed number of slots, each with its own lock.
+
+use crate::connection::{Application, Connection, Endpoint, TCP};
+use crate::inspect::{HostName, HostSniffer};
+use crate::policy::{Decision, Host};
+use core::net::{IpAddr, Ipv4Addr};
+use core::num::NonZeroU64;
+use core::sync::atomic::{AtomicU32, Ordering};
+use lock_api::{Mutex, MutexGuard, RawMutex};
+use portcullis_proto::event::{HostSource, MAX_PATH_UNITS, MAX_SID};
+use portcullis_proto::policy::{Action, Direction};
+
+/// Names a followed flow; what WFP keeps as the flow's context.
+///
+/// It is the slot's generation (upper half) and its index plus one (lower half), so it is never zero, and a handle kept
+/// beyond its flow's end names nothing, until its slot has been used 2³² times more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FlowHandle(NonZeroU64);
+
+impl FlowHandle {
+    const fn new(index: u32, generation: u32) -> Option<Self> {
+        match NonZeroU64::new(((generation as u64) << 32) | (index as u64 + 1)) {
+            Some(raw) => Some(Self(raw)),
+            None => None,
+        }
+    }
+
+    /// The handle that was [`raw`](Self::raw); `None` for zero, which is WFP's "no context".
+    #[must_use]
+    pub const fn from_raw(raw: u64) -> Option<Self> {
+        match NonZeroU64::new(raw) {
+            Some(raw) => Some(Self(raw)),
+            None => None,
+        }
+    }
+
+    /// The handle as a number, never zero.
+    #[must_use]
+    pub const fn raw(self) -> u64 {
+        self.0.get()
+    }
+
+    const fn index(self) -> Option<usize> {
+        ((self.0.get() & 0xFFFF_FFFF) as usize).checked_sub(1)
+    }
+
+    const fn generation(self) -> u32 {
+        (self.0.get() >> 32) as u32
+    }
+}
+
+/// Which way data goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Transfer {
+    /// From this machine.
+    Sent,
+    /// To this machine.
+    Received,
+}
+
+impl Transfer {
+    /// Whether the side that began a connection of this direction sends it.
+    #[must_use]
+    pub const fn is_initiators(self, direction: Direction) -> bool {
+        matches!(
+            (self, direction),
+            (Self::Sent, Direction::Outbound) | (Self::Received, Direction::Inbound)
+        )
+    }
+}
+
+/// Packets and bytes of one way of a flow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Indications: segments of a stream as the stack hands them over, or datagrams.
+    pub packets: u64,
+    /// Payload bytes.
+    pub bytes: u64,
+}
+
+/// A followed flow.
+#[derive(Debug)]
+pub struct Flow {
+    pub(crate) direction: Direction,
+    pub(crate) protocol: u8,
+    pub(crate) local: Endpoint,
+    pub(crate) remote: Endpoint,
+    pub(crate) process_id: u64,
+    pub(crate) system_id: u64,
+    pub(crate) sent: Traffic,
+    pub(crate) received: Traffic,
+    pub(crate) decision: Decision,
+    pub(crate) epoch: u64,
+    /// Its decisions and its end make events.
+    pub(crate) reported: bool,
+    /// A stream whose connection is to be dropped, for good.
+    pub(crate) dropped: bool,
+    /// Where its host name came from, or why there is none.
+    pub(crate) host_source: Option<HostSource>,
+    /// Of a DNS flow the last query's question; of a stream the sniffer has the name.
+    pub(crate) question: HostName,
+    pub(crate) sniffer: HostSniffer,
+    user_length: u8,
+    user: [u8; MAX_SID],
+    path_truncated: bool,
+    path_bytes: u16,
+    path: [u8; 2 * MAX_PATH_UNITS],
+}
+
+impl Flow {
+    const fn new() -> Self {
+        const NOWHERE: Endpoint = Endpoint::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+        Self {
+            direction: Direction::Outbound,
+            protocol: 0,
+            local: NOWHERE,
+            remote: NOWHERE,
+            process_id: 0,
+            system_id: 0,
+            sent: Traffic {
+                packets: 0,
+                bytes: 0,
+            },
+            received: Traffic {
+                packets: 0,
+                bytes: 0,
+            },
+            decision: Decision::permit(),
+            epoch: 0,
+            reported: false,
+            dropped: false,
+            host_source: None,
+            question: HostName::EMPTY,
+            sniffer: HostSniffer::never(),
+            user_length: 0,
+            user: [0; MAX_SID],
+            path_truncated: false,
+            path_bytes: 0,
+            path: [0; 2 * MAX_PATH_UNITS],
+        }
+    }
+
+    fn begin(&mut self, connection: &Connection<'_>) {
+        self.direction = connection.direction;
+        self.protocol = connection.protocol;
+        self.local = connection.local;
+        self.remote = connection.remote;
+        self.process_id = connection.process_id;
+        self.system_id = connection.flow;
+        self.sent = Traffic::default();
+        self.received = Traffic::default();
+        self.decision = Decision::permit();
+        self.epoch = 0;
+        self.reported = false;
+        self.dropped = false;
+        self.host_source = None;
+        self.question = HostName::EMPTY;
+        self.sniffer = if connection.protocol == TCP {
+            HostSniffer::stream(connection.responder_port())
+        } else {
+            HostSniffer::never()
+        };
+        // A SID that doesn't fit is none.
+        self.user_length = keep(&mut self.user, connection.user)
+            .map_or(0, |length| length.try_into().unwrap_or(0));
+        let path = connection.application.as_utf16();
+        let kept = path.get(..self.path.len()).unwrap_or(path);
+        self.path_truncated = connection.application.is_truncated() || kept.len() < path.len();
+        self.path_bytes =
+            keep(&mut self.path, kept).map_or(0, |length| length.try_into().unwrap_or(0));
+    }
+
+    /// The connection that the flow belongs to.
+    #[must_use]
+    pub fn connection(&self) -> Connection<'_> {
+        let path = self
+            .path
+            .get(..usize::from(self.path_bytes))
+            .unwrap_or_default();
+        Connection {
+            direction: self.direction,
+            protocol: self.protocol,
+            local: self.local,
+            remote: self.remote,
+            application: if self.path_truncated {
+                Application::truncated(path)
+            } else {
+                Application::new(path)
+            },
+            user: self
+                .user
+                .get(..usize::from(self.user_length))
+                .unwrap_or_default(),
+            process_id: self.process_id,
+            flow: self.system_id,
+        }
+    }
+
+    /// The decision in force.
+    #[must_use]
+    pub const fn decision(&self) -> Decision {
+        self.decision
+    }
+
+    /// What was sent.
+    #[must_use]
+    pub const fn sent(&self) -> Traffic {
+        self.sent
+    }
+
+    /// What was received.
+    #[must_use]
+    pub const fn received(&self) -> Traffic {
+        self.received
+    }
+
+    /// The host name; empty if unknown.
+    #[must_use]
+    pub const fn host_name(&self) -> &HostName {
+        if self.question.is_empty() {
+            self.sniffer.name()
+        } else {
+            &self.question
+        }
+    }
+
+    /// What is known of the host, for a decision about the flow as a whole.
+    pub(crate) fn host(&self) -> Host<'_> {
+        match self.host_source {
+            None => Host::Pending,
+            Some(HostSource::Tls | HostSource::Http | HostSource::Dns) => {
+                Host::Known(self.host_name().as_bytes())
+            }
+            Some(_) => Host::Never,
+        }
+    }
+
+    /// Whether the flow has been found to be blocked.
+    pub(crate) const fn is_blocked(&self) -> bool {
+        self.dropped || matches!(self.decision.action, Action::Block)
+    }
+
+    pub(crate) const fn count(&mut self, transfer: Transfer, bytes: u64) {
+        let traffic = match transfer {
+            Transfer::Sent => &mut self.sent,
+            Transfer::Received => &mut self.received,
+        };
+        traffic.packets = traffic.packets.wrapping_add(1);
+        traffic.bytes = traffic.bytes.wrapping_add(bytes);
+    }
+}
+
+/// Copies `from` to the front of `to` and returns its length; `None` if it does not fit.
+fn keep(to: &mut [u8], from: &[u8]) -> Option<usize> {
+    to.get_mut(..from.len())?.copy_from_slice(from);
+    Some(from.len())
+}
+
+/// Storage for one flow.
+pub struct FlowSlot<R> {
+    slot: Mutex<R, Slot>,
+    /// Index plus one of the next free slot; 0 for none. Changed only under the table's lock.
+    next_free: AtomicU32,
+}
+
+#[derive(Debug)]
+struct Slot {
+    generation: u32,
+    used: bool,
+    flow: Flow,
+}
+
+impl<R: RawMutex> FlowSlot<R> {
+    /// A free slot.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            slot: Mutex::new(Slot {
+                generation: 0,
+                used: false,
+                flow: Flow::new(),
+            }),
+            next_free: AtomicU32::new(0),
+        }
+    }
+}
+
+impl<R: RawMutex> Default for FlowSlot<R> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A flow in use, as [`FlowTable::for_each`] shows it: enough to take the system's context off it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FollowedFlow {
+    /// The handle.
+    pub handle: FlowHandle,
+    /// The system's identifier of the flow, as given when it was established.
+    pub system_flow: u64,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Whether its addresses are IPv6.
+    pub is_v6: bool,
+}
+
+/// The followed flows, over storage of the caller's: `S` is as many slots as flows can be followed at a time.
+///
+/// Taking and freeing a slot costs one short lock on the free list; everything else locks only the flow's own slot.
+/// The two are never held together.
+pub struct FlowTable<R, S> {
+    /// Index plus one of the first free slot.
+    free: Mutex<R, u32>,
+    used: AtomicU32,
+    capacity: u32,
+    slots: S,
+}
+
+impl<R: RawMutex, S: AsRef<[FlowSlot<R>]>> FlowTable<R, S> {
+    /// A table over free slots. Slots beyond 2³² − 2 are not used.
+    pub fn new(slots: S) -> Self {
+        let all = slots.as_ref();
+        let capacity = u32::try_from(all.len())
+            .unwrap_or(u32::MAX - 1)
+            .min(u32::MAX - 1);
+        for (slot, next) in all.iter().zip(2..=capacity) {
+            slot.next_free.store(next, Ordering::Relaxed);
+        }
+        Self {
+            free: Mutex::new(u32::from(capacity > 0)),
+            used: AtomicU32::new(0),
+            capacity,
+            slots,
+        }
+    }
+
+    /// Flows that can be followed at a time.
+    #[must_use]
+    pub const fn capacity(&self) -> u32 {
+        self.capacity
+    }
+
+    /// Flows followed now.
+    #[must_use]
+    pub fn len(&self) -> u32 {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// Whether no flow is followed.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether no further flow can be followed.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.len() >= self.capacity
+    }
+
+    /// Begins to follow a flow; `prepare` completes it before anyone else can see it. `None`: the table is full.
+    pub(crate) fn insert(
+        &self,
+        connection: &Connection<'_>,
+        prepare: impl FnOnce(&mut Flow),
+    ) -> Option<FlowHandle> {
+        let index = self.take_free()?;
+        let entry = self.slots.as_ref().get(index as usize)?;
+        let mut slot = entry.slot.lock();
+        slot.generation = slot.generation.wrapping_add(1);
+        slot.used = true;
+        slot.flow.begin(connection);
+        prepare(&mut slot.flow);
+        FlowHandle::new(index, slot.generation)
+    }
+
+    /// Calls `with` with the flow, under its lock. `None`: the handle names no followed flow.
+    pub fn with<T>(&self, handle: FlowHandle, with: impl FnOnce(&mut Flow) -> T) -> Option<T> {
+        self.lock(handle).map(|mut slot| with(&mut slot.flow))
+    }
+
+    /// Ends a flow; `last` sees it under its lock before its slot is free. `None`: the handle names no followed flow.
+    pub(crate) fn remove<T>(&self, handle: FlowHandle, last: impl FnOnce(&Flow) -> T) -> Option<T> {
+        let index = handle.index()?;
+        let mut slot = self.lock(handle)?;
+        let result = last(&slot.flow);
+        slot.used = false;
+        drop(slot);
+        self.give_free(index);
+        Some(result)
+    }
+
+    /// Shows each followed flow, with no lock held. A flow that begins or ends meanwhile may be shown or not.
+    pub fn for_each(&self, mut show: impl FnMut(FollowedFlow)) {
+        for (index, entry) in (0..self.capacity).zip(self.slots.as_ref()) {
+            let slot = entry.slot.lock();
+            let followed = slot.used.then(|| {
+                FlowHandle::new(index, slot.generation).map(|handle| FollowedFlow {
+                    handle,
+                    system_flow: slot.flow.system_id,
+                    protocol: slot.flow.protocol,
+                    is_v6: slot.flow.local.address.is_ipv6(),
+                })
+            });
+            drop(slot);
+            if let Some(followed) = followed.flatten() {
+                show(followed);
+            }
+        }
+    }
+
+    fn lock(&self, handle: FlowHandle) -> Option<MutexGuard<'_, R, Slot>> {
+        let entry = self.slots.as_ref().get(handle.index()?)?;
+        let slot = entry.slot.lock();
+        (slot.used && slot.generation == handle.generation()).then_some(slot)
+    }
+
+    fn take_free(&self) -> Option<u32> {
+        let mut free = self.free.lock();
+        let index = free.checked_sub(1)?;
+        let entry = self.slots.as_ref().get(index as usize)?;
+        *free = entry.next_free.load(Ordering::Relaxed);
+        drop(free);
+        self.used.fetch_add(1, Ordering::Relaxed);
+        Some(index)
+    }
+
+    fn give_free(&self, index: usize) {
+        let (Some(entry), Ok(place)) = (self.slots.as_ref().get(index), u32::try_from(index + 1))
+        else {
+            return;
+        };
+        let mut free = self.free.lock();
+        entry.next_free.store(*free, Ordering::Relaxed);
+        *free = place;
+        drop(free);
+        self.used.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,34 @@
+//! What Portcullis decides: policy, flows, inspection and events, as plain data in and verdicts out.
+//!
+//! The driver's callouts take their layer's fields, call [`Portcullis`], and write what it answers. This crate knows
+//! nothing of Windows: it runs, and is tested, anywhere. Its rules:
+//!
+//! - Nothing here allocates, blocks or recurses, and every loop has a bound that is stated.
+//! - Every byte from the network or from user mode is hostile: no input panics, and no unsafe code exists.
+//! - Storage is the caller's: flow slots and event records are handed in, locks are a type parameter.
+//! - Locks are held for one flow, or for one event, at a time; never two of a kind, and never while calling out to
+//!   anything but the policy source and the iterator over the bytes at hand.
+//!
+//! One way through: [`connection`] says what is known of a connection, [`policy`] decides it, [`flow`] remembers it,
+//! [`inspect`] finds its host name, [`engine`] ties these together, [`events`] and [`statistics`] tell of it.
+#![no_std]
+#![forbid(unsafe_code)]
+
+pub mod connection;
+pub mod engine;
+pub mod events;
+pub mod flow;
+pub mod inspect;
+pub mod policy;
+pub mod statistics;
+
+pub use connection::{Application, Connection, Endpoint, Listener};
+pub use engine::{
+    Clock, DatagramVerdict, EventSink, Indication, NotFollowed, PolicySource, Portcullis,
+    StreamVerdict,
+};
+pub use events::EventRing;
+pub use flow::{FlowHandle, FlowSlot, FlowTable, Transfer};
+pub use policy::{Decision, Host, Policy, PolicyError, PolicyView};
+pub use portcullis_proto::policy::{Action, Direction};
+pub use statistics::Statistics;

@@ -1,0 +1,312 @@
+//! Deciding a connection.
+
+use super::matching::Facts;
+use super::view::PolicyView;
+use crate::connection::{Connection, Listener, TCP, UDP};
+use crate::inspect::DNS_PORT;
+use portcullis_proto::event::NO_RULE;
+use portcullis_proto::policy::{
+    Action, Dimension, Direction, HOST_SUFFIX, HostRecord, LEAF, LeafRecord, MAX_DEPTH, RULE_HOST,
+    RULE_LOG, RuleRecord,
+};
+use zerocopy::little_endian::U32;
+
+/// A rule's place in the policy, from 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RuleIndex(pub u32);
+
+impl RuleIndex {
+    /// The number that events carry: [`NO_RULE`] for none.
+    #[must_use]
+    pub const fn raw(rule: Option<Self>) -> u32 {
+        match rule {
+            Some(Self(rule)) => rule,
+            None => NO_RULE,
+        }
+    }
+}
+
+/// What is known of the host that a connection, or a datagram, is meant for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Host<'h> {
+    /// Not known yet.
+    Pending,
+    /// There is none, or none that will ever be known.
+    Never,
+    /// Its name in lower case, without a trailing dot.
+    Known(&'h [u8]),
+}
+
+impl Host<'static> {
+    /// What is known when the connection begins.
+    #[must_use]
+    pub const fn of(connection: &Connection<'_>) -> Self {
+        match connection.protocol {
+            TCP => Self::Pending,
+            UDP if connection.responder_port() == DNS_PORT => Self::Pending,
+            _ => Self::Never,
+        }
+    }
+}
+
+/// What is decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// What to do.
+    pub action: Action,
+    /// The rule that decided; `None`: the default action, or nothing yet, did.
+    pub rule: Option<RuleIndex>,
+    /// The rule wants its matches to be logged.
+    pub log: bool,
+    /// The host name may change the decision, or the rule that took it. Such a decision is always a permit.
+    pub host_dependent: bool,
+}
+
+impl Decision {
+    /// Permit, by no rule.
+    #[must_use]
+    pub const fn permit() -> Self {
+        Self {
+            action: Action::Permit,
+            rule: None,
+            log: false,
+            host_dependent: false,
+        }
+    }
+
+    /// Whether it permits.
+    #[must_use]
+    pub const fn is_permit(&self) -> bool {
+        matches!(self.action, Action::Permit)
+    }
+}
+
+/// A rule that matched, with its place.
+type Match<'p> = (u32, &'p RuleRecord);
+
+/// The rules to try: those of a leaf of the index, or all.
+#[derive(Clone, Copy)]
+struct Candidates<'p> {
+    plain: &'p [U32],
+    hosted: &'p [U32],
+    all: &'p [RuleRecord],
+}
+
+impl<'p> Candidates<'p> {
+    fn of(policy: &PolicyView<'p>, leaf: Option<&LeafRecord>) -> Self {
+        leaf.map_or(
+            Self {
+                plain: &[],
+                hosted: &[],
+                all: policy.rules,
+            },
+            |leaf| Self {
+                plain: policy.rule_list(leaf.first, leaf.count),
+                hosted: policy.rule_list(leaf.host_first, leaf.host_count),
+                all: &[],
+            },
+        )
+    }
+
+    /// Those without a host condition, in order.
+    fn plain(&self, policy: &PolicyView<'p>) -> impl Iterator<Item = Match<'p>> + use<'p> {
+        policy
+            .listed(self.plain)
+            .chain((0..).zip(self.all).filter(|(_, rule)| !has_host(rule)))
+    }
+
+    /// Those with a host condition, in order.
+    fn hosted(&self, policy: &PolicyView<'p>) -> impl Iterator<Item = Match<'p>> + use<'p> {
+        policy
+            .listed(self.hosted)
+            .chain((0..).zip(self.all).filter(|(_, rule)| has_host(rule)))
+    }
+}
+
+const fn has_host(rule: &RuleRecord) -> bool {
+    rule.flags.get() & RULE_HOST != 0
+}
+
+impl<'p> PolicyView<'p> {
+    /// Decides a connection by what is known of it and its host; see [the module](super) for how.
+    #[must_use]
+    pub fn decide(&self, connection: &Connection<'_>, host: Host<'_>) -> Decision {
+        let mut facts = Facts::new(connection);
+        // A path that is not known in full has no place in the index.
+        let leaf = if connection.application.is_truncated() {
+            None
+        } else {
+            self.leaf(&mut facts)
+        };
+        self.decide_among(Candidates::of(self, leaf), host, &mut facts)
+    }
+
+    /// The same without the index: every rule is tried in turn. It is what [`decide`](Self::decide) is measured by.
+    #[must_use]
+    pub fn decide_linear(&self, connection: &Connection<'_>, host: Host<'_>) -> Decision {
+        self.decide_among(
+            Candidates::of(self, None),
+            host,
+            &mut Facts::new(connection),
+        )
+    }
+
+    fn decide_among(
+        &self,
+        candidates: Candidates<'p>,
+        host: Host<'_>,
+        facts: &mut Facts<'_>,
+    ) -> Decision {
+        let definite = candidates
+            .plain(self)
+            .find(|(_, rule)| self.matches(rule, facts));
+        match host {
+            Host::Never => self.decision(definite),
+            Host::Known(name) => self.decision(self.host_match(name, definite, facts)),
+            Host::Pending => self.pending(candidates, definite, facts),
+        }
+    }
+
+    /// Decides whether there may be a listener; see [the module](super) for how.
+    #[must_use]
+    pub fn decide_listener(&self, listener: &Listener<'_>) -> Decision {
+        let mut facts = Facts::new(&Connection {
+            direction: Direction::Inbound,
+            protocol: TCP,
+            local: listener.local,
+            remote: listener.local,
+            application: listener.application,
+            user: listener.user,
+            process_id: listener.process_id,
+            flow: 0,
+        });
+        let anywhere = listener.local.address.is_unspecified();
+        let decides = |(_, rule): &Match<'p>| {
+            let of_some = has_host(rule)
+                || rule.remote_ports.count.get() != 0
+                || rule.remote_addresses.count.get() != 0
+                || (anywhere && rule.local_addresses.count.get() != 0);
+            !of_some || rule.action == Action::Permit.raw()
+        };
+        let mut rules = (0..).zip(self.rules);
+        self.decision(
+            rules.find(|found| {
+                decides(found) && self.matches_listener(found.1, &mut facts, anywhere)
+            }),
+        )
+    }
+
+    fn decision(&self, decider: Option<Match<'_>>) -> Decision {
+        let (action, rule, log) =
+            decider.map_or((self.default_action, None, false), |(index, rule)| {
+                let log = rule.flags.get() & RULE_LOG != 0;
+                (
+                    Action::from_raw(rule.action).unwrap_or(Action::Block),
+                    Some(RuleIndex(index)),
+                    log,
+                )
+            });
+        Decision {
+            action,
+            rule,
+            log,
+            host_dependent: false,
+        }
+    }
+
+    /// Decides while the host is not known.
+    fn pending(
+        &self,
+        candidates: Candidates<'p>,
+        definite: Option<Match<'_>>,
+        facts: &mut Facts<'_>,
+    ) -> Decision {
+        let decision = self.decision(definite);
+        let limit = definite.map_or(u32::MAX, |(index, _)| index);
+        // A rule that blocks cannot change a block.
+        let matters =
+            |rule: &RuleRecord| decision.is_permit() || rule.action == Action::Permit.raw();
+        let may_overrule = candidates
+            .hosted(self)
+            .take_while(|&(index, _)| index < limit)
+            .any(|(_, rule)| matters(rule) && self.matches(rule, facts));
+        match (may_overrule, decision.action) {
+            (false, _) => decision,
+            (true, Action::Permit) => Decision {
+                host_dependent: true,
+                ..decision
+            },
+            (true, Action::Block) => Decision {
+                host_dependent: true,
+                ..Decision::permit()
+            },
+        }
+    }
+
+    /// The rules of a list.
+    fn listed(&self, list: &'p [U32]) -> impl Iterator<Item = Match<'p>> + use<'p> {
+        let rules = self.rules;
+        list.iter()
+            .filter_map(move |index| Some((index.get(), rules.get(index.get() as usize)?)))
+    }
+
+    /// The first rule that names the host and matches, if it comes before the definite one, else that.
+    fn host_match(
+        &self,
+        name: &[u8],
+        definite: Option<Match<'p>>,
+        facts: &mut Facts<'_>,
+    ) -> Option<Match<'p>> {
+        let mut best = definite;
+        let parents = (2..name.len()).filter(|&at| name.get(at - 1) == Some(&b'.'));
+        let domains = parents.filter_map(|at| Some((name.get(at..)?, HOST_SUFFIX)));
+        for (text, flags) in core::iter::once((name, 0)).chain(domains) {
+            let Some(host) = self.host(text, flags) else {
+                continue;
+            };
+            let limit = best.map_or(u32::MAX, |(index, _)| index);
+            let list = self.rule_list(host.first, host.count);
+            let before = list.partition_point(|index| index.get() < limit);
+            let mut rules = self.listed(list.get(..before).unwrap_or_default());
+            best = rules.find(|(_, rule)| self.matches(rule, facts)).or(best);
+        }
+        best
+    }
+
+    fn host(&self, text: &[u8], flags: u8) -> Option<&'p HostRecord> {
+        let key = |host: &HostRecord| (self.text(host.text, host.length.into()), host.flags);
+        let place = self
+            .hosts
+            .binary_search_by(|host| key(host).cmp(&(text, flags)))
+            .ok()?;
+        self.hosts.get(place)
+    }
+
+    /// The leaf of the index that the connection belongs to.
+    fn leaf(&self, facts: &mut Facts<'_>) -> Option<&'p LeafRecord> {
+        let mut reference = self.root;
+        for _ in 0..=MAX_DEPTH {
+            if reference & LEAF != 0 {
+                return self.leaves.get((reference & !LEAF) as usize);
+            }
+            let node = self.nodes.get(reference as usize)?;
+            let value = match Dimension::from_raw(node.dimension)? {
+                Dimension::Direction => facts.direction.raw().into(),
+                Dimension::Protocol => facts.protocol.into(),
+                Dimension::LocalAddress => facts.local_address,
+                Dimension::RemoteAddress => facts.remote_address,
+                Dimension::LocalPort => facts.local_port.into(),
+                Dimension::RemotePort => facts.remote_port.into(),
+                Dimension::Application => facts.application_place(self),
+                Dimension::User => facts.user_place(self),
+            };
+            reference = if value <= u128::from_be_bytes(node.split) {
+                node.below
+            } else {
+                node.above
+            }
+            .get();
+        }
+        None
+    }
+}

@@ -1,0 +1,47 @@
+//! The compiled policy as the driver reads it: validated once, then decided upon in place.
+//!
+//! # How a connection is decided
+//!
+//! Rules are tried in order; the first that matches decides, and where none does, the default. That is all while no
+//! rule asks for a host. When one does:
+//!
+//! - A host name is known only after the initiator's first bytes, or never. While it is not known
+//!   ([`Host::Pending`]), rules with a host condition cannot match. The first *other* rule that matches, or the
+//!   default, is the *definite* answer.
+//! - If a rule with a host condition stands before the definite answer and everything else about it matches, it may
+//!   still overrule that answer. The connection is then admitted provisionally: the decision is a permit that is
+//!   [`host_dependent`](Decision::host_dependent). Only if the definite answer is block and each such rule blocks too is
+//!   it blocked at once: no name could save it.
+//! - When the name becomes known ([`Host::Known`]), or it is known that there will be none ([`Host::Never`]: another
+//!   protocol, no name in the message, the parser's bound), the decision is taken again. With a name, the first rule
+//!   decides whose conditions all match. Without one, rules with a host condition do not match, and the definite
+//!   answer stands. A block then drops the stream, or discards the datagram.
+//! - So no connection passes more than its first message without its final decision, and rules for hosts never weaken
+//!   a block for what names no host.
+//!
+//! Only TCP, and UDP to port 53, can have a host ([`Host::of`]). Each DNS query's first question is the host of that
+//! datagram; what the responder answers is treated as the last query was.
+//!
+//! # Listening
+//!
+//! A listener has no remote side. It may listen if some connection could be accepted there: rules are tried in order,
+//! a rule without conditions on the remote side or the host decides; one with such conditions permits if it permits,
+//! and is passed over if it blocks.
+//!
+//! # Cost
+//!
+//! A decision walks at most [`MAX_DEPTH`](format::MAX_DEPTH) nodes and tries the rules of one leaf, in the worst case
+//! (rules that no dimension of the index tells apart) all rules. A known host name adds one binary search for each of
+//! its labels, at most 127. Within a rule, addresses and ports are found by binary search; each application pattern
+//! costs at most the product of its length and the path's. Listening tries all rules in turn.
+
+mod decide;
+mod matching;
+mod validate;
+mod view;
+
+pub use decide::{Decision, Host, RuleIndex};
+pub use validate::{PolicyError, Reason};
+pub use view::{Policy, PolicyView};
+
+pub use portcullis_proto::policy as format;

@@ -1,0 +1,176 @@
+//! A compiled policy's sections as slices.
+
+use super::validate::{self, PolicyError};
+use portcullis_proto::policy::{
+    Action, AddressRange, ApplicationRecord, HostRecord, LeafRecord, NodeRecord, POLICY_EVENTS_ALL,
+    PolicyHeader, Range16, RuleRecord, Run, SectionKind, UserRecord,
+};
+use zerocopy::little_endian::{U32, U64};
+use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
+
+/// A validated policy and the bytes that it is.
+///
+/// The bytes must not change while this exists. Should they change all the same, decisions are arbitrary, and nothing
+/// worse: every access is checked.
+#[derive(Debug)]
+pub struct Policy<B> {
+    bytes: B,
+    hash: u64,
+}
+
+impl<B: AsRef<[u8]>> Policy<B> {
+    /// Validates and keeps a compiled policy.
+    ///
+    /// # Errors
+    /// The first thing that is wrong with it.
+    pub fn new(bytes: B) -> Result<Self, PolicyError> {
+        PolicyView::validate(bytes.as_ref())?;
+        let hash = portcullis_proto::policy::hash(bytes.as_ref());
+        Ok(Self { bytes, hash })
+    }
+
+    /// The policy, to decide with. It costs a few comparisons for each section.
+    #[must_use]
+    pub fn view(&self) -> PolicyView<'_> {
+        PolicyView::trusted(self.bytes.as_ref()).unwrap_or(PolicyView::PERMIT_ALL)
+    }
+
+    /// [`hash`](portcullis_proto::policy::hash) of the bytes.
+    #[must_use]
+    pub const fn hash(&self) -> u64 {
+        self.hash
+    }
+}
+
+/// A compiled policy, borrowed.
+#[derive(Clone, Copy, Debug)]
+pub struct PolicyView<'p> {
+    pub(super) default_action: Action,
+    pub(super) flags: u32,
+    pub(super) root: u32,
+    pub(super) rules: &'p [RuleRecord],
+    pub(super) protocols: &'p [Range16],
+    pub(super) ports: &'p [Range16],
+    pub(super) addresses: &'p [AddressRange],
+    pub(super) applications: &'p [ApplicationRecord],
+    pub(super) users: &'p [UserRecord],
+    pub(super) hosts: &'p [HostRecord],
+    pub(super) rule_lists: &'p [U32],
+    pub(super) application_keys: &'p [U64],
+    pub(super) user_keys: &'p [U64],
+    pub(super) nodes: &'p [NodeRecord],
+    pub(super) leaves: &'p [LeafRecord],
+    pub(super) text: &'p [u8],
+}
+
+impl<'p> PolicyView<'p> {
+    /// A policy without rules that permits.
+    pub const PERMIT_ALL: PolicyView<'static> = PolicyView {
+        default_action: Action::Permit,
+        flags: 0,
+        root: 0,
+        rules: &[],
+        protocols: &[],
+        ports: &[],
+        addresses: &[],
+        applications: &[],
+        users: &[],
+        hosts: &[],
+        rule_lists: &[],
+        application_keys: &[],
+        user_keys: &[],
+        nodes: &[],
+        leaves: &[],
+        text: &[],
+    };
+
+    /// Checks everything about a compiled policy, in one pass over it; linear in its size.
+    ///
+    /// # Errors
+    /// The first thing that is wrong with it.
+    pub fn validate(bytes: &'p [u8]) -> Result<Self, PolicyError> {
+        validate::validate(bytes)
+    }
+
+    /// The view of bytes that were validated before. Only the sections' places are checked again; whatever else the
+    /// bytes hold, reading them is safe and ends.
+    #[must_use]
+    pub fn trusted(bytes: &'p [u8]) -> Option<Self> {
+        let (header, _) = PolicyHeader::ref_from_prefix(bytes).ok()?;
+        Some(Self {
+            default_action: Action::from_raw(header.default_action)?,
+            flags: header.flags.get(),
+            root: header.root.get(),
+            rules: section(bytes, header, SectionKind::Rules)?,
+            protocols: section(bytes, header, SectionKind::Protocols)?,
+            ports: section(bytes, header, SectionKind::Ports)?,
+            addresses: section(bytes, header, SectionKind::Addresses)?,
+            applications: section(bytes, header, SectionKind::Applications)?,
+            users: section(bytes, header, SectionKind::Users)?,
+            hosts: section(bytes, header, SectionKind::Hosts)?,
+            rule_lists: section(bytes, header, SectionKind::RuleLists)?,
+            application_keys: section(bytes, header, SectionKind::ApplicationKeys)?,
+            user_keys: section(bytes, header, SectionKind::UserKeys)?,
+            nodes: section(bytes, header, SectionKind::Nodes)?,
+            leaves: section(bytes, header, SectionKind::Leaves)?,
+            text: section(bytes, header, SectionKind::Text)?,
+        })
+    }
+
+    /// Number of rules.
+    #[must_use]
+    pub const fn rule_count(&self) -> usize {
+        self.rules.len()
+    }
+
+    /// What happens where no rule matches.
+    #[must_use]
+    pub const fn default_action(&self) -> Action {
+        self.default_action
+    }
+
+    /// Whether every decision and flow makes events.
+    #[must_use]
+    pub const fn events_all(&self) -> bool {
+        self.flags & POLICY_EVENTS_ALL != 0
+    }
+
+    /// The text of a record; empty if it lies outside.
+    pub(super) fn text(&self, offset: U32, length: usize) -> &'p [u8] {
+        let start = offset.get() as usize;
+        start
+            .checked_add(length)
+            .and_then(|end| self.text.get(start..end))
+            .unwrap_or_default()
+    }
+
+    /// A rule list; empty if it lies outside.
+    pub(super) fn rule_list(&self, first: U32, count: U32) -> &'p [U32] {
+        slice(self.rule_lists, first.get(), count.get() as usize)
+    }
+}
+
+/// The elements of a run; none if it lies outside.
+pub(super) fn run<T>(elements: &[T], run: Run) -> &[T] {
+    slice(elements, run.first.get(), usize::from(run.count.get()))
+}
+
+fn slice<T>(elements: &[T], first: u32, count: usize) -> &[T] {
+    let first = first as usize;
+    first
+        .checked_add(count)
+        .and_then(|end| elements.get(first..end))
+        .unwrap_or_default()
+}
+
+/// A section's elements.
+fn section<'p, T>(bytes: &'p [u8], header: &PolicyHeader, kind: SectionKind) -> Option<&'p [T]>
+where
+    T: FromBytes + KnownLayout + Immutable + Unaligned,
+{
+    let section = header.sections.get(usize::from(kind.raw()))?;
+    let start = section.offset.get() as usize;
+    let size = (section.count.get() as usize).checked_mul(size_of::<T>())?;
+    let bytes = bytes.get(start..start.checked_add(size)?)?;
+    <[T]>::ref_from_bytes(bytes).ok()
+}

@@ -1,0 +1,145 @@
+//! A driver's surroundings for the core: a policy that can be changed, a clock that is told the time, an event ring.
+
+use parking_lot::RawMutex;
+use portcullis_core::{
+    Application, Clock, Connection, Direction, Endpoint, EventRing, EventSink, FlowHandle,
+    FlowSlot, FlowTable, Indication, Policy, PolicySource, PolicyView, Portcullis, StreamVerdict,
+    Transfer,
+};
+use portcullis_policy::{Options, compile};
+use portcullis_proto::{Counter, EventKind, EventRecord};
+use std::net::IpAddr;
+use std::sync::RwLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// The policy in force.
+#[derive(Default)]
+pub struct CurrentPolicy {
+    policy: RwLock<Option<Policy<Vec<u8>>>>,
+    epoch: AtomicU64,
+}
+
+impl PolicySource for CurrentPolicy {
+    fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
+    }
+
+    fn with<T>(&self, with: impl FnOnce(Option<PolicyView<'_>>, u64) -> T) -> T {
+        let policy = self.policy.read().expect("not poisoned");
+        with(policy.as_ref().map(Policy::view), self.epoch())
+    }
+}
+
+/// A clock that counts its readings.
+#[derive(Default)]
+pub struct CountingClock(AtomicU64);
+
+impl Clock for CountingClock {
+    fn now(&self) -> u64 {
+        self.0.fetch_add(1, Ordering::Relaxed) + 1
+    }
+}
+
+pub type Core = Portcullis<RawMutex, Vec<FlowSlot<RawMutex>>, CurrentPolicy, Ring, CountingClock>;
+
+pub type Ring = EventRing<RawMutex, Vec<EventRecord>>;
+
+/// A core with room for so many flows and plenty of events, and this policy.
+pub fn core(flows: usize, policy: &str) -> Core {
+    let slots = std::iter::repeat_with(FlowSlot::new).take(flows).collect();
+    let ring = EventRing::new(vec![EventRecord::default(); 4096]);
+    let core = Portcullis::new(
+        FlowTable::new(slots),
+        CurrentPolicy::default(),
+        ring,
+        CountingClock::default(),
+    );
+    if !policy.is_empty() {
+        set_policy(&core, policy);
+    }
+    core
+}
+
+/// Brings a policy into force.
+pub fn set_policy(core: &Core, text: &str) {
+    let options = Options {
+        events_all: true,
+        ..Options::default()
+    };
+    let blob = compile(text, &options)
+        .unwrap_or_else(|found| panic!("{found:?}"))
+        .blob;
+    *core.policy().policy.write().expect("not poisoned") = Some(Policy::new(blob).expect("valid"));
+    core.policy().epoch.fetch_add(1, Ordering::AcqRel);
+}
+
+/// Takes the policy away.
+pub fn withdraw_policy(core: &Core) {
+    *core.policy().policy.write().expect("not poisoned") = None;
+    core.policy().epoch.fetch_add(1, Ordering::AcqRel);
+}
+
+/// All events that wait.
+pub fn events(core: &Core) -> Vec<EventRecord> {
+    std::iter::from_fn(|| core.events().read()).collect()
+}
+
+/// The events of one kind.
+pub fn events_of(core: &Core, kind: EventKind) -> Vec<EventRecord> {
+    events(core)
+        .into_iter()
+        .filter(|event| event.kind == kind.raw())
+        .collect()
+}
+
+pub fn count(core: &Core, counter: Counter) -> u64 {
+    core.statistics().get(counter)
+}
+
+/// An outgoing connection to a port of 192.0.2.1.
+pub fn outgoing(protocol: u8, port: u16) -> Connection<'static> {
+    Connection {
+        direction: Direction::Outbound,
+        protocol,
+        local: Endpoint::new(IpAddr::from([10, 0, 0, 1]), 50000),
+        remote: Endpoint::new(IpAddr::from([192, 0, 2, 1]), port),
+        application: Application::UNKNOWN,
+        user: &[],
+        process_id: 1234,
+        flow: 0,
+    }
+}
+
+/// The same seen from the other side.
+pub fn incoming(protocol: u8, port: u16) -> Connection<'static> {
+    let there = outgoing(protocol, port);
+    Connection {
+        direction: Direction::Inbound,
+        local: there.remote,
+        remote: there.local,
+        ..there
+    }
+}
+
+pub const fn indication(transfer: Transfer, bytes: &[u8]) -> Indication {
+    Indication {
+        transfer,
+        bytes: bytes.len() as u64,
+        is_end: false,
+    }
+}
+
+/// Sends bytes in a stream.
+pub fn send(core: &Core, handle: FlowHandle, bytes: &[u8]) -> StreamVerdict {
+    core.stream(Some(handle), indication(Transfer::Sent, bytes), [bytes])
+}
+
+/// Receives bytes in a stream.
+pub fn receive(core: &Core, handle: FlowHandle, bytes: &[u8]) -> StreamVerdict {
+    core.stream(Some(handle), indication(Transfer::Received, bytes), [bytes])
+}
+
+/// Everything events can be written to.
+pub fn write(ring: &Ring, event: &EventRecord) -> bool {
+    EventSink::write(ring, event)
+}

@@ -1,0 +1,411 @@
+//! The validator: whatever is handed in as a policy is refused, or safe to decide with.
+
+use portcullis_core::policy::Reason;
+use portcullis_core::{
+    Application, Connection, Direction, Endpoint, Host, Listener, Policy, PolicyError, PolicyView,
+};
+use portcullis_policy::{Options, compile};
+use portcullis_proto::policy::{
+    CRC_FROM, LEAF, LeafRecord, NodeRecord, PolicyHeader, RuleRecord, SectionKind, crc32,
+};
+use proptest::prelude::*;
+use std::net::Ipv4Addr;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+const TEXT: &str = r#"
+    default = "block"
+    [[rule]]
+    action = "permit"
+    protocol = ["tcp", "udp"]
+    remote_address = ["10.0.0.0/8", "2001:db8::/32", "192.168.0.1-192.168.0.9"]
+    remote_port = [80, 443, "8000-8100"]
+    [[rule]]
+    action = "block"
+    direction = "outbound"
+    application = ['C:\windows\*.exe', '\device\mup\server\tool.exe']
+    user = ["SYSTEM", "S-1-5-21-1-2-3-1001"]
+    [[rule]]
+    action = "permit"
+    host = ["example.com", "*.example.com", "example.org"]
+    log = true
+    [[rule]]
+    action = "block"
+    host = "*.example.com"
+    local_port = "1-1023"
+    [[rule]]
+    action = "permit"
+    protocol = 47
+    [[rule]]
+    action = "permit"
+    protocol = "udp"
+    local_port = 53
+    [[rule]]
+    action = "permit"
+    protocol = "tcp"
+    local_address = "::1"
+"#;
+
+fn blob() -> Vec<u8> {
+    compile(TEXT, &Options::default()).expect("compiles").blob
+}
+
+/// Makes the checksum right again, so that what lies behind it is looked at.
+fn with_checksum(mut blob: Vec<u8>) -> Vec<u8> {
+    if let Some(checked) = blob.get(CRC_FROM..) {
+        let crc = crc32(checked);
+        blob[CRC_FROM - 4..CRC_FROM].copy_from_slice(&crc.to_le_bytes());
+    }
+    blob
+}
+
+fn header(blob: &[u8]) -> PolicyHeader {
+    PolicyHeader::read_from_prefix(blob).expect("a header").0
+}
+
+/// Offset of a section's element.
+fn place(blob: &[u8], kind: SectionKind, index: usize) -> usize {
+    let section = header(blob).sections[usize::from(kind.raw())];
+    assert!(
+        index < section.count.get() as usize,
+        "the policy has such an element"
+    );
+    section.offset.get() as usize + index * kind.element_size()
+}
+
+/// The policy with one record changed, its checksum right.
+fn changed<T>(offset: usize, change: impl FnOnce(&mut T)) -> Vec<u8>
+where
+    T: FromBytes + IntoBytes + KnownLayout + Immutable,
+{
+    let mut blob = blob();
+    let bytes = &mut blob[offset..offset + size_of::<T>()];
+    change(T::mut_from_bytes(bytes).expect("unaligned"));
+    with_checksum(blob)
+}
+
+fn changed_rule(index: usize, change: impl FnOnce(&mut RuleRecord)) -> Vec<u8> {
+    changed(place(&blob(), SectionKind::Rules, index), change)
+}
+
+fn changed_bytes(kind: SectionKind, index: usize, offset: usize, bytes: &[u8]) -> Vec<u8> {
+    let mut blob = blob();
+    let start = place(&blob, kind, index) + offset;
+    blob[start..start + bytes.len()].copy_from_slice(bytes);
+    with_checksum(blob)
+}
+
+fn refused(blob: &[u8]) -> PolicyError {
+    PolicyView::validate(blob).expect_err("is refused")
+}
+
+/// Decides all kinds of connections; what comes out does not matter.
+fn exercise(view: &PolicyView<'_>) {
+    let path: Vec<u8> = r"\device\harddiskvolume2\windows\notepad.exe"
+        .encode_utf16()
+        .flat_map(u16::to_le_bytes)
+        .collect();
+    for (port, protocol) in [(443, 6), (53, 17), (0, 1), (8000, 47)] {
+        for application in [
+            Application::UNKNOWN,
+            Application::new(&path),
+            Application::truncated(&path),
+        ] {
+            let local = Endpoint::new(Ipv4Addr::new(10, 0, 0, 1).into(), port);
+            let remote = Endpoint::new("2001:db8::1".parse().expect("an address"), port);
+            let user = [1, 1, 0, 0, 0, 0, 0, 5, 18, 0, 0, 0];
+            let direction = Direction::Outbound;
+            let connection = Connection {
+                direction,
+                protocol,
+                local,
+                remote,
+                application,
+                user: &user,
+                process_id: 0,
+                flow: 0,
+            };
+            for host in [
+                Host::Never,
+                Host::Pending,
+                Host::Known(b"a.b.example.com"),
+                Host::Known(b""),
+            ] {
+                let _ = view.decide(&connection, host);
+                let _ = view.decide_linear(&connection, host);
+            }
+            let _ = view.decide_listener(&Listener {
+                local,
+                application,
+                user: &user,
+                process_id: 0,
+            });
+        }
+    }
+}
+
+#[test]
+fn what_the_compiler_makes_is_valid() {
+    exercise(&PolicyView::validate(&blob()).expect("valid"));
+}
+
+#[test]
+fn every_truncation_is_refused() {
+    let blob = blob();
+    for length in 0..blob.len() {
+        refused(&blob[..length]);
+        refused(&with_checksum(blob[..length].to_vec()));
+    }
+}
+
+#[test]
+fn every_changed_byte_is_found_by_the_checksum() {
+    let blob = blob();
+    for offset in 0..blob.len() {
+        let mut damaged = blob.clone();
+        damaged[offset] ^= 0x10;
+        refused(&damaged);
+    }
+}
+
+#[test]
+fn every_changed_byte_behind_a_right_checksum_is_refused_or_harmless() {
+    let blob = blob();
+    for offset in 0..blob.len() {
+        for flip in [1, 0x20, 0x80, 0xFF] {
+            let mut damaged = blob.clone();
+            damaged[offset] ^= flip;
+            let damaged = with_checksum(damaged);
+            if let Ok(view) = PolicyView::validate(&damaged) {
+                exercise(&view);
+            }
+            // Even if it had been validated before, and then changed.
+            if let Some(view) = PolicyView::trusted(&damaged) {
+                exercise(&view);
+            }
+        }
+    }
+}
+
+#[test]
+fn bytes_after_the_end_are_refused() {
+    let mut blob = blob();
+    blob.push(0);
+    assert_eq!(
+        refused(&with_checksum(blob)),
+        PolicyError {
+            offset: 8,
+            reason: Reason::Size
+        }
+    );
+}
+
+#[test]
+fn each_field_of_the_header_is_checked_and_named() {
+    let cases: [(usize, u8, Reason); 8] = [
+        (0, b'X', Reason::Magic),
+        (4, 99, Reason::Version),
+        (6, 1, Reason::Size),
+        (16, 2, Reason::Flags),
+        (20, 0, Reason::Value),
+        (20, 3, Reason::Value),
+        (21, 1, Reason::Reserved),
+        (28, 1, Reason::SectionOffset),
+    ];
+    for (offset, byte, reason) in cases {
+        let mut blob = blob();
+        blob[offset] = byte;
+        assert_eq!(
+            refused(&with_checksum(blob)),
+            PolicyError { offset, reason }
+        );
+    }
+}
+
+#[test]
+fn a_rule_with_values_that_do_not_exist_is_refused() {
+    let offset = |index| place(&blob(), SectionKind::Rules, index);
+    let wrong = changed_rule(1, |rule| rule.action = 3);
+    assert_eq!(
+        refused(&wrong),
+        PolicyError {
+            offset: offset(1),
+            reason: Reason::Value
+        }
+    );
+    let wrong = changed_rule(2, |rule| rule.direction = 3);
+    assert_eq!(
+        refused(&wrong),
+        PolicyError {
+            offset: offset(2),
+            reason: Reason::Value
+        }
+    );
+    let wrong = changed_rule(0, |rule| rule.flags = 4.into());
+    assert_eq!(
+        refused(&wrong),
+        PolicyError {
+            offset: offset(0),
+            reason: Reason::Flags
+        }
+    );
+    let wrong = changed_rule(0, |rule| rule.reserved = 1.into());
+    assert_eq!(
+        refused(&wrong),
+        PolicyError {
+            offset: offset(0),
+            reason: Reason::Reserved
+        }
+    );
+}
+
+#[test]
+fn a_run_outside_its_section_or_shared_with_another_rule_is_refused() {
+    assert_eq!(
+        refused(&changed_rule(0, |rule| rule.remote_ports.count = u16::MAX.into())).reason,
+        Reason::RunEnd
+    );
+    assert_eq!(
+        refused(&changed_rule(0, |rule| rule.remote_ports.first = 1.into())).reason,
+        Reason::RunOffset
+    );
+    assert_eq!(
+        refused(&changed_rule(1, |rule| rule.protocols.first = u32::MAX.into())).reason,
+        Reason::RunOffset
+    );
+    assert_eq!(
+        refused(&changed_rule(0, |rule| rule.remote_ports.count = 2.into())).reason,
+        Reason::RunOffset
+    );
+}
+
+#[test]
+fn ranges_that_are_empty_or_do_not_ascend_are_refused() {
+    let empty = changed_bytes(SectionKind::Ports, 0, 0, &[81, 0, 80, 0]);
+    assert_eq!(refused(&empty).reason, Reason::Range);
+    let descending = changed_bytes(SectionKind::Ports, 0, 0, &[0xFF, 1, 0xFF, 1]);
+    assert_eq!(refused(&descending).reason, Reason::Order);
+    let beyond = changed_bytes(SectionKind::Protocols, 0, 2, &[0, 1]);
+    assert_eq!(refused(&beyond).reason, Reason::Range);
+}
+
+#[test]
+fn texts_that_are_not_what_they_should_be_are_refused() {
+    let text = |offset: usize, bytes: &[u8]| {
+        refused(&changed_bytes(SectionKind::Text, 0, offset, bytes)).reason
+    };
+    assert_eq!(
+        text(0, b"a\0"),
+        Reason::Text,
+        "a pattern for any volume begins with a backslash"
+    );
+    assert_eq!(text(2, &[0, 0xD8]), Reason::Text, "half a surrogate pair");
+    assert_eq!(text(2, b"W\0"), Reason::Text, "an upper-case letter");
+    assert_eq!(text(2, &[0, 0]), Reason::Text, "a terminator");
+    assert_eq!(
+        text(2 * r"\windows\".len(), b"x\0"),
+        Reason::Flags,
+        "a wildcard pattern without a wildcard"
+    );
+    let users = 2 * (r"\windows\*.exe".len() + r"\device\mup\server\tool.exe".len());
+    assert_eq!(text(users, &[2]), Reason::Text, "a SID of another revision");
+    assert_eq!(
+        text(users + 1, &[2]),
+        Reason::Text,
+        "a SID of another length"
+    );
+    let hosts = header(&blob()).sections[usize::from(SectionKind::Text.raw())]
+        .count
+        .get() as usize;
+    assert_eq!(
+        text(hosts - 1, b"G"),
+        Reason::Text,
+        "a host name in upper case"
+    );
+    assert_eq!(text(hosts - 1, b"."), Reason::Text, "an empty label");
+}
+
+#[test]
+fn hosts_in_disorder_are_refused() {
+    let wrong = changed_bytes(SectionKind::Hosts, 0, 5, &[1]);
+    assert_eq!(refused(&wrong).reason, Reason::Order);
+}
+
+#[test]
+fn an_index_that_could_loop_or_leads_nowhere_is_refused() {
+    let root = core::mem::offset_of!(PolicyHeader, root);
+    let node = place(&blob(), SectionKind::Nodes, 0);
+    let far = changed(root, |root: &mut zerocopy::little_endian::U32| {
+        *root = (LEAF | 0xFFFF).into();
+    });
+    assert_eq!(
+        refused(&far),
+        PolicyError {
+            offset: root,
+            reason: Reason::Reference
+        }
+    );
+    let itself = changed(node, |node: &mut NodeRecord| node.below = 0.into());
+    assert_eq!(
+        refused(&itself),
+        PolicyError {
+            offset: node,
+            reason: Reason::Reference
+        }
+    );
+    let deep = changed(node, |node: &mut NodeRecord| node.depth = 64);
+    assert_eq!(refused(&deep).reason, Reason::Range);
+    let dimension = changed(node, |node: &mut NodeRecord| node.dimension = 8);
+    assert_eq!(refused(&dimension).reason, Reason::Value);
+}
+
+#[test]
+fn a_leaf_that_lists_what_it_must_not_is_refused() {
+    let list = place(&blob(), SectionKind::RuleLists, 0);
+    let missing = changed(list, |rule: &mut zerocopy::little_endian::U32| {
+        *rule = 9999.into();
+    });
+    assert_eq!(refused(&missing).reason, Reason::Reference);
+    let hosted = changed(list, |rule: &mut zerocopy::little_endian::U32| {
+        *rule = 2.into();
+    });
+    assert_eq!(refused(&hosted).reason, Reason::Reference);
+    let leaf = place(&blob(), SectionKind::Leaves, 0);
+    let longer = changed(leaf, |leaf: &mut LeafRecord| leaf.count = u32::MAX.into());
+    assert_eq!(refused(&longer).reason, Reason::RunEnd);
+}
+
+#[test]
+fn a_validated_policy_owns_its_bytes_and_knows_its_hash() {
+    let blob = blob();
+    let policy = Policy::new(blob.clone()).expect("valid");
+    assert_eq!(policy.view().rule_count(), 7);
+    assert_eq!(policy.hash(), portcullis_proto::policy::hash(&blob));
+    assert!(Policy::new(&blob[1..]).is_err());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn mere_bytes_are_refused(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        refused(&bytes);
+    }
+
+    #[test]
+    fn several_changes_behind_a_right_checksum_are_refused_or_harmless(
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
+    ) {
+        let mut blob = blob();
+        for (offset, byte) in changes {
+            let offset = offset.index(blob.len());
+            blob[offset] = byte;
+        }
+        let blob = with_checksum(blob);
+        if let Ok(view) = PolicyView::validate(&blob) {
+            exercise(&view);
+        }
+        if let Some(view) = PolicyView::trusted(&blob) {
+            exercise(&view);
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! Portcullis's policy language: TOML in, the driver's compiled policy out.
+//!
+//! ```toml
+//! default = "block"                      # what happens where no rule matches: "permit" or "block"
+//!
+//! [[rule]]                               # rules are tried in order, the first match decides
+//! name = "browser"
+//! action = "permit"                      # "permit" or "block"
+//! direction = "outbound"                 # "outbound" or "inbound"
+//! protocol = "tcp"                       # tcp, udp, icmp, icmpv6, a number, or a list of these
+//! remote_address = ["2000::/3", "1.0.0.0-223.255.255.255"]
+//! remote_port = [80, 443, "8000-8100"]
+//! application = 'C:\Program Files\*\browser.exe'
+//! user = "S-1-5-21-1004336348-1177238915-682003330-1001"
+//! host = ["example.com", "*.example.com"]
+//! log = true                             # matches make events
+//! ```
+//!
+//! # Conditions
+//! A condition that is left out matches everything; a list matches when one of its elements does.
+//!
+//! | key | in PowerShell, in netsh | value |
+//! |---|---|---|
+//! | `direction` | `-Direction`, `dir` | `"outbound"`: this machine began it; `"inbound"`: the other side did |
+//! | `protocol` | `-Protocol`, `protocol` | a name or a number |
+//! | `local_address`, `remote_address` | `-LocalAddress`, `localip` … | `a`, `a/prefix`, `a/mask` (IPv4), `a-b` |
+//! | `local_port`, `remote_port` | `-LocalPort`, `localport` … | a number or `"a-b"`; means TCP and UDP unless `protocol` says which |
+//! | `application` | `-Program`, `program` | a path; `*` stands for any characters, `?` for one, upper and lower case are the same |
+//! | `user` | `-LocalUser` | a SID, or SYSTEM, LOCAL SERVICE, NETWORK SERVICE |
+//! | `host` | | `"name"`, or `"*.name"` for all names below it, without itself |
+//!
+//! An application's path with a drive letter (`C:\…`) stands for that path on any local volume, because the kernel
+//! knows volumes by number and not by letter; `\device\harddiskvolume3\…` names one. `\\server\share\…` is a path on
+//! the network, and `System` the kernel itself.
+//!
+//! How host names decide, and what happens until they are known, is described with the core's policy module.
+//!
+//! # Diagnostics
+//! All errors are reported at once, each with its place and, where there is one, a hint. Warnings tell of rules that
+//! can never decide anything.
+#![forbid(unsafe_code)]
+
+mod diagnostic;
+mod encode;
+mod index;
+mod model;
+mod parse;
+mod ranges;
+mod reach;
+
+pub use diagnostic::{Diagnostic, Severity, render};
+pub use encode::EncodeError;
+pub use model::{ApplicationPattern, HostPattern, Policy, Rule, Sid};
+pub use ranges::Ranges;
+
+/// How to compile.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// The file's name, for diagnostics.
+    pub file_name: String,
+    /// Every decision and every flow makes events, not only those of rules with `log`.
+    pub events_all: bool,
+}
+
+/// A compiled policy.
+#[derive(Clone, Debug)]
+pub struct Compiled {
+    /// What the driver takes.
+    pub blob: Vec<u8>,
+    /// The rules' names by their index; a rule without one is called by its number.
+    pub rule_names: Vec<String>,
+    /// What is suspicious.
+    pub warnings: Vec<Diagnostic>,
+    /// The policy that the text means.
+    pub policy: Policy,
+}
+
+/// Compiles a policy.
+///
+/// # Errors
+/// Everything that is wrong with the text, in its order; warnings are among it.
+pub fn compile(text: &str, options: &Options) -> Result<Compiled, Vec<Diagnostic>> {
+    let (mut policy, places, mut diagnostics) = parse::parse(text, &options.file_name);
+    policy.events_all = options.events_all;
+    let failed = |diagnostics: &[Diagnostic]| {
+        diagnostics
+            .iter()
+            .any(|found| found.severity == Severity::Error)
+    };
+    if !failed(&diagnostics) {
+        match encode::encode(&policy) {
+            Ok(blob) => {
+                diagnostics.extend(reach::unreachable(&policy, &places));
+                diagnostics.sort_by_key(|found| found.start);
+                let rule_names = policy.rules.iter().map(|rule| rule.name.clone()).collect();
+                return Ok(Compiled {
+                    blob,
+                    rule_names,
+                    warnings: diagnostics,
+                    policy,
+                });
+            }
+            Err(error) => diagnostics.push(places.encode_error(&error)),
+        }
+    }
+    diagnostics.sort_by_key(|found| found.start);
+    Err(diagnostics)
+}

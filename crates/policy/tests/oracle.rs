@@ -1,0 +1,329 @@
+//! Whatever policy is meant, its compiled form is valid and decides like the rules read one by one.
+
+use portcullis_core::{Action, Application, Connection, Direction, Endpoint, Host, PolicyView};
+use portcullis_policy::{ApplicationPattern, HostPattern, Policy, Ranges, Rule, Sid};
+use proptest::prelude::*;
+use proptest::sample::{Index, select};
+use std::net::IpAddr;
+
+/// What a connection can be made of: few values, so that rules meet.
+const ADDRESSES: [&str; 8] = [
+    "10.0.0.1",
+    "10.0.0.2",
+    "10.0.1.1",
+    "192.168.0.1",
+    "255.255.255.255",
+    "::1",
+    "2001:db8::1",
+    "2001:db8::ffff",
+];
+const PORTS: [u16; 8] = [0, 1, 53, 80, 443, 8080, 65534, 65535];
+const PROTOCOLS: [u8; 5] = [0, 1, 6, 17, 255];
+const PATHS: [&str; 7] = [
+    r"\device\harddiskvolume1\windows\explorer.exe",
+    r"\device\harddiskvolume27\windows\explorer.exe",
+    r"\device\harddiskvolume1\windows\notepad.exe",
+    r"\device\mup\server\share\tool.exe",
+    r"\Device\HarddiskVolume3\Windows\EXPLORER.exe",
+    "System",
+    "",
+];
+const PATTERNS: [(&str, bool); 9] = [
+    (r"\Windows\explorer.exe", true),
+    (r"\windows\*.exe", true),
+    (r"\windows\???????.exe", true),
+    (r"\device\harddiskvolume1\windows\explorer.exe", false),
+    (r"\device\mup\server\share\tool.exe", false),
+    (r"*\explorer.exe", false),
+    (r"*win*ex*e", false),
+    ("system", false),
+    ("*", false),
+];
+const HOSTS: [&str; 6] = [
+    "example.com",
+    "www.example.com",
+    "a.b.example.com",
+    "example.org",
+    "com",
+    "notexample.com",
+];
+const HOST_PATTERNS: [(&str, bool); 6] = [
+    ("example.com", false),
+    ("example.com", true),
+    ("b.example.com", true),
+    ("www.example.com", false),
+    ("com", true),
+    ("example.org", false),
+];
+
+fn number(address: &str) -> u128 {
+    Endpoint::new(address.parse().unwrap(), 0).number()
+}
+
+fn sid(rid: u32) -> Sid {
+    Sid::new(5, &[21, 7, rid]).unwrap()
+}
+
+fn ranges(numbers: Vec<u128>) -> impl Strategy<Value = Ranges> {
+    let range = (select(numbers.clone()), select(numbers)).prop_map(|(a, b)| (a.min(b), a.max(b)));
+    prop_oneof![2 => Just(Ranges::default()), 3 => prop::collection::vec(range, 1..4).prop_map(Ranges::new)]
+}
+
+fn list<T: Clone + std::fmt::Debug>(
+    elements: impl Strategy<Value = T>,
+) -> impl Strategy<Value = Vec<T>> {
+    prop_oneof![3 => Just(Vec::new()), 1 => prop::collection::vec(elements, 1..4)]
+}
+
+fn action() -> impl Strategy<Value = Action> {
+    select(vec![Action::Permit, Action::Block])
+}
+
+fn direction() -> impl Strategy<Value = Direction> {
+    select(vec![Direction::Outbound, Direction::Inbound])
+}
+
+fn addresses() -> impl Strategy<Value = Ranges> {
+    ranges(ADDRESSES.map(number).to_vec())
+}
+
+fn ports() -> impl Strategy<Value = Ranges> {
+    ranges(PORTS.map(u128::from).to_vec())
+}
+
+fn rule() -> impl Strategy<Value = Rule> {
+    let owner = (
+        list(select(PATTERNS.to_vec()).prop_map(|(text, any)| ApplicationPattern::new(text, any))),
+        list((0..4_u32).prop_map(sid)),
+        list(
+            select(HOST_PATTERNS.to_vec()).prop_map(|(name, below)| HostPattern {
+                name: name.to_owned(),
+                below,
+            }),
+        ),
+    );
+    let sides = (addresses(), addresses(), ports(), ports());
+    let protocols = ranges(PROTOCOLS.map(u128::from).to_vec());
+    (
+        action(),
+        prop::option::of(direction()),
+        protocols,
+        sides,
+        owner,
+        any::<bool>(),
+    )
+        .prop_map(|(action, direction, protocols, sides, owner, log)| Rule {
+            direction,
+            protocols,
+            local_addresses: sides.0,
+            remote_addresses: sides.1,
+            local_ports: sides.2,
+            remote_ports: sides.3,
+            applications: owner.0,
+            users: owner.1,
+            hosts: owner.2,
+            log,
+            ..Rule::new("a rule", action)
+        })
+}
+
+fn policy() -> impl Strategy<Value = Policy> {
+    (
+        action(),
+        prop::collection::vec(rule(), 0..60),
+        any::<bool>(),
+    )
+        .prop_map(|(default, rules, events_all)| Policy {
+            default,
+            rules,
+            events_all,
+        })
+}
+
+/// A connection, owning what it refers to.
+#[derive(Clone, Debug)]
+struct Subject {
+    direction: Direction,
+    protocol: u8,
+    local: Endpoint,
+    remote: Endpoint,
+    path: Vec<u8>,
+    user: Option<Sid>,
+}
+
+impl Subject {
+    fn connection(&self) -> Connection<'_> {
+        Connection {
+            direction: self.direction,
+            protocol: self.protocol,
+            local: self.local,
+            remote: self.remote,
+            application: Application::new(&self.path),
+            user: self.user.as_ref().map_or(&[], Sid::as_bytes),
+            process_id: 4,
+            flow: 0,
+        }
+    }
+
+    fn path_units(&self) -> Vec<u16> {
+        self.connection().application.units().collect()
+    }
+}
+
+fn subject() -> impl Strategy<Value = Subject> {
+    let endpoint = || {
+        let address =
+            select(ADDRESSES.to_vec()).prop_map(|address| address.parse::<IpAddr>().unwrap());
+        (address, select(PORTS.to_vec())).prop_map(|(address, port)| Endpoint::new(address, port))
+    };
+    let path = select(PATHS.to_vec())
+        .prop_map(|path| path.encode_utf16().flat_map(u16::to_le_bytes).collect());
+    let user = prop::option::of((0..5_u32).prop_map(sid));
+    (
+        direction(),
+        select(PROTOCOLS.to_vec()),
+        endpoint(),
+        endpoint(),
+        path,
+        user,
+    )
+        .prop_map(|(direction, protocol, local, remote, path, user)| Subject {
+            direction,
+            protocol,
+            local,
+            remote,
+            path,
+            user,
+        })
+}
+
+/// Whether everything about the rule but its host matches, as it reads.
+fn matches(rule: &Rule, subject: &Subject) -> bool {
+    let path = subject.path_units();
+    rule.direction
+        .is_none_or(|direction| direction == subject.direction)
+        && rule.protocols.contains(subject.protocol.into())
+        && rule.local_addresses.contains(subject.local.number())
+        && rule.remote_addresses.contains(subject.remote.number())
+        && rule.local_ports.contains(subject.local.port.into())
+        && rule.remote_ports.contains(subject.remote.port.into())
+        && (rule.applications.is_empty()
+            || rule
+                .applications
+                .iter()
+                .any(|pattern| pattern.matches(&path)))
+        && (rule.users.is_empty()
+            || subject
+                .user
+                .as_ref()
+                .is_some_and(|user| rule.users.contains(user)))
+}
+
+/// The rule that decides when the host is known, or known to be none.
+fn decider(policy: &Policy, subject: &Subject, host: Option<&str>) -> Option<usize> {
+    let host_matches = |rule: &Rule| {
+        rule.hosts.is_empty()
+            || host.is_some_and(|host| rule.hosts.iter().any(|pattern| pattern.matches(host)))
+    };
+    policy
+        .rules
+        .iter()
+        .position(|rule| matches(rule, subject) && host_matches(rule))
+}
+
+fn action_of(policy: &Policy, rule: Option<usize>) -> Action {
+    rule.map_or(policy.default, |rule| policy.rules[rule].action)
+}
+
+fn check(policy: &Policy, view: &PolicyView<'_>, subject: &Subject, host: Option<&str>) {
+    let connection = subject.connection();
+    let known = host.map_or(Host::Never, |host| Host::Known(host.as_bytes()));
+    let decision = view.decide(&connection, known);
+    let expected = decider(policy, subject, host);
+    assert_eq!(decision.rule.map(|rule| rule.0 as usize), expected);
+    assert_eq!(decision.action, action_of(policy, expected));
+    assert_eq!(
+        decision.log,
+        expected.is_some_and(|rule| policy.rules[rule].log)
+    );
+    assert!(!decision.host_dependent);
+    assert_eq!(decision, view.decide_linear(&connection, known));
+
+    // While the host is not known: what may still happen?
+    let pending = view.decide(&connection, Host::Pending);
+    assert_eq!(pending, view.decide_linear(&connection, Host::Pending));
+    let definite = decider(policy, subject, None);
+    let before = &policy.rules[..definite.unwrap_or(policy.rules.len())];
+    let mut candidates = before
+        .iter()
+        .filter(|rule| !rule.hosts.is_empty() && matches(rule, subject));
+    match action_of(policy, definite) {
+        Action::Permit => {
+            assert_eq!(
+                (pending.action, pending.host_dependent),
+                (Action::Permit, candidates.next().is_some())
+            );
+            assert_eq!(pending.rule.map(|rule| rule.0 as usize), definite);
+        }
+        Action::Block => {
+            let may_permit = candidates.any(|rule| rule.action == Action::Permit);
+            assert_eq!(pending.is_permit(), may_permit);
+            assert_eq!(pending.host_dependent, may_permit);
+        }
+    }
+    // What is blocked before the host is known stays blocked whatever it turns out to be.
+    if !pending.is_permit() {
+        assert_eq!(decision.action, Action::Block);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_compiled_policy_is_valid_and_decides_like_its_rules(
+        policy in policy(),
+        subjects in prop::collection::vec((subject(), prop::option::of(any::<Index>())), 20),
+    ) {
+        let blob = policy.encode().expect("small enough");
+        let view = PolicyView::validate(&blob).expect("valid");
+        prop_assert_eq!(view.rule_count(), policy.rules.len());
+        prop_assert_eq!(view.events_all(), policy.events_all);
+        for (subject, host) in subjects {
+            check(&policy, &view, &subject, host.map(|index| HOSTS[index.index(HOSTS.len())]));
+        }
+    }
+
+    #[test]
+    fn a_rule_that_covers_another_matches_whatever_that_matches(
+        other in rule(), narrow in rule(), other_for in 0..9_usize, any_for in any::<[bool; 9]>(),
+        subjects in prop::collection::vec(subject(), 20), host in any::<Index>(),
+    ) {
+        // The first rule is the second with some conditions left out and one of another rule's, so it often covers it.
+        let all = Rule::new("", Action::Permit);
+        let from = |condition: usize| match condition {
+            _ if condition == other_for => &other,
+            _ if any_for[condition] => &all,
+            _ => &narrow,
+        };
+        let wide = Rule {
+            direction: from(0).direction,
+            protocols: from(1).protocols.clone(),
+            local_addresses: from(2).local_addresses.clone(),
+            remote_addresses: from(3).remote_addresses.clone(),
+            local_ports: from(4).local_ports.clone(),
+            remote_ports: from(5).remote_ports.clone(),
+            applications: from(6).applications.clone(),
+            users: from(7).users.clone(),
+            hosts: from(8).hosts.clone(),
+            ..narrow.clone()
+        };
+        prop_assume!(wide.covers(&narrow));
+        let policy = Policy { rules: vec![wide, narrow], ..Policy::new(Action::Block) };
+        let host = HOSTS[host.index(HOSTS.len())];
+        for subject in subjects {
+            prop_assert_ne!(decider(&policy, &subject, Some(host)), Some(1));
+            prop_assert_ne!(decider(&policy, &subject, None), Some(1));
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! Statistics: one counter for every reason that something was dropped, failed, or is worth knowing.
+
+use crate::message::{Header, read_array, read_padded};
+use crate::wire::wire_enum;
+use zerocopy::little_endian::{U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+wire_enum! {
+    /// A counter. Its value is its place in the array of a [`StatisticsReply`].
+    pub enum Counter: u16 {
+        /// Connections, accepts and listens permitted.
+        Permitted = 0, "permitted";
+        /// Connections, accepts and listens blocked.
+        Blocked = 1, "blocked";
+        /// Connections admitted until their host name is known.
+        PendingHost = 2, "pending host";
+        /// Decisions made while no policy was set (permitted).
+        NoPolicy = 3, "no policy";
+        /// Decisions by the policy's default action.
+        DefaultAction = 4, "default action";
+
+        /// Flows that began to be followed.
+        FlowsCreated = 5, "flows created";
+        /// Followed flows that ended.
+        FlowsDeleted = 6, "flows deleted";
+        /// Flows not followed because the table was full.
+        FlowTableFull = 7, "flow table full";
+        /// Flows to be aborted because the table was full and their host would have had to decide.
+        FlowRefused = 8, "flow refused";
+        /// Indications whose flow handle named no living flow.
+        FlowStale = 9, "stale flow handle";
+        /// Indications without a flow handle.
+        FlowMissing = 10, "no flow handle";
+        /// `FwpsFlowAssociateContext0` failed.
+        FlowAssociateFailed = 11, "flow associate failed";
+        /// `FwpsFlowRemoveContext0` failed.
+        FlowRemoveFailed = 12, "flow remove failed";
+        /// Flows decided again because the policy changed.
+        FlowsRedecided = 13, "flows decided again";
+
+        /// Stream connections dropped by a decision made after they began.
+        StreamsDropped = 14, "streams dropped";
+        /// Datagrams blocked.
+        DatagramsBlocked = 15, "datagrams blocked";
+
+        /// Host names from a TLS `ClientHello`.
+        HostTls = 16, "host from TLS";
+        /// Host names from an HTTP/1 request.
+        HostHttp = 17, "host from HTTP";
+        /// Host names from a DNS question.
+        HostDns = 18, "host from DNS";
+        /// Flows whose first bytes are of no protocol that names a host.
+        HostNotRecognized = 19, "no host: protocol not recognized";
+        /// Flows whose protocol names a host but in which it was left out.
+        HostAbsent = 20, "no host: left out";
+        /// Flows whose first message broke its protocol's rules.
+        HostMalformed = 21, "no host: malformed";
+        /// Flows whose first message went on beyond the parser's bound.
+        HostTooLong = 22, "no host: beyond the bound";
+        /// Flows that ended, or whose responder spoke first, before a host was named.
+        HostNeverSent = 23, "no host: never sent";
+
+        /// Events put into the ring.
+        EventsWritten = 24, "events written";
+        /// Events handed to a reader.
+        EventsRead = 25, "events read";
+        /// Events dropped because the ring was full.
+        EventsDropped = 26, "events dropped";
+
+        /// A layer's field was missing or of another type than documented.
+        FieldMissing = 27, "field missing";
+        /// Metadata that the callout needs was absent.
+        MetadataMissing = 28, "metadata missing";
+        /// A packet's or stream's bytes could not be mapped.
+        DataUnavailable = 29, "data unavailable";
+        /// Application paths longer than a flow keeps.
+        PathTruncated = 30, "application path truncated";
+        /// Users whose SID could not be read.
+        UserUnavailable = 31, "user unavailable";
+        /// Verdicts not written because an earlier filter had taken the right.
+        RightTaken = 32, "right to decide taken";
+
+        /// Control requests shorter than their fixed part.
+        RequestTooShort = 33, "request too short";
+        /// Control requests of another protocol version.
+        RequestVersion = 34, "request of another version";
+        /// Control requests whose sizes, flags or reserved fields are wrong.
+        RequestInvalid = 35, "request invalid";
+        /// Control requests whose output buffer was too small.
+        OutputTooSmall = 36, "output too small";
+        /// Control requests of an unknown code.
+        RequestUnknown = 37, "request unknown";
+        /// Control requests refused because the driver was stopping.
+        RequestRefused = 38, "request refused while stopping";
+        /// Policies accepted.
+        PoliciesSet = 39, "policies set";
+        /// Policies that failed validation.
+        PolicyRejected = 40, "policies rejected";
+
+        /// Allocations that failed.
+        OutOfMemory = 41, "out of memory";
+        /// A callout's registration failed.
+        RegisterFailed = 42, "register failed";
+        /// A callout was busy when it was to be unregistered.
+        UnregisterBusy = 43, "unregister busy";
+        /// A call of the filter engine's management functions failed.
+        EngineFailed = 44, "filter engine call failed";
+        /// The base filtering engine came up.
+        BfeStarted = 45, "BFE started";
+        /// The base filtering engine went away.
+        BfeStopped = 46, "BFE stopped";
+        /// An endpoint closed.
+        EndpointsClosed = 47, "endpoints closed";
+        /// DNS responses and other datagrams of a flow's responder, permitted as its last question was.
+        RepliesFollowed = 48, "replies followed";
+    }
+}
+
+impl Counter {
+    /// How many counters there are.
+    pub const COUNT: usize = Self::ALL.len();
+
+    /// The counter's place in an array of [`COUNT`](Self::COUNT).
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+}
+
+const _: () = {
+    let mut index = 0;
+    while index < Counter::COUNT {
+        assert!(
+            Counter::ALL[index].index() == index,
+            "counters are dense and in order"
+        );
+        index += 1;
+    }
+};
+
+/// Reply to [`GetStatistics`](crate::device::ControlCode::GetStatistics).
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned,
+)]
+#[repr(C)]
+pub struct StatisticsReply {
+    /// Size and version; the counters follow at `header.size`.
+    pub header: Header,
+    /// How many counters follow.
+    pub count: U32,
+    /// Zero.
+    pub reserved: U32,
+}
+
+impl StatisticsReply {
+    /// Bytes that the reply takes.
+    pub const SIZE: usize = size_of::<Self>() + Counter::COUNT * size_of::<U64>();
+
+    /// Writes the reply. Returns the bytes written; `None` if `output` is too small (`STATUS_BUFFER_TOO_SMALL`).
+    #[allow(clippy::cast_possible_truncation, reason = "the counters are few")]
+    pub fn write(counters: &[u64; Counter::COUNT], output: &mut [u8]) -> Option<usize> {
+        let reply = Self {
+            header: Header::of::<Self>(),
+            count: U32::new(Counter::COUNT as u32),
+            reserved: U32::ZERO,
+        };
+        let (fixed, array) = output
+            .get_mut(..Self::SIZE)?
+            .split_at_mut_checked(size_of::<Self>())?;
+        reply.write_to(fixed).ok()?;
+        counters.map(U64::new).write_to(array).ok()?;
+        Some(Self::SIZE)
+    }
+
+    /// Reads a reply: each counter that both sides know, with its value.
+    #[must_use]
+    pub fn read(reply: &[u8]) -> Option<impl Iterator<Item = (Counter, u64)>> {
+        let (fixed, offset) = read_padded::<Self>(reply)?;
+        let count = usize::try_from(fixed.count.get()).ok()?;
+        let values = read_array::<U64>(reply.get(offset..)?, size_of::<U64>(), count);
+        Some(Counter::ALL.iter().copied().zip(values.map(U64::get)))
+    }
+}

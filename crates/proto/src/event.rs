@@ -1,0 +1,295 @@
+//! Events: what the driver tells of connections, hosts, flows and itself.
+
+use crate::message::{Header, RequestError, read_array, read_padded, read_request};
+use crate::wire::wire_enum;
+use zerocopy::little_endian::{U16, U32, U64};
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+/// Longest host name, in bytes (RFC 1035, section 2.3.4, in its text form without the trailing dot).
+pub const MAX_HOST: usize = 253;
+/// Longest application path kept, in UTF-16 code units: a Win32 path of `MAX_PATH` in its NT form, with some to spare.
+pub const MAX_PATH_UNITS: usize = 320;
+/// Longest SID, in bytes (`SECURITY_MAX_SID_SIZE`).
+pub const MAX_SID: usize = 68;
+/// [`EventRecord::rule`] when no rule matched and the default action decided.
+pub const NO_RULE: u32 = u32::MAX;
+
+wire_enum! {
+    /// What an event tells.
+    pub enum EventKind: u8 {
+        /// A connection, an accept or a listen was decided; `operation` says which.
+        Authorize = 1, "authorize";
+        /// A flow's host name became known (or, for DNS, a datagram's), and what was decided with it.
+        HostName = 2, "host-name";
+        /// A followed flow was decided again: the policy changed, or its host name will never be known.
+        Reauthorize = 3, "reauthorize";
+        /// A followed flow ended; the counts are final.
+        FlowClosed = 4, "flow-closed";
+        /// An endpoint closed.
+        EndpointClosed = 5, "endpoint-closed";
+        /// The driver's state changed from `value[0]` to `value[1]` (each a [`DriverState`](crate::DriverState)).
+        StateChanged = 6, "state-changed";
+        /// A policy came into force: `value[0]` is its hash, `value[1]` its number of rules.
+        PolicyChanged = 7, "policy-changed";
+        /// `value[0]` events were dropped here because nobody read them in time.
+        Dropped = 8, "dropped";
+    }
+}
+
+wire_enum! {
+    /// What was authorized.
+    pub enum Operation: u8 {
+        /// An outgoing connection, or the first datagram to a peer.
+        Connect = 1, "connect";
+        /// An incoming connection, or the first datagram from a peer.
+        Accept = 2, "accept";
+        /// A TCP `listen`.
+        Listen = 3, "listen";
+    }
+}
+
+wire_enum! {
+    /// Where a host name was found, or why there is none.
+    pub enum HostSource: u8 {
+        /// The server name of a TLS `ClientHello`.
+        Tls = 1, "tls";
+        /// An HTTP/1 request.
+        Http = 2, "http";
+        /// A DNS question.
+        Dns = 3, "dns";
+        /// None: the first bytes are of no protocol that names a host.
+        NotRecognized = 16, "not-recognized";
+        /// None: the protocol's host was left out.
+        Absent = 17, "absent";
+        /// None: the message breaks its protocol's rules.
+        Malformed = 18, "malformed";
+        /// None: the message goes on beyond the parser's bound.
+        TooLong = 19, "too-long";
+        /// None: the responder spoke first, or the flow ended, or nothing was ever sent.
+        NeverSent = 20, "never-sent";
+    }
+}
+
+/// Request [`ReadEvents`](crate::device::ControlCode::ReadEvents).
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned,
+)]
+#[repr(C)]
+pub struct ReadEventsRequest {
+    /// Size and version.
+    pub header: Header,
+    /// [`NO_WAIT`](Self::NO_WAIT) or zero.
+    pub flags: U32,
+    /// Zero.
+    pub reserved: U32,
+}
+
+impl ReadEventsRequest {
+    /// Complete at once, also without any event. Otherwise the request waits (pended, cancellable) for the first.
+    pub const NO_WAIT: u32 = 1;
+
+    /// The request with these flags.
+    #[must_use]
+    pub const fn new(flags: u32) -> Self {
+        Self {
+            header: Header::of::<Self>(),
+            flags: U32::new(flags),
+            reserved: U32::ZERO,
+        }
+    }
+
+    /// Checks an input buffer.
+    ///
+    /// # Errors
+    /// What is wrong with the request; see [`RequestError`] for the status of each.
+    pub fn parse(input: &[u8]) -> Result<Self, RequestError> {
+        let (request, _) = read_request::<Self>(input)?;
+        if request.flags.get() & !Self::NO_WAIT != 0 || request.reserved.get() != 0 {
+            return Err(RequestError::Reserved);
+        }
+        Ok(request)
+    }
+}
+
+/// The fixed part of the reply to [`ReadEvents`](crate::device::ControlCode::ReadEvents). `count` records of
+/// `record_size` bytes follow at `header.size`, oldest first.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned,
+)]
+#[repr(C)]
+pub struct EventsReply {
+    /// Size and version.
+    pub header: Header,
+    /// How many records follow.
+    pub count: U32,
+    /// Size in bytes of one record.
+    pub record_size: U32,
+    /// Events that still wait.
+    pub remaining: U32,
+    /// Zero.
+    pub reserved: U32,
+}
+
+impl EventsReply {
+    /// The fixed part for `count` records.
+    #[must_use]
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "a record is far smaller than 4 GiB"
+    )]
+    pub const fn new(count: u32, remaining: u32) -> Self {
+        Self {
+            header: Header::of::<Self>(),
+            count: U32::new(count),
+            record_size: U32::new(size_of::<EventRecord>() as u32),
+            remaining: U32::new(remaining),
+            reserved: U32::ZERO,
+        }
+    }
+
+    /// Bytes of a reply with `count` records; an output buffer shorter than that of one record is refused
+    /// (`STATUS_BUFFER_TOO_SMALL`).
+    #[must_use]
+    pub const fn size_with(count: usize) -> usize {
+        size_of::<Self>() + count * size_of::<EventRecord>()
+    }
+
+    /// Reads a reply and its events. `None` if it isn't one of this major version.
+    #[must_use]
+    pub fn read(reply: &[u8]) -> Option<(Self, impl Iterator<Item = EventRecord>)> {
+        let (events, fixed) = read_padded::<Self>(reply)?;
+        let stride = usize::try_from(events.record_size.get()).ok()?;
+        let count = usize::try_from(events.count.get()).ok()?;
+        let records = reply.get(fixed..)?;
+        (records.len() >= stride.checked_mul(count)?)
+            .then(|| (events, read_array(records, stride, count)))
+    }
+}
+
+/// One event. Fields that an event's kind doesn't speak of are zero.
+#[derive(Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub struct EventRecord {
+    /// Rises by one with every event, those dropped included; from 1.
+    pub sequence: U64,
+    /// When, in units of 100 ns since 1601-01-01 UTC (Windows system time).
+    pub time: U64,
+    /// An [`EventKind`].
+    pub kind: u8,
+    /// An [`Operation`], of an `Authorize`.
+    pub operation: u8,
+    /// The decision: 0 none, else an [`Action`](crate::policy::Action).
+    pub verdict: u8,
+    /// Who began the connection: 0 unknown, else a [`Direction`](crate::policy::Direction).
+    pub direction: u8,
+    /// 0 none, else a [`Family`](crate::callout::Family).
+    pub family: u8,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// A [`HostSource`]; 0 while not known.
+    pub host_source: u8,
+    /// Length of `user` in bytes; 0 unknown.
+    pub user_length: u8,
+    /// [`PROVISIONAL`](Self::PROVISIONAL) and so on.
+    pub flags: U16,
+    /// Length of `application` in code units.
+    pub application_length: U16,
+    /// Index of the rule that decided, [`NO_RULE`] for the default action.
+    pub rule: U32,
+    /// Epoch of the policy that decided; 0 without a policy.
+    pub epoch: U64,
+    /// WFP's handle of the flow, the same in all events of it; 0 where there is no flow.
+    pub flow: U64,
+    /// The process that owns the endpoint; 0 unknown.
+    pub process_id: U64,
+    /// Local IP address in network order; IPv4 in the first four bytes.
+    pub local_address: [u8; 16],
+    /// Remote IP address, likewise.
+    pub remote_address: [u8; 16],
+    /// Local port; for ICMP the message's type, as WFP has it.
+    pub local_port: U16,
+    /// Remote port; for ICMP the message's code.
+    pub remote_port: U16,
+    /// Indications of sent data (stream segments or datagrams).
+    pub packets_sent: U64,
+    /// Indications of received data.
+    pub packets_received: U64,
+    /// Bytes sent: TCP payload, or datagram payload.
+    pub bytes_sent: U64,
+    /// Bytes received.
+    pub bytes_received: U64,
+    /// As the kind says.
+    pub value: [U64; 2],
+    /// The user's SID as Windows lays it out; `user_length` bytes.
+    pub user: [u8; MAX_SID],
+    /// Length of `host` in bytes.
+    pub host_length: u8,
+    /// The host name, lower-case ASCII without the trailing dot; `host_length` bytes.
+    pub host: [u8; MAX_HOST],
+    /// The application's path in NT form (`\device\harddiskvolume…`), UTF-16; `application_length` units.
+    pub application: [U16; MAX_PATH_UNITS],
+}
+
+impl EventRecord {
+    /// The verdict may be changed when the host name is known.
+    pub const PROVISIONAL: u16 = 1;
+    /// `application` is cut off.
+    pub const APPLICATION_TRUNCATED: u16 = 2;
+    /// WFP asked again for a connection it had asked about before.
+    pub const REAUTHORIZATION: u16 = 4;
+    /// The matching rule asks for its matches to be logged.
+    pub const LOGGED: u16 = 8;
+
+    /// The host name, if there is one and it is text.
+    #[must_use]
+    pub fn host(&self) -> Option<&str> {
+        let host = self
+            .host
+            .get(..usize::from(self.host_length))
+            .filter(|host| !host.is_empty())?;
+        core::str::from_utf8(host).ok()
+    }
+
+    /// The application path's code units.
+    pub fn application(&self) -> impl Iterator<Item = u16> {
+        self.application
+            .iter()
+            .take(usize::from(self.application_length.get()))
+            .map(|unit| unit.get())
+    }
+
+    /// The user's SID; empty if unknown.
+    #[must_use]
+    pub fn user(&self) -> &[u8] {
+        self.user
+            .get(..usize::from(self.user_length))
+            .unwrap_or_default()
+    }
+
+    /// The index of the rule that decided.
+    #[must_use]
+    pub fn rule(&self) -> Option<u32> {
+        Some(self.rule.get()).filter(|&rule| rule != NO_RULE)
+    }
+}
+
+impl Default for EventRecord {
+    fn default() -> Self {
+        let mut record = Self::new_zeroed();
+        record.rule = U32::new(NO_RULE);
+        record
+    }
+}
+
+impl core::fmt::Debug for EventRecord {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("EventRecord")
+            .field("sequence", &self.sequence.get())
+            .field("kind", &EventKind::from_raw(self.kind))
+            .field("verdict", &crate::policy::Action::from_raw(self.verdict))
+            .field("rule", &self.rule())
+            .field("flow", &self.flow.get())
+            .field("host", &self.host())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,30 @@
+//! What crosses the boundary between Portcullis's driver and user mode.
+//!
+//! Everything here is plain data of a fixed layout: little-endian, packed (alignment 1), without pointers. The driver
+//! and the programs that talk to it are built from this one description:
+//!
+//! - [`device`]: the control device's names, who may open it, and its I/O control codes;
+//! - [`message`]: requests and replies, and how their versions are checked;
+//! - [`status`], [`counter`], [`event`]: what the replies hold;
+//! - [`policy`]: the compiled policy, which user mode makes and the driver validates and reads in place.
+//!
+//! Integers are little-endian; IP addresses and SIDs are bytes in network order and in Windows's own layout.
+#![no_std]
+#![forbid(unsafe_code)]
+
+pub mod callout;
+pub mod counter;
+pub mod device;
+pub mod event;
+pub mod message;
+pub mod policy;
+pub mod status;
+mod wire;
+
+pub use callout::{CALLOUTS, CalloutInfo, CalloutKind, Family};
+pub use counter::Counter;
+pub use event::{EventKind, EventRecord};
+pub use status::{DriverState, LifecycleStep};
+
+/// What a decision lets happen to a connection, a flow or a datagram.
+pub use policy::Action;

@@ -1,0 +1,468 @@
+//! The compiled policy: its format.
+//!
+//! A compiled policy is one block of bytes without pointers: a [`PolicyHeader`], then sections of fixed-size records
+//! that refer to each other by index, then text. The compiler in user mode makes it; the driver validates it once in
+//! one pass and then reads it in place. All integers are little-endian.
+//!
+//! | section | element | order |
+//! |---|---|---|
+//! | rules | [`RuleRecord`] | as written; the first match decides |
+//! | protocols, ports | [`Range16`] | per rule, ascending, disjoint |
+//! | addresses | [`AddressRange`] | per rule, ascending, disjoint |
+//! | applications | [`ApplicationRecord`] | per rule |
+//! | users | [`UserRecord`] | per rule |
+//! | hosts | [`HostRecord`] | ascending by text, then flags; each once |
+//! | rule lists | `U32` | ascending within each list |
+//! | application keys, user keys | `U64` | ascending, each once |
+//! | nodes | [`NodeRecord`] | a child follows its parent |
+//! | leaves | [`LeafRecord`] | any |
+//! | text | bytes | any |
+//!
+//! # Addresses
+//! An address is a 128-bit number: an IPv6 address as it is, an IPv4 address as its IPv4-mapped IPv6 address
+//! (`::ffff:a.b.c.d`). So both versions are one dimension, and a dual-mode socket's mapped address means the IPv4
+//! address it stands for. The compiler leaves `::ffff:0:0/96` out of ranges written in IPv6.
+//!
+//! # The index
+//! A binary decision tree over [`Dimension`]s narrows a connection down to a leaf with few rules. A leaf holds, in
+//! order, every rule that can match a connection that arrives there: those without a host condition, and those with
+//! one. [`HostRecord`]s lead from a host name to the rules that name it.
+
+use crate::wire::wire_enum;
+use zerocopy::little_endian::{U16, U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+/// First bytes of a compiled policy.
+pub const MAGIC: [u8; 4] = *b"PCPL";
+/// The format's version; a driver reads exactly this one.
+pub const FORMAT_VERSION: u16 = 1;
+
+/// Largest compiled policy, in bytes.
+pub const MAX_SIZE: usize = 16 << 20;
+/// Most rules.
+pub const MAX_RULES: usize = 65_536;
+/// Most ranges, patterns or users in one list of one rule.
+pub const MAX_LIST: usize = 65_535;
+/// Most elements of a section other than text.
+pub const MAX_ELEMENTS: usize = 1 << 20;
+/// Longest application pattern, in UTF-16 code units.
+pub const MAX_PATTERN_UNITS: usize = 1024;
+/// Deepest leaf of the index: most steps of one lookup.
+pub const MAX_DEPTH: usize = 64;
+
+wire_enum! {
+    /// What a rule, or the default, does with a connection.
+    pub enum Action: u8 {
+        /// It is let through.
+        Permit = 1, "permit";
+        /// It is refused, dropped or discarded.
+        Block = 2, "block";
+    }
+}
+
+wire_enum! {
+    /// Who began a connection.
+    pub enum Direction: u8 {
+        /// This machine.
+        Outbound = 1, "outbound";
+        /// The other side.
+        Inbound = 2, "inbound";
+    }
+}
+
+/// A section's place: `count` elements from `offset` bytes into the policy.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned,
+)]
+#[repr(C)]
+pub struct Section {
+    /// Offset in bytes from the policy's first byte.
+    pub offset: U32,
+    /// Number of elements.
+    pub count: U32,
+}
+
+wire_enum! {
+    /// A section, by its place in [`PolicyHeader::sections`]. Sections follow each other in this order without gaps.
+    pub enum SectionKind: u8 {
+        /// [`RuleRecord`].
+        Rules = 0, "rules";
+        /// [`Range16`] of protocol numbers.
+        Protocols = 1, "protocols";
+        /// [`Range16`] of ports.
+        Ports = 2, "ports";
+        /// [`AddressRange`].
+        Addresses = 3, "addresses";
+        /// [`ApplicationRecord`].
+        Applications = 4, "applications";
+        /// [`UserRecord`].
+        Users = 5, "users";
+        /// [`HostRecord`].
+        Hosts = 6, "hosts";
+        /// `U32`: indexes of rules.
+        RuleLists = 7, "rule lists";
+        /// `U64`: [`application_key`]s.
+        ApplicationKeys = 8, "application keys";
+        /// `U64`: [`user_key`]s.
+        UserKeys = 9, "user keys";
+        /// [`NodeRecord`].
+        Nodes = 10, "nodes";
+        /// [`LeafRecord`].
+        Leaves = 11, "leaves";
+        /// Bytes.
+        Text = 12, "text";
+    }
+}
+
+/// Number of sections.
+pub const SECTIONS: usize = SectionKind::ALL.len();
+
+impl SectionKind {
+    /// Size in bytes of one element.
+    #[must_use]
+    pub const fn element_size(self) -> usize {
+        match self {
+            Self::Rules => size_of::<RuleRecord>(),
+            Self::Protocols | Self::Ports => size_of::<Range16>(),
+            Self::Addresses => size_of::<AddressRange>(),
+            Self::Applications => size_of::<ApplicationRecord>(),
+            Self::Users => size_of::<UserRecord>(),
+            Self::Hosts => size_of::<HostRecord>(),
+            Self::RuleLists => size_of::<U32>(),
+            Self::ApplicationKeys | Self::UserKeys => size_of::<U64>(),
+            Self::Nodes => size_of::<NodeRecord>(),
+            Self::Leaves => size_of::<LeafRecord>(),
+            Self::Text => 1,
+        }
+    }
+}
+
+/// The policy's first bytes.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned,
+)]
+#[repr(C)]
+pub struct PolicyHeader {
+    /// [`MAGIC`].
+    pub magic: [u8; 4],
+    /// [`FORMAT_VERSION`].
+    pub version: U16,
+    /// Size of this header.
+    pub header_size: U16,
+    /// Size of the whole policy.
+    pub total_size: U32,
+    /// [`crc32`] of everything after this field.
+    pub crc: U32,
+    /// [`POLICY_EVENTS_ALL`] or zero.
+    pub flags: U32,
+    /// An [`Action`]: what happens where no rule matches.
+    pub default_action: u8,
+    /// Zero.
+    pub reserved: [u8; 3],
+    /// The root of the index: a child reference as in [`NodeRecord`].
+    pub root: U32,
+    /// The sections, by [`SectionKind`].
+    pub sections: [Section; SECTIONS],
+}
+
+/// [`PolicyHeader::flags`]: every decision and every flow makes events, not only those of rules with `log`.
+pub const POLICY_EVENTS_ALL: u32 = 1;
+
+/// Offset of the first byte that [`PolicyHeader::crc`] covers.
+pub const CRC_FROM: usize = 16;
+
+/// A run of elements of another section: one of a rule's conditions. An empty run means "any".
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned,
+)]
+#[repr(C)]
+pub struct Run {
+    /// Index of the first element.
+    pub first: U32,
+    /// Number of elements.
+    pub count: U16,
+}
+
+/// One rule. It matches when each of its conditions does; a condition matches when one of its elements does.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned,
+)]
+#[repr(C)]
+pub struct RuleRecord {
+    /// An [`Action`].
+    pub action: u8,
+    /// 0 any, else a [`Direction`].
+    pub direction: u8,
+    /// [`RULE_LOG`], [`RULE_HOST`].
+    pub flags: U16,
+    /// Protocol numbers: a run of [`SectionKind::Protocols`], ends at most 255.
+    pub protocols: Run,
+    /// Local ports: a run of [`SectionKind::Ports`].
+    pub local_ports: Run,
+    /// Remote ports: a run of [`SectionKind::Ports`].
+    pub remote_ports: Run,
+    /// Local addresses: a run of [`SectionKind::Addresses`].
+    pub local_addresses: Run,
+    /// Remote addresses: a run of [`SectionKind::Addresses`].
+    pub remote_addresses: Run,
+    /// Applications: a run of [`SectionKind::Applications`].
+    pub applications: Run,
+    /// Users: a run of [`SectionKind::Users`].
+    pub users: Run,
+    /// Zero.
+    pub reserved: U16,
+}
+
+/// [`RuleRecord::flags`]: matches make events.
+pub const RULE_LOG: u16 = 1;
+/// [`RuleRecord::flags`]: the rule has a host condition; the host records whose lists hold the rule say which.
+pub const RULE_HOST: u16 = 2;
+
+/// Numbers from `first` to `last`, both included.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned,
+)]
+#[repr(C)]
+pub struct Range16 {
+    /// The least.
+    pub first: U16,
+    /// The greatest.
+    pub last: U16,
+}
+
+/// Addresses from `first` to `last`, both included, each in network order; IPv4 as IPv4-mapped IPv6.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned,
+)]
+#[repr(C)]
+pub struct AddressRange {
+    /// The least.
+    pub first: [u8; 16],
+    /// The greatest.
+    pub last: [u8; 16],
+}
+
+/// A pattern for an application's path.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned,
+)]
+#[repr(C)]
+pub struct ApplicationRecord {
+    /// Offset within the text section of the pattern: UTF-16 (little-endian), lower-case, without a terminator.
+    pub text: U32,
+    /// Its length in code units, 1 to [`MAX_PATTERN_UNITS`].
+    pub units: U16,
+    /// [`APPLICATION_WILDCARD`], [`APPLICATION_ANY_VOLUME`].
+    pub flags: U16,
+}
+
+/// [`ApplicationRecord::flags`]: `*` stands for any units, `?` for one. Without it both stand for themselves.
+pub const APPLICATION_WILDCARD: u16 = 1;
+/// [`ApplicationRecord::flags`]: the pattern is for what follows `\device\harddiskvolumeN`, whatever the N.
+pub const APPLICATION_ANY_VOLUME: u16 = 2;
+
+/// A user.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned,
+)]
+#[repr(C)]
+pub struct UserRecord {
+    /// Offset within the text section of the SID, as Windows lays it out.
+    pub text: U32,
+    /// Its length in bytes: 8 + 4 × its number of sub-authorities.
+    pub length: U16,
+    /// Zero.
+    pub reserved: U16,
+}
+
+/// A host name or a domain, and the rules that name it.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned,
+)]
+#[repr(C)]
+pub struct HostRecord {
+    /// Offset within the text section of the name: lower-case ASCII, without a trailing dot.
+    pub text: U32,
+    /// Its length, 1 to [`MAX_HOST`](crate::event::MAX_HOST).
+    pub length: u8,
+    /// [`HOST_SUFFIX`] or zero.
+    pub flags: u8,
+    /// Zero.
+    pub reserved: U16,
+    /// Index within the rule lists of its first rule.
+    pub first: U32,
+    /// Number of its rules, at least one; each has [`RULE_HOST`].
+    pub count: U32,
+}
+
+/// [`HostRecord::flags`]: every name below this one, but not itself (`*.example.com`).
+pub const HOST_SUFFIX: u8 = 1;
+
+wire_enum! {
+    /// What a node of the index compares.
+    pub enum Dimension: u8 {
+        /// The [`Direction`]'s value.
+        Direction = 0, "direction";
+        /// The protocol number.
+        Protocol = 1, "protocol";
+        /// The local address as a number.
+        LocalAddress = 2, "local address";
+        /// The remote address as a number.
+        RemoteAddress = 3, "remote address";
+        /// The local port.
+        LocalPort = 4, "local port";
+        /// The remote port.
+        RemotePort = 5, "remote port";
+        /// 1 + the place of the path's [`application_key`] among the application keys; 0 if it is not there.
+        Application = 6, "application";
+        /// 1 + the place of the SID's [`user_key`] among the user keys; 0 if it is not there.
+        User = 7, "user";
+    }
+}
+
+/// An inner node of the index. A child is another node, or with [`LEAF`] set a leaf.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned,
+)]
+#[repr(C)]
+pub struct NodeRecord {
+    /// The greatest value that goes to `below`, in network order like an address.
+    pub split: [u8; 16],
+    /// The child for values up to `split`; a node's index is greater than its parent's.
+    pub below: U32,
+    /// The child for greater values.
+    pub above: U32,
+    /// A [`Dimension`].
+    pub dimension: u8,
+    /// The node's distance from the root; a child's is its parent's plus one, below [`MAX_DEPTH`].
+    pub depth: u8,
+    /// Zero.
+    pub reserved: [u8; 6],
+}
+
+/// Set in a child reference that names a leaf.
+pub const LEAF: u32 = 1 << 31;
+
+/// A leaf of the index.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned,
+)]
+#[repr(C)]
+pub struct LeafRecord {
+    /// Index within the rule lists of the first rule without a host condition.
+    pub first: U32,
+    /// Number of such rules.
+    pub count: U32,
+    /// Index within the rule lists of the first rule with a host condition.
+    pub host_first: U32,
+    /// Number of such rules.
+    pub host_count: U32,
+}
+
+const _: () = {
+    assert!(size_of::<PolicyHeader>() == 28 + 8 * SECTIONS);
+    assert!(size_of::<RuleRecord>() == 48);
+    assert!(size_of::<NodeRecord>() == 32);
+    assert!(core::mem::offset_of!(PolicyHeader, crc) + 4 == CRC_FROM);
+};
+
+/// CRC-32 (IEEE 802.3: reflected, polynomial 0x04C11DB7), as in zlib. It finds accidents, not attacks.
+#[must_use]
+pub fn crc32(bytes: &[u8]) -> u32 {
+    const TABLE: [u32; 256] = {
+        let mut table = [0; 256];
+        let mut byte = 0_u32;
+        while byte < 256 {
+            let mut value = byte;
+            let mut bit = 0;
+            while bit < 8 {
+                value = if value & 1 == 0 {
+                    value >> 1
+                } else {
+                    (value >> 1) ^ 0xEDB8_8320
+                };
+                bit += 1;
+            }
+            table[byte as usize] = value;
+            byte += 1;
+        }
+        table
+    };
+    !bytes.iter().fold(u32::MAX, |crc, &byte| {
+        let [low, ..] = crc.to_le_bytes();
+        TABLE[usize::from(low ^ byte)] ^ (crc >> 8)
+    })
+}
+
+const FNV_OFFSET: u64 = 0xCBF2_9CE4_8422_2325;
+const FNV_PRIME: u64 = 0x0000_0100_0000_01B3;
+
+/// 64-bit FNV-1a.
+fn fnv1a(seed: u64, byte: u8) -> u64 {
+    (seed ^ u64::from(byte)).wrapping_mul(FNV_PRIME)
+}
+
+/// The policy's identity in status and events: FNV-1a of all its bytes.
+#[must_use]
+pub fn hash(policy: &[u8]) -> u64 {
+    policy
+        .iter()
+        .fold(FNV_OFFSET, |hash, &byte| fnv1a(hash, byte))
+}
+
+/// The key of an application's path in the index: FNV-1a of its code units, folded with [`fold_unit`], after
+/// [`without_volume`]. Two paths may share a key; a leaf's rules are compared in full.
+pub fn application_key(units: impl Iterator<Item = u16>) -> u64 {
+    units.map(fold_unit).fold(FNV_OFFSET, |hash, unit| {
+        (hash ^ u64::from(unit)).wrapping_mul(FNV_PRIME)
+    })
+}
+
+/// The key of a user in the index: FNV-1a of the SID's bytes.
+#[must_use]
+pub fn user_key(sid: &[u8]) -> u64 {
+    hash(sid)
+}
+
+/// Lower case for ASCII, anything else as it is.
+///
+/// WFP hands paths out in lower case already, and the compiler writes patterns in lower case, so this only has to make
+/// up for a path that was not.
+#[must_use]
+pub const fn fold_unit(unit: u16) -> u16 {
+    if unit >= b'A' as u16 && unit <= b'Z' as u16 {
+        unit | 0x20
+    } else {
+        unit
+    }
+}
+
+/// What a volume's device name begins with; its number follows.
+pub const VOLUME_PREFIX: &str = r"\device\harddiskvolume";
+
+/// Number of code units of `\device\harddiskvolumeN` at a path's beginning, before the backslash that follows; 0 if the
+/// path is on no such volume.
+pub fn without_volume(path: impl Iterator<Item = u16>) -> usize {
+    let mut path = path.map(fold_unit);
+    for expected in VOLUME_PREFIX.bytes() {
+        if path.next() != Some(u16::from(expected)) {
+            return 0;
+        }
+    }
+    let mut length = VOLUME_PREFIX.len();
+    for unit in path {
+        match u8::try_from(unit) {
+            Ok(digit) if digit.is_ascii_digit() => length += 1,
+            Ok(b'\\') if length > VOLUME_PREFIX.len() => return length,
+            _ => return 0,
+        }
+    }
+    0
+}
+
+/// The IPv4-mapped IPv6 form of an IPv4 address.
+#[must_use]
+pub const fn map_v4(address: [u8; 4]) -> [u8; 16] {
+    let [a, b, c, d] = address;
+    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF, a, b, c, d]
+}
