@@ -1,0 +1,5 @@
+//! Hands the driver binary's link settings over from wdk-build.
+
+fn main() -> Result<(), wdk_build::ConfigError> {
+    wdk_build::configure_wdk_binary_build()
+}

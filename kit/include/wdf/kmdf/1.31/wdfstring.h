@@ -1,0 +1,8 @@
+/* KMDF: string objects. */
+#pragma once
+
+typedef NTSTATUS (NTAPI *PFN_WDFSTRINGCREATE)(
+    PWDF_DRIVER_GLOBALS DriverGlobals, PCUNICODE_STRING UnicodeString,
+    PWDF_OBJECT_ATTRIBUTES StringAttributes, WDFSTRING *String);
+typedef VOID (NTAPI *PFN_WDFSTRINGGETUNICODESTRING)(
+    PWDF_DRIVER_GLOBALS DriverGlobals, WDFSTRING String, PUNICODE_STRING UnicodeString);

@@ -1,0 +1,24 @@
+/* KMDF: timers. */
+#pragma once
+
+typedef VOID NTAPI EVT_WDF_TIMER(WDFTIMER Timer);
+typedef EVT_WDF_TIMER *PFN_WDF_TIMER;
+
+typedef struct _WDF_TIMER_CONFIG {
+    ULONG Size;
+    PFN_WDF_TIMER EvtTimerFunc;
+    ULONG Period;
+    BOOLEAN AutomaticSerialization;
+    ULONG TolerableDelay;
+    DECLSPEC_ALIGN(8) BOOLEAN UseHighResolutionTimer;
+} WDF_TIMER_CONFIG, *PWDF_TIMER_CONFIG;
+
+typedef NTSTATUS (NTAPI *PFN_WDFTIMERCREATE)(
+    PWDF_DRIVER_GLOBALS DriverGlobals, PWDF_TIMER_CONFIG Config, PWDF_OBJECT_ATTRIBUTES Attributes,
+    WDFTIMER *Timer);
+typedef BOOLEAN (NTAPI *PFN_WDFTIMERSTART)(
+    PWDF_DRIVER_GLOBALS DriverGlobals, WDFTIMER Timer, LONGLONG DueTime);
+typedef BOOLEAN (NTAPI *PFN_WDFTIMERSTOP)(
+    PWDF_DRIVER_GLOBALS DriverGlobals, WDFTIMER Timer, BOOLEAN Wait);
+typedef WDFOBJECT (NTAPI *PFN_WDFTIMERGETPARENTOBJECT)(
+    PWDF_DRIVER_GLOBALS DriverGlobals, WDFTIMER Timer);
