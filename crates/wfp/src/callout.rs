@@ -1,0 +1,253 @@
+//! Callouts: a trait for what they do, and the one trampoline through which WFP calls them.
+
+use core::{
+    ffi::c_void,
+    fmt,
+    num::NonZeroU64,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use wdk_sys::{GUID, NTSTATUS};
+use wfp_schema::{
+    CalloutFlags, ClassifyOutFlags, Guid, IpVersion, NotifyType, NtStatus, Rights,
+    flags::RuntimeFilterFlags,
+};
+use wfp_sys::{
+    FWPS_CALLOUT2, FWPS_CLASSIFY_OUT0, FWPS_FILTER2, FWPS_INCOMING_METADATA_VALUES0,
+    FWPS_INCOMING_VALUES0,
+};
+
+use crate::{
+    engine::to_guid,
+    layer::{Fields, LayerType},
+    metadata::Metadata,
+    values::Values,
+    verdict::{ClassifyOut, Outcome, Verdict},
+};
+
+/// A callout, for both IP versions of its layer.
+///
+/// Every function may be called at IRQL <= `DISPATCH_LEVEL`, on several processors at a time:
+/// nothing here may wait, allocate, or take long.
+pub trait Callout: 'static {
+    /// Where it works.
+    type Layer: LayerType;
+
+    /// Whether contexts are associated with flows for it.
+    const FLOW_CONTEXTS: bool = false;
+
+    /// Where the calls of one IP version are counted.
+    fn counters(version: IpVersion) -> &'static Counters;
+
+    /// Decides about one indication.
+    fn classify(call: &Classify<'_, Self::Layer>) -> <Self::Layer as LayerType>::Verdict;
+
+    /// A filter that names the callout comes or goes.
+    ///
+    /// # Errors
+    /// Refuses a filter that is being added.
+    fn notify(_notification: NotifyType) -> Result<(), NtStatus> {
+        Ok(())
+    }
+
+    /// A context that was associated for the callout is gone from its flow.
+    fn flow_deleted(_context: NonZeroU64) {}
+}
+
+/// How often WFP has called a callout, and what it answered.
+#[repr(align(64))]
+pub struct Counters {
+    /// Calls of `classifyFn`.
+    pub classify: AtomicU64,
+    /// Classifies that permitted.
+    pub permit: AtomicU64,
+    /// Classifies that blocked.
+    pub block: AtomicU64,
+    /// Classifies without an opinion.
+    pub proceed: AtomicU64,
+    /// Classifies whose opinion came too late: an earlier filter had taken the right.
+    pub no_right: AtomicU64,
+    /// Calls of `flowDeleteFn`.
+    pub flow_delete: AtomicU64,
+    /// Calls of `notifyFn`.
+    pub notify: AtomicU64,
+}
+
+impl Counters {
+    /// Counters at zero.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            classify: AtomicU64::new(0),
+            permit: AtomicU64::new(0),
+            block: AtomicU64::new(0),
+            proceed: AtomicU64::new(0),
+            no_right: AtomicU64::new(0),
+            flow_delete: AtomicU64::new(0),
+            notify: AtomicU64::new(0),
+        }
+    }
+
+    fn count(&self, outcome: Outcome) {
+        let counter = match outcome {
+            Outcome::Continue => &self.proceed,
+            Outcome::Permit => &self.permit,
+            Outcome::Block => &self.block,
+            Outcome::NoRight => &self.no_right,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Counters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Counters")
+            .field("classify", &self.classify)
+            .finish_non_exhaustive()
+    }
+}
+
+/// One call of a classify function.
+pub struct Classify<'a, L: LayerType> {
+    /// The values of the layer's fields.
+    pub fields: Fields<'a, L>,
+    /// What is known besides.
+    pub metadata: Metadata<'a>,
+    /// The packet or stream data.
+    pub data: L::Data<'a>,
+    /// The context that was associated with the flow for this callout.
+    pub flow_context: Option<NonZeroU64>,
+    /// Whether an earlier filter has taken the right to decide: then a permit changes nothing.
+    pub decided: bool,
+}
+
+impl<L: LayerType> fmt::Debug for Classify<'_, L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Classify")
+            .field("layer", &self.fields.layer())
+            .field("flow_context", &self.flow_context)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What `FwpsCalloutRegister2` is told of a callout.
+pub(crate) fn descriptor<C: Callout>(
+    version: IpVersion,
+    key: Guid,
+    flags: CalloutFlags,
+) -> FWPS_CALLOUT2 {
+    FWPS_CALLOUT2 {
+        calloutKey: to_guid(key),
+        flags: flags.bits(),
+        classifyFn: Some(classify::<C>),
+        notifyFn: match version {
+            IpVersion::V4 => Some(notify::<C, false>),
+            IpVersion::V6 => Some(notify::<C, true>),
+        },
+        // NULL unless contexts are used (DDI page of FWPS_CALLOUT2).
+        flowDeleteFn: C::FLOW_CONTEXTS.then_some(flow_delete::<C> as unsafe extern "C" fn(_, _, _)),
+    }
+}
+
+/// `FWPS_CALLOUT_CLASSIFY_FN2` of every callout.
+///
+/// # Safety
+/// Called by WFP: each argument is as the function type's DDI page says, for this callout's layer.
+unsafe extern "C" fn classify<C: Callout>(
+    in_fixed_values: *const FWPS_INCOMING_VALUES0,
+    in_meta_values: *const FWPS_INCOMING_METADATA_VALUES0,
+    layer_data: *mut c_void,
+    _classify_context: *const c_void,
+    filter: *const FWPS_FILTER2,
+    flow_context: u64,
+    classify_out: *mut FWPS_CLASSIFY_OUT0,
+) {
+    // SAFETY: WFP passes NULL or values that live during the call.
+    let fixed = unsafe { in_fixed_values.as_ref() };
+    // SAFETY: as above.
+    let meta = unsafe { in_meta_values.as_ref() };
+    // SAFETY: as above.
+    let filter = unsafe { filter.as_ref() };
+    // SAFETY: as above, and nobody else refers to it during the call.
+    let out = unsafe { classify_out.as_mut() };
+    let (Some(fixed), Some(meta), Some(filter), Some(out)) = (fixed, meta, filter, out) else {
+        return;
+    };
+    // SAFETY: `fixed` is what WFP passed.
+    let values = unsafe { Values::new(fixed) };
+    let Some(fields) = Fields::<C::Layer>::new(values) else {
+        return;
+    };
+    let counters = C::counters(fields.version());
+    counters.classify.fetch_add(1, Ordering::Relaxed);
+    let mut answer = ClassifyOut {
+        action: out.actionType,
+        rights: Rights::from_bits(out.rights),
+        flags: ClassifyOutFlags::from_bits(out.flags),
+        stream: None,
+    };
+    let verdict = C::classify(&Classify {
+        fields,
+        // SAFETY: `meta` is what WFP passed.
+        metadata: unsafe { Metadata::new(meta) },
+        // SAFETY: the layer data is of this layer, which `Fields::new` has checked.
+        data: unsafe { C::Layer::data(layer_data) },
+        flow_context: NonZeroU64::new(flow_context),
+        decided: !answer.rights.contains(Rights::ACTION_WRITE),
+    });
+    counters.count(verdict.write(RuntimeFilterFlags::from_bits(filter.flags), &mut answer));
+    out.actionType = answer.action;
+    out.rights = answer.rights.bits();
+    out.flags = answer.flags.bits();
+    if let Some(stream) = answer.stream {
+        // SAFETY: as for `data`; what the callout made of it is gone.
+        unsafe { C::Layer::answer(layer_data, stream) };
+    }
+}
+
+/// `FWPS_CALLOUT_NOTIFY_FN2` of every callout, for each IP version: no argument tells it.
+///
+/// # Safety
+/// Called by WFP.
+#[allow(
+    clippy::cast_sign_loss,
+    reason = "the types of notification are not negative; C makes enumerations signed"
+)]
+unsafe extern "C" fn notify<C: Callout, const V6: bool>(
+    notify_type: wfp_sys::FWPS_CALLOUT_NOTIFY_TYPE,
+    _filter_key: *const GUID,
+    _filter: *mut FWPS_FILTER2,
+) -> NTSTATUS {
+    let version = if V6 { IpVersion::V6 } else { IpVersion::V4 };
+    C::counters(version).notify.fetch_add(1, Ordering::Relaxed);
+    // A type that a later system adds is none of ours: success (DDI page).
+    NotifyType::from_u32(notify_type as u32)
+        .map_or(Ok(()), C::notify)
+        .err()
+        .unwrap_or(NtStatus::SUCCESS)
+        .to_i32()
+}
+
+/// `FWPS_CALLOUT_FLOW_DELETE_NOTIFY_FN0` of every callout that takes contexts.
+///
+/// # Safety
+/// Called by WFP.
+unsafe extern "C" fn flow_delete<C: Callout>(layer_id: u16, _callout_id: u32, context: u64) {
+    let version = if layer_id == crate::layer::row::<C::Layer>(IpVersion::V6).id().get() {
+        IpVersion::V6
+    } else {
+        IpVersion::V4
+    };
+    C::counters(version)
+        .flow_delete
+        .fetch_add(1, Ordering::Relaxed);
+    if let Some(context) = NonZeroU64::new(context) {
+        C::flow_deleted(context);
+    }
+}

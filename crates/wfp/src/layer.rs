@@ -1,0 +1,313 @@
+//! Layers as types: which fields a classify there has, what data comes with it, and which
+//! verdicts are legal.
+//!
+//! IPv4 and IPv6 are one type. A field is found in the schema's table when the driver is
+//! compiled: a callout that asks for one that its layer lacks (such as the remote port of a
+//! socket that listens) does not compile, nor does one that answers with a block where it is too
+//! late for that.
+
+use core::{
+    ffi::c_void,
+    marker::PhantomData,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+use wfp_schema::{
+    ConditionFlags, Direction, FieldIndex, IpVersion, Layer, LayerId, LayerKind, field::FieldType,
+    flags::ReauthorizeReason,
+};
+
+use crate::{
+    nbl::Packet,
+    stream::Indication,
+    token,
+    values::{Value, Values},
+    verdict::{Authorization, Seen, StreamOut, StreamVerdict, Verdict},
+};
+
+mod sealed {
+    pub trait Sealed {}
+}
+
+/// A layer with both IP versions.
+pub trait LayerType: sealed::Sealed + 'static {
+    /// Its place in the schema.
+    const KIND: LayerKind;
+    /// What a callout may answer.
+    type Verdict: Verdict;
+    /// What comes with a classify besides fields and metadata.
+    type Data<'a>;
+
+    /// # Safety
+    /// `raw` is the `layerData` of a classify at this layer, whose call `'a` does not outlive.
+    #[doc(hidden)]
+    unsafe fn data<'a>(raw: *mut c_void) -> Self::Data<'a>;
+
+    /// Writes the part of a verdict that the layer data carries.
+    ///
+    /// # Safety
+    /// `raw` is the `layerData` of a classify at this layer that is still running, and nothing
+    /// made of it by `data` is used any more.
+    #[doc(hidden)]
+    unsafe fn answer(_raw: *mut c_void, _answer: StreamOut) {}
+}
+
+macro_rules! layers {
+    ($($(#[$meta:meta])* $layer:ident => $verdict:ty, $data:ident;)*) => {$(
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug)]
+        pub enum $layer {}
+
+        impl sealed::Sealed for $layer {}
+
+        impl LayerType for $layer {
+            const KIND: LayerKind = LayerKind::$layer;
+            type Verdict = $verdict;
+            layers!(@data $data);
+        }
+    )*};
+    (@data nothing) => {
+        type Data<'a> = ();
+
+        unsafe fn data<'a>(_raw: *mut c_void) -> Self::Data<'a> {}
+    };
+    (@data packet) => {
+        type Data<'a> = Option<Packet<'a>>;
+
+        unsafe fn data<'a>(raw: *mut c_void) -> Option<Packet<'a>> {
+            // SAFETY: the schema says that this layer's data is a NET_BUFFER_LIST or NULL.
+            unsafe { Packet::new(raw.cast()) }
+        }
+    };
+    (@data stream) => {
+        type Data<'a> = Option<Indication<'a>>;
+
+        unsafe fn data<'a>(raw: *mut c_void) -> Option<Indication<'a>> {
+            // SAFETY: the schema says that this layer's data is a stream packet or NULL.
+            unsafe { Indication::new(raw.cast()) }
+        }
+
+        unsafe fn answer(raw: *mut c_void, answer: StreamOut) {
+            // SAFETY: as in `data`; the caller vouches that no view of it is left.
+            unsafe { crate::stream::answer(raw.cast(), answer) }
+        }
+    };
+}
+
+layers! {
+    /// Authorization of outgoing connections. TCP has no packet here, others have their first.
+    AleAuthConnect => Authorization, packet;
+    /// Authorization of incoming connections, with the SYN or the first datagram.
+    AleAuthRecvAccept => Authorization, packet;
+    /// Authorization of TCP `listen`.
+    AleAuthListen => Authorization, nothing;
+    /// A flow begins: the place to associate contexts. It is too late to block.
+    AleFlowEstablished => Seen, packet;
+    /// Payload of TCP connections, both ways.
+    Stream => StreamVerdict, stream;
+    /// Datagrams of everything that is not TCP, both ways.
+    DatagramData => Authorization, packet;
+    /// An endpoint closes.
+    AleEndpointClosure => Seen, nothing;
+}
+
+/// The layer's row of the schema for one IP version, found at compile time.
+#[must_use]
+pub const fn row<L: LayerType>(version: IpVersion) -> &'static Layer {
+    match version {
+        IpVersion::V4 => const { find(L::KIND, IpVersion::V4) },
+        IpVersion::V6 => const { find(L::KIND, IpVersion::V6) },
+    }
+}
+
+const fn find(kind: LayerKind, version: IpVersion) -> &'static Layer {
+    let layers = Layer::all();
+    let mut at = 0;
+    while at < layers.len() {
+        let layer = &layers[at];
+        if layer.kind() as u32 == kind as u32
+            && !layer.is_discard()
+            && let Some(its) = layer.version()
+            && its as u32 == version as u32
+        {
+            return layer;
+        }
+        at += 1;
+    }
+    panic!("the layer has no such version")
+}
+
+/// The index of the field with this name, checked for its type.
+const fn field<L: LayerType>(name: &str, expected: FieldType) -> FieldIndex {
+    let fields = L::KIND.fields();
+    let mut at = 0;
+    while at < fields.len() {
+        if same(fields[at].name(), name) {
+            assert!(
+                fields[at].field_type() as u32 == expected as u32,
+                "the field has another type"
+            );
+            return fields[at].index();
+        }
+        at += 1;
+    }
+    panic!("the layer has no such field")
+}
+
+const fn same(left: &str, right: &str) -> bool {
+    let (left, right) = (left.as_bytes(), right.as_bytes());
+    if left.len() != right.len() {
+        return false;
+    }
+    let mut at = 0;
+    while at < left.len() {
+        if left[at] != right[at] {
+            return false;
+        }
+        at += 1;
+    }
+    true
+}
+
+/// The fields of one classify at layer `L`.
+///
+/// Each accessor gives `None` where WFP does not know the value (`FWP_EMPTY`), where the running
+/// system lacks the field, and where the value is not of the documented type.
+#[derive(Debug)]
+pub struct Fields<'a, L> {
+    values: Values<'a>,
+    version: IpVersion,
+    _layer: PhantomData<L>,
+}
+
+impl<'a, L: LayerType> Fields<'a, L> {
+    /// The fields, if the values are those of this layer.
+    pub(crate) const fn new(values: Values<'a>) -> Option<Self> {
+        let version = match values.layer() {
+            id if id == row::<L>(IpVersion::V4).id().get() => IpVersion::V4,
+            id if id == row::<L>(IpVersion::V6).id().get() => IpVersion::V6,
+            _ => return None,
+        };
+        Some(Self {
+            values,
+            version,
+            _layer: PhantomData,
+        })
+    }
+
+    /// The IP version of the layer.
+    #[must_use]
+    pub const fn version(&self) -> IpVersion {
+        self.version
+    }
+
+    /// The run-time identifier of the layer.
+    #[must_use]
+    pub const fn layer(&self) -> LayerId {
+        row::<L>(self.version).id()
+    }
+
+    /// `IP_LOCAL_ADDRESS`; `None` is also the wildcard address of a bind.
+    #[must_use]
+    pub fn local_address(&self) -> Option<IpAddr> {
+        self.address(const { field::<L>("IP_LOCAL_ADDRESS", FieldType::Address) })
+    }
+
+    /// `IP_REMOTE_ADDRESS`.
+    #[must_use]
+    pub fn remote_address(&self) -> Option<IpAddr> {
+        self.address(const { field::<L>("IP_REMOTE_ADDRESS", FieldType::Address) })
+    }
+
+    /// `IP_LOCAL_PORT`; for ICMP the message's type.
+    #[must_use]
+    pub fn local_port(&self) -> Option<u16> {
+        self.uint16(const { field::<L>("IP_LOCAL_PORT", FieldType::Uint16) })
+    }
+
+    /// `IP_REMOTE_PORT`; for ICMP the message's code.
+    #[must_use]
+    pub fn remote_port(&self) -> Option<u16> {
+        self.uint16(const { field::<L>("IP_REMOTE_PORT", FieldType::Uint16) })
+    }
+
+    /// `IP_PROTOCOL`.
+    #[must_use]
+    pub fn protocol(&self) -> Option<u8> {
+        match self
+            .values
+            .get(const { field::<L>("IP_PROTOCOL", FieldType::Uint8) })
+        {
+            Value::Uint8(protocol) => Some(protocol),
+            _ => None,
+        }
+    }
+
+    /// `ALE_APP_ID`: the application's path in NT form, UTF-16 bytes, usually ending with a NUL.
+    #[must_use]
+    pub fn application(&self) -> Option<&'a [u8]> {
+        match self
+            .values
+            .get(const { field::<L>("ALE_APP_ID", FieldType::ByteBlob) })
+        {
+            Value::Blob(path) => Some(path),
+            _ => None,
+        }
+    }
+
+    /// The bytes of the SID of `ALE_USER_ID`.
+    #[must_use]
+    pub fn user(&self) -> Option<&'a [u8]> {
+        match self
+            .values
+            .get(const { field::<L>("ALE_USER_ID", FieldType::Token) })
+        {
+            Value::Token(information) => token::user(information),
+            Value::Sid(sid) => Some(sid),
+            _ => None,
+        }
+    }
+
+    /// `FLAGS`; none where unknown.
+    #[must_use]
+    pub fn flags(&self) -> ConditionFlags {
+        self.uint32(const { field::<L>("FLAGS", FieldType::Uint32) })
+            .map_or(ConditionFlags::NONE, ConditionFlags::from_bits)
+    }
+
+    /// `REAUTHORIZE_REASON`; none where unknown.
+    #[must_use]
+    pub fn reauthorize_reason(&self) -> ReauthorizeReason {
+        self.uint32(const { field::<L>("REAUTHORIZE_REASON", FieldType::Uint32) })
+            .map_or(ReauthorizeReason::NONE, ReauthorizeReason::from_bits)
+    }
+
+    /// `DIRECTION`: at `DATAGRAM_DATA` this packet's, at `STREAM` and `ALE_FLOW_ESTABLISHED` the
+    /// connection's, whichever way this data goes.
+    #[must_use]
+    pub fn direction(&self) -> Option<Direction> {
+        Direction::from_u32(self.uint32(const { field::<L>("DIRECTION", FieldType::Uint32) })?)
+    }
+
+    fn address(&self, field: FieldIndex) -> Option<IpAddr> {
+        match self.values.get(field) {
+            Value::Uint32(address) => Some(IpAddr::V4(Ipv4Addr::from_bits(address))),
+            Value::Bytes16(address) => Some(IpAddr::V6(Ipv6Addr::from_octets(*address))),
+            _ => None,
+        }
+    }
+
+    fn uint16(&self, field: FieldIndex) -> Option<u16> {
+        match self.values.get(field) {
+            Value::Uint16(number) => Some(number),
+            _ => None,
+        }
+    }
+
+    fn uint32(&self, field: FieldIndex) -> Option<u32> {
+        match self.values.get(field) {
+            Value::Uint32(number) => Some(number),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! The metadata that comes with a classify.
+
+use core::{fmt, num::NonZeroU64};
+
+use wfp_schema::{Direction, MetadataFields};
+use wfp_sys::FWPS_INCOMING_METADATA_VALUES0;
+
+use crate::{flow::FlowId, values};
+
+/// The metadata of one classify. A member exists only if its presence bit is set.
+#[derive(Clone, Copy)]
+pub struct Metadata<'a> {
+    raw: &'a FWPS_INCOMING_METADATA_VALUES0,
+}
+
+impl<'a> Metadata<'a> {
+    /// # Safety
+    /// `raw` is what WFP passes to a classify function, whose call `'a` does not outlive.
+    pub(crate) const unsafe fn new(raw: &'a FWPS_INCOMING_METADATA_VALUES0) -> Self {
+        Self { raw }
+    }
+
+    fn present<T>(self, field: MetadataFields, value: T) -> Option<T> {
+        MetadataFields::from_bits(self.raw.currentMetadataValues)
+            .contains(field)
+            .then_some(value)
+    }
+
+    /// Which members are present.
+    #[must_use]
+    pub const fn fields(&self) -> MetadataFields {
+        MetadataFields::from_bits(self.raw.currentMetadataValues)
+    }
+
+    /// `FLOW_HANDLE`.
+    #[must_use]
+    pub fn flow(&self) -> Option<FlowId> {
+        let handle = self.present(MetadataFields::FLOW_HANDLE, self.raw.flowHandle)?;
+        NonZeroU64::new(handle).map(FlowId::new)
+    }
+
+    /// `PROCESS_ID` of the endpoint's owner.
+    #[must_use]
+    pub fn process_id(&self) -> Option<u64> {
+        self.present(MetadataFields::PROCESS_ID, self.raw.processId)
+    }
+
+    /// `PROCESS_PATH` in NT form, UTF-16 bytes, usually ending with a NUL.
+    #[must_use]
+    pub fn process_path(&self) -> Option<&'a [u8]> {
+        let path = self.present(MetadataFields::PROCESS_PATH, self.raw.processPath)?;
+        // SAFETY: the bit says that the member is valid; it is NULL or a blob of this classify.
+        unsafe { values::blob(path) }
+    }
+
+    /// `IP_HEADER_SIZE` in bytes.
+    #[must_use]
+    pub fn ip_header_size(&self) -> Option<u32> {
+        self.present(MetadataFields::IP_HEADER_SIZE, self.raw.ipHeaderSize)
+    }
+
+    /// `TRANSPORT_HEADER_SIZE` in bytes: inbound how far the header is behind the data, outbound
+    /// how long the header at the packet's offset is.
+    #[must_use]
+    pub fn transport_header_size(&self) -> Option<u32> {
+        self.present(
+            MetadataFields::TRANSPORT_HEADER_SIZE,
+            self.raw.transportHeaderSize,
+        )
+    }
+
+    /// `TRANSPORT_ENDPOINT_HANDLE`.
+    #[must_use]
+    pub fn endpoint(&self) -> Option<u64> {
+        self.present(
+            MetadataFields::TRANSPORT_ENDPOINT_HANDLE,
+            self.raw.transportEndpointHandle,
+        )
+    }
+
+    /// `PACKET_DIRECTION`, present when a connection is authorized again.
+    #[must_use]
+    #[allow(
+        clippy::cast_sign_loss,
+        reason = "the members of FWP_DIRECTION are not negative; C makes enumerations signed"
+    )]
+    pub fn packet_direction(&self) -> Option<Direction> {
+        let direction = self.present(MetadataFields::PACKET_DIRECTION, self.raw.packetDirection)?;
+        Direction::from_u32(direction as u32)
+    }
+}
+
+impl fmt::Debug for Metadata<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metadata")
+            .field("fields", &self.fields())
+            .finish_non_exhaustive()
+    }
+}

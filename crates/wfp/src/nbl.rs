@@ -1,0 +1,368 @@
+//! Packets: what lies in chains of net buffer lists, net buffers and memory descriptor lists.
+//!
+//! Everything is read in place, piece by piece, and every walk is bounded, because the chains
+//! come from outside.
+
+use core::{
+    fmt,
+    ptr::{self, NonNull},
+};
+
+use wdk_sys::MDL;
+use wfp_sys::{NET_BUFFER, NET_BUFFER_LIST};
+
+/// Most net buffers, net buffer lists and memory descriptor lists that one walk passes. A stream
+/// indication of 64 KiB in pieces of one Ethernet payload has 45.
+const MAX_STEPS: u32 = 4096;
+
+/// A piece of the data could not be mapped to the system's address space; the walk ends there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unmapped;
+
+impl fmt::Display for Unmapped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("packet data could not be mapped")
+    }
+}
+
+/// The packet of a classify, of one or more net buffers.
+#[derive(Clone, Copy)]
+pub struct Packet<'a> {
+    list: &'a NET_BUFFER_LIST,
+}
+
+impl<'a> Packet<'a> {
+    /// # Safety
+    /// `raw` is NULL or the net buffer list of a running classify, which `'a` does not outlive.
+    pub(crate) unsafe fn new(raw: *mut NET_BUFFER_LIST) -> Option<Self> {
+        // SAFETY: forwarded from the caller; nobody changes the chain during the classify.
+        unsafe { raw.as_ref() }.map(|list| Self { list })
+    }
+
+    /// Its net buffers: inbound exactly one, outbound one for each datagram sent together.
+    pub fn buffers(&self) -> impl Iterator<Item = Buffer<'a>> + use<'a> {
+        // SAFETY: the list's chain is alive during `'a`.
+        let mut next = unsafe { first_buffer(self.list) };
+        (0..MAX_STEPS).map_while(move |_| {
+            let buffer = next?;
+            // SAFETY: as above.
+            next = unsafe { next_buffer(buffer) };
+            Some(Buffer { buffer })
+        })
+    }
+}
+
+impl fmt::Debug for Packet<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.buffers()).finish()
+    }
+}
+
+/// One net buffer.
+#[derive(Clone, Copy)]
+pub struct Buffer<'a> {
+    buffer: &'a NET_BUFFER,
+}
+
+impl<'a> Buffer<'a> {
+    /// Bytes from the buffer's offset to its end.
+    #[must_use]
+    pub const fn length(self) -> usize {
+        data_length(self.buffer)
+    }
+
+    /// The bytes behind the first `skip`, in pieces.
+    #[must_use]
+    pub const fn chunks(self, skip: usize) -> Chunks<'a> {
+        let mut chunks = Chunks {
+            place: Place {
+                list: None,
+                buffer: None,
+                mdl: ptr::null_mut(),
+                offset: 0,
+            },
+            skip,
+            in_buffer: 0,
+            left: self.length(),
+            steps: MAX_STEPS,
+        };
+        chunks.enter(self.buffer);
+        chunks
+    }
+}
+
+impl fmt::Debug for Buffer<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Buffer")
+            .field("length", &self.length())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A place in a chain of net buffer lists, all of which is alive during `'a`.
+pub(crate) struct Place<'a> {
+    /// The list of `buffer`; `None` if the walk ends with the buffer.
+    list: Option<&'a NET_BUFFER_LIST>,
+    buffer: Option<&'a NET_BUFFER>,
+    mdl: *mut MDL,
+    /// Bytes before the place in `mdl`.
+    offset: usize,
+}
+
+impl Place<'_> {
+    /// # Safety
+    /// Each pointer is NULL or within one chain, which is alive during the result's lifetime.
+    pub(crate) const unsafe fn new(
+        list: *mut NET_BUFFER_LIST,
+        buffer: *mut NET_BUFFER,
+        mdl: *mut MDL,
+        offset: u32,
+    ) -> Self {
+        Self {
+            // SAFETY: forwarded from the caller.
+            list: unsafe { list.as_ref() },
+            // SAFETY: forwarded from the caller.
+            buffer: unsafe { buffer.as_ref() },
+            mdl,
+            offset: offset as usize,
+        }
+    }
+}
+
+/// The data of a packet or stream indication in contiguous pieces, none of them empty.
+pub struct Chunks<'a> {
+    place: Place<'a>,
+    /// Bytes still to be passed over.
+    skip: usize,
+    /// Bytes of data left in the net buffer.
+    in_buffer: usize,
+    /// Bytes of data left in all.
+    left: usize,
+    steps: u32,
+}
+
+impl<'a> Chunks<'a> {
+    /// The `length` bytes from `place` on, across the net buffers and lists that follow.
+    pub(crate) fn from_place(place: Place<'a>, length: usize) -> Self {
+        let mut chunks = Self {
+            place,
+            skip: 0,
+            in_buffer: 0,
+            left: length,
+            steps: MAX_STEPS,
+        };
+        if let Some(buffer) = chunks.place.buffer {
+            chunks.in_buffer = chunks.left_of(buffer);
+        }
+        chunks
+    }
+
+    /// Bytes of data of `buffer` from the place on.
+    fn left_of(&mut self, buffer: &NET_BUFFER) -> usize {
+        let (mut mdl, start) = data_start(buffer);
+        let mut before = 0_usize;
+        while self.steps > 0 {
+            if mdl.is_null() {
+                // The place is not in this buffer's chain: only the indication's length bounds it.
+                return self.left;
+            }
+            if mdl == self.place.mdl {
+                let passed = before
+                    .saturating_add(self.place.offset)
+                    .saturating_sub(start);
+                return data_length(buffer).saturating_sub(passed);
+            }
+            self.steps -= 1;
+            // SAFETY: a memory descriptor list of a chain that is alive during `'a`.
+            before = before.saturating_add(unsafe { byte_count(mdl) });
+            // SAFETY: as above.
+            mdl = unsafe { next_mdl(mdl) };
+        }
+        0
+    }
+
+    /// Goes to the first byte of `buffer`'s data.
+    const fn enter(&mut self, buffer: &'a NET_BUFFER) {
+        let (mdl, offset) = data_start(buffer);
+        self.place.buffer = Some(buffer);
+        self.place.mdl = mdl;
+        self.place.offset = offset;
+        self.in_buffer = data_length(buffer);
+    }
+
+    /// Goes to the next net buffer, in the next list if need be; `None` if there is none.
+    fn next_buffer(&mut self) -> Option<()> {
+        let mut list = self.place.list?;
+        // SAFETY: the chain is alive during `'a`.
+        let mut next = unsafe { next_buffer(self.place.buffer?) };
+        while next.is_none() {
+            self.steps = self.steps.checked_sub(1)?;
+            // SAFETY: as above.
+            list = unsafe { next_list(list) }?;
+            // SAFETY: as above.
+            next = unsafe { first_buffer(list) };
+        }
+        self.place.list = Some(list);
+        self.enter(next?);
+        Some(())
+    }
+
+    /// The part of the current memory descriptor list that is data: its offset and length. Goes
+    /// behind it.
+    fn next_piece(&mut self) -> Option<(*mut MDL, usize, usize)> {
+        while self.left > 0 {
+            self.steps = self.steps.checked_sub(1)?;
+            if self.in_buffer == 0 || self.place.mdl.is_null() {
+                self.next_buffer()?;
+                continue;
+            }
+            let (mdl, offset) = (self.place.mdl, self.place.offset);
+            // SAFETY: a memory descriptor list of a chain that is alive during `'a`.
+            let here = unsafe { byte_count(mdl) }.saturating_sub(offset);
+            let length = here.min(self.in_buffer).min(self.left);
+            self.in_buffer -= length;
+            self.left -= length;
+            // SAFETY: as above.
+            self.place.mdl = unsafe { next_mdl(mdl) };
+            self.place.offset = 0;
+            let skipped = self.skip.min(length);
+            self.skip -= skipped;
+            if skipped < length {
+                return Some((mdl, offset + skipped, length - skipped));
+            }
+        }
+        None
+    }
+}
+
+impl<'a> Iterator for Chunks<'a> {
+    type Item = Result<&'a [u8], Unmapped>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (mdl, offset, length) = self.next_piece()?;
+        // SAFETY: a memory descriptor list of a packet that is alive during `'a`.
+        let Some(start) = (unsafe { system_address(mdl) }) else {
+            self.left = 0;
+            return Some(Err(Unmapped));
+        };
+        // SAFETY: `offset` is less than the bytes that the list describes.
+        let start = unsafe { start.add(offset) };
+        // SAFETY: `length` bytes from there are described by the list, mapped, and not written
+        // to while the packet is indicated.
+        Some(Ok(unsafe {
+            core::slice::from_raw_parts(start.as_ptr(), length)
+        }))
+    }
+}
+
+impl fmt::Debug for Chunks<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Chunks")
+            .field("left", &self.left)
+            .finish_non_exhaustive()
+    }
+}
+
+// What NDIS's header offers as macros. Its unnamed unions hold these members or a list link that
+// only NDIS uses, so reading the members is always right.
+
+/// `NET_BUFFER_LIST_FIRST_NB`.
+///
+/// # Safety
+/// The chain of `list` is alive as long as `list` is borrowed.
+const unsafe fn first_buffer(list: &NET_BUFFER_LIST) -> Option<&NET_BUFFER> {
+    // SAFETY: see above.
+    let members = unsafe { &list.__bindgen_anon_1.__bindgen_anon_1 };
+    // SAFETY: forwarded from the caller.
+    unsafe { members.FirstNetBuffer.as_ref() }
+}
+
+/// `NET_BUFFER_LIST_NEXT_NBL`.
+///
+/// # Safety
+/// The chain of `list` is alive as long as `list` is borrowed.
+const unsafe fn next_list(list: &NET_BUFFER_LIST) -> Option<&NET_BUFFER_LIST> {
+    // SAFETY: see above.
+    let members = unsafe { &list.__bindgen_anon_1.__bindgen_anon_1 };
+    // SAFETY: forwarded from the caller.
+    unsafe { members.Next.as_ref() }
+}
+
+/// `NET_BUFFER_NEXT_NB`.
+///
+/// # Safety
+/// The chain of `buffer` is alive as long as `buffer` is borrowed.
+const unsafe fn next_buffer(buffer: &NET_BUFFER) -> Option<&NET_BUFFER> {
+    // SAFETY: see above.
+    let members = unsafe { &buffer.__bindgen_anon_1.__bindgen_anon_1 };
+    // SAFETY: forwarded from the caller.
+    unsafe { members.Next.as_ref() }
+}
+
+/// `NET_BUFFER_DATA_LENGTH`.
+const fn data_length(buffer: &NET_BUFFER) -> usize {
+    // SAFETY: see above.
+    let members = unsafe { &buffer.__bindgen_anon_1.__bindgen_anon_1 };
+    // SAFETY: the union's other member is the same number with more bits.
+    let length = unsafe { members.__bindgen_anon_1.DataLength };
+    length as usize
+}
+
+/// `NET_BUFFER_CURRENT_MDL` and `NET_BUFFER_CURRENT_MDL_OFFSET`.
+const fn data_start(buffer: &NET_BUFFER) -> (*mut MDL, usize) {
+    // SAFETY: see above.
+    let members = unsafe { &buffer.__bindgen_anon_1.__bindgen_anon_1 };
+    (members.CurrentMdl, members.CurrentMdlOffset as usize)
+}
+
+/// `MmGetMdlByteCount`.
+///
+/// # Safety
+/// `mdl` is alive.
+unsafe fn byte_count(mdl: *mut MDL) -> usize {
+    // SAFETY: forwarded from the caller.
+    unsafe { (*mdl).ByteCount as usize }
+}
+
+/// The list that `mdl` is linked to.
+///
+/// # Safety
+/// `mdl` is alive.
+unsafe fn next_mdl(mdl: *mut MDL) -> *mut MDL {
+    // SAFETY: forwarded from the caller.
+    unsafe { (*mdl).Next }
+}
+
+/// `MmGetSystemAddressForMdlSafe`, which the header defines inline.
+///
+/// # Safety
+/// `mdl` is alive and its pages are locked or from non-paged pool, as all of a packet's are.
+unsafe fn system_address(mdl: *mut MDL) -> Option<NonNull<u8>> {
+    /// `MDL_MAPPED_TO_SYSTEM_VA | MDL_SOURCE_IS_NONPAGED_POOL`.
+    const MAPPED: i16 = 0x0001 | 0x0004;
+    /// `MmCached`.
+    const CACHED: i32 = 1;
+    /// `NormalPagePriority | MdlMappingNoExecute | MdlMappingNoWrite`.
+    const PRIORITY: u32 = 16 | 0x4000_0000 | 0x8000_0000;
+
+    // SAFETY: forwarded from the caller.
+    let flags = unsafe { (*mdl).MdlFlags };
+    let address = if flags & MAPPED != 0 {
+        // SAFETY: the flags say that the member is valid.
+        unsafe { (*mdl).MappedSystemVa }
+    } else {
+        // SAFETY: the caller vouches for the pages; a failure is NULL, because the last bug check
+        // flag is zero. The mapping goes when the list's owner unlocks or frees it.
+        unsafe {
+            wdk_sys::ntddk::MmMapLockedPagesSpecifyCache(
+                mdl,
+                crate::irql::KERNEL_MODE,
+                CACHED,
+                ptr::null_mut(),
+                0,
+                PRIORITY,
+            )
+        }
+    };
+    NonNull::new(address.cast())
+}

@@ -1,0 +1,314 @@
+//! The callouts: one table, each row for IPv4 and IPv6.
+
+mod authorize;
+mod closure;
+mod connection;
+mod datagram;
+mod flow;
+mod listen;
+mod stream;
+
+use core::{
+    num::NonZeroU64,
+    sync::atomic::{AtomicU32, AtomicU64, Ordering},
+};
+
+use portcullis_core::connection::TCP;
+use portcullis_proto::{CALLOUTS, CalloutKind, Family, status::CalloutStatus};
+use wfp::{
+    Result,
+    callout::{Callout, Counters},
+    device::Device,
+    engine::CalloutAction,
+    flow::{Association, CalloutId, FlowId},
+    irql::Passive,
+    layer,
+    registration::Registration,
+    schema::{CalloutFlags, FilterFlags, Guid, IpVersion, Layer},
+    wide::{Wide, WideString},
+};
+
+/// A callout, whatever the IP version.
+struct Row {
+    kind: CalloutKind,
+    /// What the callout tolerates.
+    flags: CalloutFlags,
+    /// How its filter asks it.
+    action: CalloutAction,
+    /// What becomes of traffic while the callout is not registered, and so on.
+    filter: FilterFlags,
+    layer: fn(IpVersion) -> &'static Layer,
+    counters: fn(IpVersion) -> &'static Counters,
+    register: fn(Device, IpVersion, Guid, CalloutFlags, Passive) -> Result<Registration>,
+}
+
+impl Row {
+    const fn new<C: Callout>(
+        kind: CalloutKind,
+        flags: CalloutFlags,
+        action: CalloutAction,
+    ) -> Self {
+        Self {
+            kind,
+            flags,
+            action,
+            // The policy is lost with the callout, and a machine cut off from the network could
+            // not get it back. (An inspection is passed over anyway, and may not have the flag.)
+            filter: match action {
+                CalloutAction::Inspection => FilterFlags::NONE,
+                CalloutAction::Unknown | CalloutAction::Terminating => {
+                    FilterFlags::PERMIT_IF_CALLOUT_UNREGISTERED
+                }
+            },
+            layer: layer::row::<C::Layer>,
+            counters: C::counters,
+            register: Registration::register::<C>,
+        }
+    }
+}
+
+/// The callout takes segments and datagrams as the network card merges them or leaves them to be
+/// split. Without these flags the system would switch that off for all traffic.
+const MERGED: CalloutFlags = CalloutFlags::ALLOW_OFFLOAD
+    .union(CalloutFlags::ALLOW_RSC)
+    .union(CalloutFlags::ALLOW_USO)
+    .union(CalloutFlags::ALLOW_URO);
+
+/// The table, in the order of [`CALLOUTS`].
+const TABLE: [Row; COUNT / 2] = [
+    // Only addresses, ports and identities count: no packet is looked at.
+    Row::new::<authorize::Connect>(CalloutKind::Connect, MERGED, CalloutAction::Unknown),
+    Row::new::<authorize::RecvAccept>(CalloutKind::RecvAccept, MERGED, CalloutAction::Unknown),
+    Row::new::<listen::Listen>(CalloutKind::Listen, MERGED, CalloutAction::Unknown),
+    Row::new::<flow::FlowEstablished>(
+        CalloutKind::FlowEstablished,
+        MERGED,
+        CalloutAction::Inspection,
+    ),
+    // A stream is the same however its segments were merged.
+    Row::new::<stream::Stream>(
+        CalloutKind::Stream,
+        MERGED.union(CalloutFlags::CONDITIONAL_ON_FLOW),
+        CalloutAction::Unknown,
+    ),
+    // Neither USO nor URO: each datagram has to be seen as one, because each may be a DNS query
+    // of its own, and a block discards datagrams singly.
+    Row::new::<datagram::Datagram>(
+        CalloutKind::Datagram,
+        CalloutFlags::CONDITIONAL_ON_FLOW
+            .union(CalloutFlags::ALLOW_OFFLOAD)
+            .union(CalloutFlags::ALLOW_RSC),
+        CalloutAction::Unknown,
+    ),
+    Row::new::<closure::EndpointClosure>(
+        CalloutKind::EndpointClosure,
+        MERGED,
+        CalloutAction::Inspection,
+    ),
+];
+
+static ROWS: [Row; COUNT / 2] = TABLE;
+
+const _: () = {
+    let mut at = 0;
+    while at < COUNT {
+        let family = if at.is_multiple_of(2) {
+            Family::V4
+        } else {
+            Family::V6
+        };
+        assert!(
+            CALLOUTS[at].kind as u8 == TABLE[at / 2].kind as u8
+                && CALLOUTS[at].family as u8 == family as u8,
+            "a row stands where its kind is in the protocol's list"
+        );
+        at += 1;
+    }
+};
+
+/// How many callouts there are.
+pub(crate) const COUNT: usize = CALLOUTS.len();
+
+/// Longest display name, its NUL included.
+const NAME: usize = 40;
+
+/// The display name of each callout and its filter.
+static NAMES: [WideString<NAME>; COUNT] = {
+    let mut names = [WideString::join("", ""); COUNT];
+    let mut at = 0;
+    while at < COUNT {
+        names[at] = WideString::join("Portcullis ", CALLOUTS[at].name);
+        at += 1;
+    }
+    names
+};
+
+/// What our objects are known by, one for all of them but for the last sixteen bits.
+const KEYS: u128 = 0xF995_210D_E7AE_41BC_B37D_5960_E38A_0000;
+
+/// The key of one of our objects.
+pub(crate) const fn key(object: Object) -> Guid {
+    let number = match object {
+        Object::Provider => 0x0001,
+        Object::Sublayer => 0x0002,
+        Object::Callout(index) => 0x0100 + index as u128,
+        Object::Filter(index) => 0x0200 + index as u128,
+    };
+    Guid::from_u128(KEYS | number)
+}
+
+/// An object of ours in the filter engine; an index is a callout's place in [`CALLOUTS`].
+#[derive(Clone, Copy)]
+pub(crate) enum Object {
+    Provider,
+    Sublayer,
+    Callout(usize),
+    Filter(usize),
+}
+
+/// The run-time state of a callout for one IP version.
+struct Live {
+    /// 0 while it is not registered.
+    callout: AtomicU32,
+    /// 0 while there is no filter.
+    filter: AtomicU64,
+}
+
+static LIVE: [Live; COUNT] = [const {
+    Live {
+        callout: AtomicU32::new(0),
+        filter: AtomicU64::new(0),
+    }
+}; COUNT];
+
+/// A callout for one IP version.
+#[derive(Clone, Copy)]
+pub(crate) struct Entry {
+    index: usize,
+    row: &'static Row,
+    live: &'static Live,
+    name: &'static WideString<NAME>,
+    version: IpVersion,
+}
+
+/// Every callout, in the order of [`CALLOUTS`].
+pub(crate) fn entries() -> impl DoubleEndedIterator<Item = Entry> + ExactSizeIterator {
+    (0..COUNT).map(|index| Entry {
+        index,
+        row: &ROWS[index / 2],
+        live: &LIVE[index],
+        name: &NAMES[index],
+        version: if index % 2 == 0 {
+            IpVersion::V4
+        } else {
+            IpVersion::V6
+        },
+    })
+}
+
+impl Entry {
+    /// The callout's key.
+    pub(crate) const fn callout_key(&self) -> Guid {
+        key(Object::Callout(self.index))
+    }
+
+    /// Its filter's key.
+    pub(crate) const fn filter_key(&self) -> Guid {
+        key(Object::Filter(self.index))
+    }
+
+    /// The key of its layer.
+    pub(crate) fn layer_key(&self) -> Guid {
+        (self.row.layer)(self.version).key()
+    }
+
+    /// The display name.
+    pub(crate) const fn name(&self) -> Wide<'static> {
+        self.name.as_wide()
+    }
+
+    /// How its filter asks it.
+    pub(crate) const fn action(&self) -> CalloutAction {
+        self.row.action
+    }
+
+    /// Its filter's flags.
+    pub(crate) const fn filter_flags(&self) -> FilterFlags {
+        self.row.filter
+    }
+
+    /// `FwpsCalloutRegister2`.
+    pub(crate) fn register(&self, device: Device, passive: Passive) -> Result<Registration> {
+        let key = self.callout_key();
+        let registration = (self.row.register)(device, self.version, key, self.row.flags, passive)?;
+        self.live
+            .callout
+            .store(registration.id().get(), Ordering::Release);
+        Ok(registration)
+    }
+
+    /// It is no longer registered.
+    pub(crate) fn forget(&self) {
+        self.live.callout.store(0, Ordering::Release);
+    }
+
+    /// Its run-time identifier, while it is registered.
+    pub(crate) fn id(&self) -> Option<CalloutId> {
+        match self.live.callout.load(Ordering::Acquire) {
+            0 => None,
+            id => Some(CalloutId::new(id)),
+        }
+    }
+
+    /// Keeps the identifier of its filter; 0 for none.
+    pub(crate) fn set_filter(&self, id: u64) {
+        self.live.filter.store(id, Ordering::Release);
+    }
+
+    /// What a status reply tells of it.
+    pub(crate) fn status(&self) -> CalloutStatus {
+        let counters = (self.row.counters)(self.version);
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed).into();
+        let callout = self.live.callout.load(Ordering::Relaxed);
+        let filter = self.live.filter.load(Ordering::Relaxed);
+        let mut flags = 0;
+        if callout != 0 {
+            flags |= CalloutStatus::REGISTERED;
+        }
+        // Callout objects and filters come and go in one transaction.
+        if filter != 0 {
+            flags |= CalloutStatus::ADDED | CalloutStatus::FILTERED;
+        }
+        let mut status = CalloutStatus::zeroed();
+        status.kind = self.row.kind.raw();
+        status.family = CALLOUTS[self.index].family.raw();
+        status.layer = (self.row.layer)(self.version).id().get().into();
+        status.flags = flags.into();
+        status.key = self.callout_key().to_bytes();
+        status.callout_id = callout.into();
+        status.filter_id = filter.into();
+        status.classify = read(&counters.classify);
+        status.permit = read(&counters.permit);
+        status.block = read(&counters.block);
+        status.proceed = read(&counters.proceed);
+        status.no_right = read(&counters.no_right);
+        status.flow_delete = read(&counters.flow_delete);
+        status.notify = read(&counters.notify);
+        status
+    }
+}
+
+/// Where the context of a flow is: with the stream callout for TCP, else with the datagram callout.
+pub(crate) fn association(flow: u64, protocol: u8, version: IpVersion) -> Option<Association> {
+    let kind = if protocol == TCP {
+        CalloutKind::Stream
+    } else {
+        CalloutKind::Datagram
+    };
+    let entry = entries().find(|entry| entry.row.kind == kind && entry.version == version)?;
+    Some(Association {
+        flow: FlowId::new(NonZeroU64::new(flow)?),
+        layer: (entry.row.layer)(version).id(),
+        callout: entry.id()?,
+    })
+}

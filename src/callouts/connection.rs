@@ -1,0 +1,81 @@
+//! What a layer's fields say of a connection.
+
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use portcullis_core::{Application, Connection, Direction, Endpoint};
+use portcullis_proto::Counter;
+use wfp::{
+    callout::Classify,
+    flow::FlowId,
+    layer::LayerType,
+    schema::{self, IpVersion},
+};
+
+use crate::state::Core;
+
+/// The value of a field that the layer always has. If WFP does not give it, that is counted, and
+/// the decision is made without it.
+pub(super) fn expect<T>(core: &Core, value: Option<T>, default: T) -> T {
+    value.unwrap_or_else(|| {
+        core.statistics().count(Counter::FieldMissing);
+        default
+    })
+}
+
+/// The address of nobody in particular.
+pub(super) const fn unspecified(version: IpVersion) -> IpAddr {
+    match version {
+        IpVersion::V4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        IpVersion::V6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    }
+}
+
+/// The application that owns the endpoint.
+pub(super) fn application<'a, L: LayerType>(call: &Classify<'a, L>) -> Application<'a> {
+    call.fields
+        .application()
+        .or_else(|| call.metadata.process_path())
+        .map_or(Application::UNKNOWN, Application::new)
+}
+
+/// The SID of the user whom it runs as; empty if unknown.
+pub(super) fn user<'a, L: LayerType>(core: &Core, call: &Classify<'a, L>) -> &'a [u8] {
+    call.fields.user().unwrap_or_else(|| {
+        core.statistics().count(Counter::UserUnavailable);
+        &[]
+    })
+}
+
+/// The connection that a classify of an ALE layer is about.
+pub(super) fn connection<'a, L: LayerType>(
+    core: &Core,
+    call: &Classify<'a, L>,
+    direction: Direction,
+) -> Connection<'a> {
+    let fields = &call.fields;
+    let nowhere = unspecified(fields.version());
+    Connection {
+        direction,
+        protocol: expect(core, fields.protocol(), 0),
+        local: Endpoint::new(
+            expect(core, fields.local_address(), nowhere),
+            expect(core, fields.local_port(), 0),
+        ),
+        remote: Endpoint::new(
+            expect(core, fields.remote_address(), nowhere),
+            expect(core, fields.remote_port(), 0),
+        ),
+        application: application(call),
+        user: user(core, call),
+        process_id: call.metadata.process_id().unwrap_or(0),
+        flow: call.metadata.flow().map_or(0, FlowId::get),
+    }
+}
+
+/// The core's word for a direction.
+pub(super) const fn direction(direction: schema::Direction) -> Direction {
+    match direction {
+        schema::Direction::Outbound => Direction::Outbound,
+        schema::Direction::Inbound => Direction::Inbound,
+    }
+}

@@ -1,0 +1,61 @@
+//! `ALE_FLOW_ESTABLISHED`: a flow begins; from now on it is followed.
+
+use core::num::NonZeroU64;
+
+use portcullis_core::NotFollowed;
+use portcullis_proto::Counter;
+use wfp::{
+    callout::{Callout, Classify, Counters},
+    flow::{self, FlowId},
+    layer::AleFlowEstablished,
+    schema::{Direction, IpVersion},
+    verdict::Seen,
+};
+
+use super::connection;
+use crate::state;
+
+/// Established connections, and exchanges of datagrams with a peer.
+pub(super) struct FlowEstablished;
+
+impl Callout for FlowEstablished {
+    type Layer = AleFlowEstablished;
+
+    fn counters(version: IpVersion) -> &'static Counters {
+        static COUNTERS: [Counters; 2] = [const { Counters::new() }; 2];
+        &COUNTERS[version as usize]
+    }
+
+    fn classify(call: &Classify<'_, AleFlowEstablished>) -> Seen {
+        if let Some(core) = state::core().filter(|_| !state::is_stopping()) {
+            match call.metadata.flow() {
+                Some(flow) => follow(core, call, flow),
+                None => core.statistics().count(Counter::MetadataMissing),
+            }
+        }
+        Seen
+    }
+}
+
+/// Puts the flow into the core's table first and makes the handle the flow's context then: its
+/// deletion may come before the association returns.
+fn follow(core: &state::Core, call: &Classify<'_, AleFlowEstablished>, id: FlowId) {
+    let direction = connection::expect(core, call.fields.direction(), Direction::Outbound);
+    let connection = connection::connection(core, call, connection::direction(direction));
+    let handle = match core.flow_established(&connection) {
+        Ok(handle) => handle,
+        Err(NotFollowed::TableFull) => return,
+        Err(NotFollowed::MustAbort) => {
+            if flow::abort(id).is_err() {
+                core.statistics().count(Counter::FlowRemoveFailed);
+            }
+            return;
+        }
+    };
+    let associated = super::association(id.get(), connection.protocol, call.fields.version())
+        .zip(NonZeroU64::new(handle.raw()))
+        .is_some_and(|(at, context)| flow::associate(at, context).is_ok());
+    if !associated {
+        core.flow_abandoned(handle);
+    }
+}

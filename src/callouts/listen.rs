@@ -1,0 +1,44 @@
+//! `ALE_AUTH_LISTEN`: may the socket listen?
+
+use portcullis_core::{Endpoint, Listener};
+use wfp::{
+    callout::{Callout, Classify, Counters},
+    layer::AleAuthListen,
+    schema::IpVersion,
+    verdict::Authorization,
+};
+
+use super::{authorize, connection};
+use crate::state;
+
+/// TCP sockets that begin to listen.
+pub(super) struct Listen;
+
+impl Callout for Listen {
+    type Layer = AleAuthListen;
+
+    fn counters(version: IpVersion) -> &'static Counters {
+        static COUNTERS: [Counters; 2] = [const { Counters::new() }; 2];
+        &COUNTERS[version as usize]
+    }
+
+    fn classify(call: &Classify<'_, AleAuthListen>) -> Authorization {
+        let Some(core) = state::core() else {
+            return Authorization::Continue;
+        };
+        let fields = &call.fields;
+        let listener = Listener {
+            local: Endpoint::new(
+                // Without an address it listens on all of them.
+                fields
+                    .local_address()
+                    .unwrap_or_else(|| connection::unspecified(fields.version())),
+                connection::expect(core, fields.local_port(), 0),
+            ),
+            application: connection::application(call),
+            user: connection::user(core, call),
+            process_id: call.metadata.process_id().unwrap_or(0),
+        };
+        authorize::verdict(&core.listen(&listener))
+    }
+}

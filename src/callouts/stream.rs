@@ -1,0 +1,69 @@
+//! `STREAM`: the payload of followed TCP connections.
+
+use core::num::NonZeroU64;
+
+use portcullis_core::{FlowHandle, Indication, StreamVerdict, Transfer};
+use portcullis_proto::Counter;
+use wfp::{
+    callout::{Callout, Classify, Counters},
+    layer,
+    schema::IpVersion,
+    stream::DataDirection,
+    verdict,
+};
+
+use crate::state;
+
+/// Data of TCP connections, and their ends.
+pub(super) struct Stream;
+
+impl Callout for Stream {
+    type Layer = layer::Stream;
+
+    const FLOW_CONTEXTS: bool = true;
+
+    fn counters(version: IpVersion) -> &'static Counters {
+        static COUNTERS: [Counters; 2] = [const { Counters::new() }; 2];
+        &COUNTERS[version as usize]
+    }
+
+    fn classify(call: &Classify<'_, layer::Stream>) -> verdict::StreamVerdict {
+        let Some(core) = state::core() else {
+            return verdict::StreamVerdict::Permit;
+        };
+        let Some(data) = call.data else {
+            core.statistics().count(Counter::DataUnavailable);
+            return verdict::StreamVerdict::Permit;
+        };
+        let indication = Indication {
+            // Not the layer's DIRECTION, which is the connection's.
+            transfer: match data.direction() {
+                DataDirection::Send => Transfer::Sent,
+                DataDirection::Receive => Transfer::Received,
+            },
+            bytes: data.length() as u64,
+            is_end: data.is_end(),
+        };
+        let bytes = data.chunks().map_while(core::result::Result::ok);
+        match core.stream(handle(call.flow_context), indication, bytes) {
+            StreamVerdict::Permit => verdict::StreamVerdict::Permit,
+            StreamVerdict::DropConnection => verdict::StreamVerdict::DropConnection,
+        }
+    }
+
+    fn flow_deleted(context: NonZeroU64) {
+        deleted(context);
+    }
+}
+
+/// The flow that a context stands for.
+pub(super) fn handle(context: Option<NonZeroU64>) -> Option<FlowHandle> {
+    context.and_then(|context| FlowHandle::from_raw(context.get()))
+}
+
+/// The flow that a context stood for has ended.
+pub(super) fn deleted(context: NonZeroU64) {
+    if let (Some(core), Some(handle)) = (state::core(), handle(Some(context))) {
+        core.flow_deleted(handle);
+    }
+}

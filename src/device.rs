@@ -1,0 +1,136 @@
+//! The control device: its name, who may open it, its queues and its work items.
+
+use portcullis_proto::device::{DEVICE_NAME, DEVICE_TYPE, SECURITY_DESCRIPTOR, SYMBOLIC_LINK_NAME};
+use wdk_sys::WDFWORKITEM;
+use wfp::{NtStatus, Result, cell::KernelCell, device::Device, irql::Passive, wide};
+
+use crate::{
+    control, events,
+    kmdf::{ControlDevice, Driver, Queue, WorkItem},
+    management,
+    state::tag,
+};
+
+static DEVICE: KernelCell<ControlDevice> = KernelCell::new(tag::GLOBAL);
+static QUEUES: KernelCell<Queues> = KernelCell::new(tag::GLOBAL);
+
+/// What belongs to the device.
+struct Queues {
+    /// Takes every control request.
+    control: Queue,
+    /// Holds requests for events until there are some.
+    read: Queue,
+    /// Hands events to those requests.
+    event_work: WorkItem,
+    /// Follows the base filtering engine.
+    bfe_work: WorkItem,
+}
+
+/// Creates the device, which takes no requests before [`open`].
+pub(crate) fn create(driver: Driver, passive: Passive) -> Result {
+    let device = ControlDevice::create(
+        driver,
+        wide!(DEVICE_NAME),
+        wide!(SECURITY_DESCRIPTOR),
+        DEVICE_TYPE,
+    )?;
+    if let Err(status) = DEVICE.try_set(device, passive) {
+        device.delete();
+        return Err(status);
+    }
+    Ok(())
+}
+
+/// Deletes the device with all that belongs to it.
+pub(crate) fn delete(passive: Passive) {
+    // SAFETY: nothing else uses the device: it is the last thing that goes.
+    if let Some(device) = unsafe { DEVICE.take(passive) } {
+        device.delete();
+    }
+}
+
+pub(crate) fn create_symbolic_link(_driver: Driver, _passive: Passive) -> Result {
+    device()?.create_symbolic_link(wide!(SYMBOLIC_LINK_NAME))
+}
+
+pub(crate) fn create_queues(_driver: Driver, passive: Passive) -> Result {
+    let device = device()?;
+    let queues = Queues {
+        control: Queue::create_default(device, Some(control::control))?,
+        read: Queue::create_manual(device)?,
+        event_work: WorkItem::create(device, Some(event_work))?,
+        bfe_work: WorkItem::create(device, Some(bfe_work))?,
+    };
+    QUEUES.try_set(queues, passive)?;
+    Ok(())
+}
+
+/// Frees what is known of queues and work items; the framework deletes them with the device.
+pub(crate) fn forget_queues(passive: Passive) {
+    // SAFETY: requests are refused and work items have run, so nobody asks for them any more.
+    drop(unsafe { QUEUES.take(passive) });
+}
+
+/// Lets requests arrive.
+pub(crate) fn open() -> Result {
+    device()?.finish_initializing();
+    Ok(())
+}
+
+/// Refuses requests that come, cancels those that wait, and waits for those that are worked on.
+pub(crate) fn purge_queues() {
+    if let Some(queues) = QUEUES.get() {
+        queues.control.purge();
+        queues.read.purge();
+    }
+}
+
+/// The device object for WFP.
+pub(crate) fn wdm() -> Result<Device> {
+    device()?.wdm()
+}
+
+/// Where requests wait for events.
+pub(crate) fn read_queue() -> Option<Queue> {
+    QUEUES.get().map(|queues| queues.read)
+}
+
+/// Asks for a run of [`events::serve_readers`].
+pub(crate) fn enqueue_event_work() {
+    if let Some(queues) = QUEUES.get() {
+        queues.event_work.enqueue();
+    }
+}
+
+/// Asks for a run of [`management::follow_bfe`].
+pub(crate) fn enqueue_bfe_work() {
+    if let Some(queues) = QUEUES.get() {
+        queues.bfe_work.enqueue();
+    }
+}
+
+/// Waits until no work item runs or waits to run.
+pub(crate) fn flush_work() {
+    if let Some(queues) = QUEUES.get() {
+        queues.bfe_work.flush();
+        queues.event_work.flush();
+    }
+}
+
+fn device() -> Result<ControlDevice> {
+    DEVICE.get().copied().ok_or(NtStatus::DEVICE_NOT_READY)
+}
+
+/// # Safety
+/// Called by the framework.
+unsafe extern "C" fn event_work(_item: WDFWORKITEM) {
+    events::serve_readers();
+}
+
+/// # Safety
+/// Called by the framework.
+unsafe extern "C" fn bfe_work(_item: WDFWORKITEM) {
+    // SAFETY: work items run at PASSIVE_LEVEL.
+    let passive = unsafe { Passive::assume() };
+    management::follow_bfe(passive);
+}

@@ -1,0 +1,339 @@
+//! The part of KMDF that the driver uses, a function for each call.
+//!
+//! A handle here is valid from its creation until the device is deleted, which is the last thing
+//! that stopping the driver does; the framework checks no handle, so nothing outside this module
+//! makes one.
+
+use core::ptr::{self, NonNull};
+
+use wdk_sys::{
+    DRIVER_OBJECT, NTSTATUS, PCUNICODE_STRING, PFN_WDF_DRIVER_UNLOAD,
+    PFN_WDF_IO_QUEUE_IO_DEVICE_CONTROL, PFN_WDF_WORKITEM, PWDFDEVICE_INIT, ULONG, UNICODE_STRING,
+    WDF_DRIVER_CONFIG, WDF_IO_QUEUE_CONFIG, WDF_NO_OBJECT_ATTRIBUTES, WDF_OBJECT_ATTRIBUTES,
+    WDF_WORKITEM_CONFIG, WDFDEVICE, WDFDRIVER, WDFOBJECT, WDFQUEUE, WDFREQUEST, WDFWORKITEM,
+    call_unsafe_wdf_function_binding,
+};
+use wfp::{NtStatus, Result, device::Device, wide::Wide};
+
+use crate::request::Request;
+
+/// `Size` of a structure that begins with it.
+const fn size_of_ulong<T>() -> ULONG {
+    const { assert!(size_of::<T>() < 1 << 16) };
+    #[allow(clippy::cast_possible_truncation, reason = "asserted above")]
+    {
+        size_of::<T>() as ULONG
+    }
+}
+
+const fn check(status: NTSTATUS) -> Result {
+    NtStatus::from_i32(status).ok()
+}
+
+/// A counted string over one that ends with a NUL; KMDF only reads it.
+fn unicode(text: Wide<'_>) -> Result<UNICODE_STRING> {
+    let bytes = |units: usize| u16::try_from(units * 2).map_err(|_| NtStatus::INVALID_PARAMETER);
+    Ok(UNICODE_STRING {
+        Length: bytes(text.len())?,
+        MaximumLength: bytes(text.len() + 1)?,
+        Buffer: text.as_ptr(),
+    })
+}
+
+/// `WDF_OBJECT_ATTRIBUTES_INIT`, for an object whose callbacks run at `PASSIVE_LEVEL` and side by
+/// side if `passive`, else as its parent's.
+fn attributes(parent: WDFOBJECT, passive: bool) -> WDF_OBJECT_ATTRIBUTES {
+    use wdk_sys::{_WDF_EXECUTION_LEVEL as Level, _WDF_SYNCHRONIZATION_SCOPE as Scope};
+
+    WDF_OBJECT_ATTRIBUTES {
+        Size: size_of_ulong::<WDF_OBJECT_ATTRIBUTES>(),
+        ExecutionLevel: if passive {
+            Level::WdfExecutionLevelPassive
+        } else {
+            Level::WdfExecutionLevelInheritFromParent
+        },
+        SynchronizationScope: if passive {
+            Scope::WdfSynchronizationScopeNone
+        } else {
+            Scope::WdfSynchronizationScopeInheritFromParent
+        },
+        ParentObject: parent,
+        ..Default::default()
+    }
+}
+
+/// The driver.
+#[derive(Clone, Copy)]
+pub(crate) struct Driver(WDFDRIVER);
+
+impl Driver {
+    /// `WdfDriverCreate`, for a driver without Plug and Play. The framework deletes the driver
+    /// after `unload`, or when `DriverEntry` fails, and then `unload` is not called.
+    pub(crate) fn create(
+        object: &mut DRIVER_OBJECT,
+        registry_path: PCUNICODE_STRING,
+        unload: PFN_WDF_DRIVER_UNLOAD,
+    ) -> Result<Self> {
+        let mut config = WDF_DRIVER_CONFIG {
+            Size: size_of_ulong::<WDF_DRIVER_CONFIG>(),
+            EvtDriverUnload: unload,
+            DriverInitFlags: wdk_sys::_WDF_DRIVER_INIT_FLAGS::WdfDriverInitNonPnpDriver as ULONG,
+            ..Default::default()
+        };
+        let mut driver: WDFDRIVER = ptr::null_mut();
+        // SAFETY: object and path are those of `DriverEntry`, and the configuration is complete.
+        check(unsafe {
+            call_unsafe_wdf_function_binding!(
+                WdfDriverCreate,
+                ptr::from_mut(object),
+                registry_path,
+                WDF_NO_OBJECT_ATTRIBUTES,
+                &raw mut config,
+                &raw mut driver,
+            )
+        })?;
+        Ok(Self(driver))
+    }
+}
+
+/// What a control device is before it exists; freed unless it becomes one.
+struct DeviceInit(PWDFDEVICE_INIT);
+
+impl Drop for DeviceInit {
+    fn drop(&mut self) {
+        // The framework sets it to NULL when it makes a device of it.
+        if !self.0.is_null() {
+            // SAFETY: the structure is not used any more.
+            unsafe { call_unsafe_wdf_function_binding!(WdfDeviceInitFree, self.0) };
+        }
+    }
+}
+
+/// A control device: reachable by name, with no hardware behind it.
+#[derive(Clone, Copy)]
+pub(crate) struct ControlDevice(WDFDEVICE);
+
+// SAFETY: the framework's functions may be called on a handle from any thread.
+unsafe impl Send for ControlDevice {}
+// SAFETY: as above.
+unsafe impl Sync for ControlDevice {}
+
+impl ControlDevice {
+    /// Creates a device that does not take requests yet.
+    ///
+    /// `descriptor` (SDDL) says who may open it. `FILE_DEVICE_SECURE_OPEN` makes the I/O manager
+    /// apply that to names below the device's too.
+    pub(crate) fn create(
+        driver: Driver,
+        name: Wide<'_>,
+        descriptor: Wide<'_>,
+        device_type: ULONG,
+    ) -> Result<Self> {
+        let descriptor = unicode(descriptor)?;
+        let name = unicode(name)?;
+        // SAFETY: the driver's handle is valid, and the string lives during the call.
+        let init = unsafe {
+            call_unsafe_wdf_function_binding!(
+                WdfControlDeviceInitAllocate,
+                driver.0,
+                &raw const descriptor,
+            )
+        };
+        if init.is_null() {
+            return Err(NtStatus::INSUFFICIENT_RESOURCES);
+        }
+        let mut init = DeviceInit(init);
+        // SAFETY: the structure is valid until a device is made of it.
+        unsafe {
+            call_unsafe_wdf_function_binding!(WdfDeviceInitSetDeviceType, init.0, device_type);
+        };
+        // SAFETY: as above.
+        unsafe {
+            call_unsafe_wdf_function_binding!(
+                WdfDeviceInitSetCharacteristics,
+                init.0,
+                wdk_sys::FILE_DEVICE_SECURE_OPEN,
+                1,
+            );
+        };
+        // SAFETY: as above; the framework copies the name.
+        check(unsafe {
+            call_unsafe_wdf_function_binding!(WdfDeviceInitAssignName, init.0, &raw const name,)
+        })?;
+        let mut device: WDFDEVICE = ptr::null_mut();
+        // SAFETY: as above; on success the structure belongs to the framework and becomes NULL.
+        check(unsafe {
+            call_unsafe_wdf_function_binding!(
+                WdfDeviceCreate,
+                &raw mut init.0,
+                WDF_NO_OBJECT_ATTRIBUTES,
+                &raw mut device,
+            )
+        })?;
+        Ok(Self(device))
+    }
+
+    /// `WdfDeviceCreateSymbolicLink`. The link goes with the device.
+    pub(crate) fn create_symbolic_link(self, name: Wide<'_>) -> Result {
+        let name = unicode(name)?;
+        // SAFETY: the device exists, and the string lives during the call.
+        check(unsafe {
+            call_unsafe_wdf_function_binding!(WdfDeviceCreateSymbolicLink, self.0, &raw const name,)
+        })
+    }
+
+    /// `WdfControlFinishInitializing`: from now on requests arrive.
+    pub(crate) fn finish_initializing(self) {
+        // SAFETY: the device exists.
+        unsafe { call_unsafe_wdf_function_binding!(WdfControlFinishInitializing, self.0) };
+    }
+
+    /// The device object for WFP.
+    pub(crate) fn wdm(self) -> Result<Device> {
+        // SAFETY: the device exists.
+        let object =
+            unsafe { call_unsafe_wdf_function_binding!(WdfDeviceWdmGetDeviceObject, self.0) };
+        let object = NonNull::new(object).ok_or(NtStatus::UNSUCCESSFUL)?;
+        // SAFETY: deleting the device is the last step of stopping, after every callout has been
+        // unregistered and every subscription has ended.
+        Ok(unsafe { Device::new(object) })
+    }
+
+    /// `WdfObjectDelete`. Queues, work items and the symbolic link go with the device.
+    pub(crate) fn delete(self) {
+        // SAFETY: nothing uses the device or its children any more.
+        unsafe { call_unsafe_wdf_function_binding!(WdfObjectDelete, self.0.cast()) };
+    }
+}
+
+/// A queue of requests.
+#[derive(Clone, Copy)]
+pub(crate) struct Queue(WDFQUEUE);
+
+// SAFETY: the framework's functions may be called on a handle from any thread.
+unsafe impl Send for Queue {}
+// SAFETY: as above.
+unsafe impl Sync for Queue {}
+
+impl Queue {
+    /// The device's default queue: it hands control requests over as they come, at
+    /// `PASSIVE_LEVEL`, several at a time.
+    pub(crate) fn create_default(
+        device: ControlDevice,
+        control: PFN_WDF_IO_QUEUE_IO_DEVICE_CONTROL,
+    ) -> Result<Self> {
+        let mut config = WDF_IO_QUEUE_CONFIG {
+            DispatchType: wdk_sys::_WDF_IO_QUEUE_DISPATCH_TYPE::WdfIoQueueDispatchParallel,
+            DefaultQueue: 1,
+            EvtIoDeviceControl: control,
+            ..Default::default()
+        };
+        // WDF_IO_QUEUE_CONFIG_INIT_DEFAULT_QUEUE: no limit.
+        config.Settings.Parallel.NumberOfPresentedRequests = ULONG::MAX;
+        Self::create(device, config)
+    }
+
+    /// A queue that holds requests until they are asked for. The framework completes those that
+    /// are cancelled meanwhile.
+    pub(crate) fn create_manual(device: ControlDevice) -> Result<Self> {
+        Self::create(
+            device,
+            WDF_IO_QUEUE_CONFIG {
+                DispatchType: wdk_sys::_WDF_IO_QUEUE_DISPATCH_TYPE::WdfIoQueueDispatchManual,
+                ..Default::default()
+            },
+        )
+    }
+
+    fn create(device: ControlDevice, config: WDF_IO_QUEUE_CONFIG) -> Result<Self> {
+        let mut config = WDF_IO_QUEUE_CONFIG {
+            Size: size_of_ulong::<WDF_IO_QUEUE_CONFIG>(),
+            PowerManaged: wdk_sys::_WDF_TRI_STATE::WdfFalse,
+            ..config
+        };
+        // A queue's parent is its device.
+        let mut attributes = attributes(ptr::null_mut(), true);
+        let mut queue: WDFQUEUE = ptr::null_mut();
+        // SAFETY: the device exists, and the configuration is complete.
+        check(unsafe {
+            call_unsafe_wdf_function_binding!(
+                WdfIoQueueCreate,
+                device.0,
+                &raw mut config,
+                &raw mut attributes,
+                &raw mut queue,
+            )
+        })?;
+        Ok(Self(queue))
+    }
+
+    /// The oldest request that the queue holds.
+    pub(crate) fn next(self) -> Option<Request> {
+        let mut request: WDFREQUEST = ptr::null_mut();
+        // SAFETY: the queue exists.
+        let status = unsafe {
+            call_unsafe_wdf_function_binding!(
+                WdfIoQueueRetrieveNextRequest,
+                self.0,
+                &raw mut request,
+            )
+        };
+        check(status).ok()?;
+        // SAFETY: the request is the driver's now.
+        NonNull::new(request).map(|request| unsafe { Request::new(request.as_ptr()) })
+    }
+
+    /// `WdfIoQueuePurgeSynchronously`: refuses what comes, cancels what waits, and waits for what
+    /// is being worked on.
+    pub(crate) fn purge(self) {
+        // SAFETY: the queue exists, and no callback of it is on this thread's stack.
+        unsafe { call_unsafe_wdf_function_binding!(WdfIoQueuePurgeSynchronously, self.0) };
+    }
+
+    pub(crate) const fn handle(self) -> WDFQUEUE {
+        self.0
+    }
+}
+
+/// Work that runs at `PASSIVE_LEVEL`, once for any number of requests before it begins.
+#[derive(Clone, Copy)]
+pub(crate) struct WorkItem(WDFWORKITEM);
+
+// SAFETY: the framework's functions may be called on a handle from any thread.
+unsafe impl Send for WorkItem {}
+// SAFETY: as above.
+unsafe impl Sync for WorkItem {}
+
+impl WorkItem {
+    pub(crate) fn create(device: ControlDevice, work: PFN_WDF_WORKITEM) -> Result<Self> {
+        let mut config = WDF_WORKITEM_CONFIG {
+            Size: size_of_ulong::<WDF_WORKITEM_CONFIG>(),
+            EvtWorkItemFunc: work,
+            AutomaticSerialization: 0,
+        };
+        let mut attributes = attributes(device.0.cast(), false);
+        let mut item: WDFWORKITEM = ptr::null_mut();
+        // SAFETY: the device exists, and the configuration is complete.
+        check(unsafe {
+            call_unsafe_wdf_function_binding!(
+                WdfWorkItemCreate,
+                &raw mut config,
+                &raw mut attributes,
+                &raw mut item,
+            )
+        })?;
+        Ok(Self(item))
+    }
+
+    /// Asks for a run. At IRQL <= `DISPATCH_LEVEL`.
+    pub(crate) fn enqueue(self) {
+        // SAFETY: the work item exists.
+        unsafe { call_unsafe_wdf_function_binding!(WdfWorkItemEnqueue, self.0) };
+    }
+
+    /// Waits until it neither runs nor waits to run. Not from the work itself.
+    pub(crate) fn flush(self) {
+        // SAFETY: the work item exists, and is not what runs this.
+        unsafe { call_unsafe_wdf_function_binding!(WdfWorkItemFlush, self.0) };
+    }
+}

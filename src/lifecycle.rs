@@ -1,0 +1,99 @@
+//! How the driver starts and stops: one list, from top to bottom and from bottom to top.
+//!
+//! When a row's start fails it has left nothing itself, and the rows above it are stopped. So a
+//! failed start and a stop are the same way down. Its order, which WFP demands:
+//!
+//! refuse new control requests → delete the filters → remove flow contexts and wait for the last
+//! one's end → unregister each callout by its identifier → delete the management objects, close
+//! the session, end the subscription → free memory → delete the device.
+
+use portcullis_proto::LifecycleStep;
+use wfp::{Result, irql::Passive};
+
+use crate::{control, device, kmdf::Driver, management, registration, state};
+
+/// A row of the list.
+struct Step {
+    /// What its failure is reported as.
+    name: LifecycleStep,
+    start: fn(Driver, Passive) -> Result,
+    stop: fn(Passive),
+}
+
+/// The list. A row may rely on all that is above it.
+static STEPS: [Step; 8] = [
+    Step {
+        name: LifecycleStep::CreateDevice,
+        start: device::create,
+        stop: device::delete,
+    },
+    Step {
+        name: LifecycleStep::CreateSymbolicLink,
+        start: device::create_symbolic_link,
+        stop: with_the_device,
+    },
+    Step {
+        name: LifecycleStep::CreateQueue,
+        start: device::create_queues,
+        stop: device::forget_queues,
+    },
+    Step {
+        name: LifecycleStep::CreateFlowTable,
+        start: state::create,
+        stop: state::delete,
+    },
+    // The session is opened further down, when the base filtering engine runs, and reopened
+    // whenever it returns. What is left of it after the filters is closed here, because callouts
+    // are to be gone before.
+    Step {
+        name: LifecycleStep::SubscribeBfe,
+        start: management::prepare,
+        stop: management::close,
+    },
+    Step {
+        name: LifecycleStep::RegisterCallouts,
+        start: registration::register,
+        stop: registration::unregister,
+    },
+    Step {
+        name: LifecycleStep::AddFilters,
+        start: management::subscribe,
+        stop: management::delete_filters,
+    },
+    // From here on requests arrive.
+    Step {
+        name: LifecycleStep::CreateDevice,
+        start: control::open,
+        stop: control::close,
+    },
+];
+
+/// Starts the driver.
+///
+/// # Errors
+/// The status of the step that failed; nothing is left of those before it.
+pub(crate) fn start(driver: Driver, passive: Passive) -> Result {
+    for (done, step) in STEPS.iter().enumerate() {
+        if let Err(status) = (step.start)(driver, passive) {
+            state::record(step.name, status);
+            undo(done, passive);
+            return Err(status);
+        }
+    }
+    Ok(())
+}
+
+/// Stops the driver. Returns when nothing of it is left.
+pub(crate) fn stop(passive: Passive) {
+    undo(STEPS.len(), passive);
+}
+
+/// Stops the first `started` rows, last first.
+fn undo(started: usize, passive: Passive) {
+    for step in STEPS.iter().take(started).rev() {
+        (step.stop)(passive);
+    }
+}
+
+/// The stop of what the framework deletes together with the device.
+const fn with_the_device(_passive: Passive) {}

@@ -1,0 +1,311 @@
+//! Our objects in the filter engine: they exist while the base filtering engine (BFE) runs.
+//!
+//! `WaitingForBfe` ⇄ `Active`: the engine's callback asks for a run of [`follow_bfe`], which makes
+//! the objects when the engine runs and forgets them when it has stopped.
+
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use portcullis_proto::{Counter, DriverState, LifecycleStep};
+use wfp::{
+    NtStatus, Result,
+    bfe::{Listener, Subscription},
+    cell::KernelCell,
+    engine::{CatchAll, EngineSession, FilterId, Label, Transaction},
+    irql::Passive,
+    schema::BfeState,
+    sync::WaitLock,
+    wide,
+    wide::Wide,
+};
+
+use crate::{
+    callouts::{self, Object},
+    device,
+    kmdf::Driver,
+    state::{self, tag},
+};
+
+/// The name of the driver's service, by which tools find who a provider belongs to.
+const SERVICE: Wide<'static> = wide!("Portcullis");
+const NAME: Wide<'static> = wide!("Portcullis");
+const DESCRIPTION: Wide<'static> = wide!("Application firewall");
+
+/// Below the built-in universal sublayer, as callouts must be that coexist with `IPsec`; its weight
+/// is not documented, and ours leaves room on both sides.
+const SUBLAYER_WEIGHT: u16 = 0x1000;
+/// Our sublayer has one filter a layer, so any weight will do.
+const FILTER_WEIGHT: u64 = 0x8000_0000_0000_0000;
+
+/// What exists in the filter engine.
+struct Management {
+    subscription: Option<Subscription>,
+    session: Option<EngineSession>,
+    filters: [Option<FilterId>; callouts::COUNT],
+}
+
+static MANAGEMENT: KernelCell<WaitLock<Management>> = KernelCell::new(tag::GLOBAL);
+/// The engine has not been running at some time since this was last looked at.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// A step that failed, with its status.
+type Failure = (LifecycleStep, NtStatus);
+
+/// Makes room for what will exist.
+pub(crate) fn prepare(_driver: Driver, passive: Passive) -> Result {
+    let nothing = Management {
+        subscription: None,
+        session: None,
+        filters: [None; callouts::COUNT],
+    };
+    MANAGEMENT.try_set(WaitLock::try_new(tag::GLOBAL, nothing)?, passive)?;
+    Ok(())
+}
+
+/// Subscribes to the engine's state, then reads it; makes the objects if the engine runs.
+///
+/// At start a failure is the driver's. The work item is kept from trying again then; the
+/// subscription is left to [`close`], which comes in any case.
+pub(crate) fn subscribe(_driver: Driver, passive: Passive) -> Result {
+    subscribe_and_follow(passive).inspect_err(|_| delete_filters(passive))
+}
+
+fn subscribe_and_follow(passive: Passive) -> Result {
+    let management = MANAGEMENT.get().ok_or(NtStatus::DEVICE_NOT_READY)?;
+    let mut management = management.lock(passive);
+    management.subscription = Some(Subscription::new::<Bfe>(device::wdm()?, passive)?);
+    management.follow(passive).map_err(|(_, status)| status)
+}
+
+/// The work item: makes the objects when the engine has come, forgets them when it has gone.
+pub(crate) fn follow_bfe(passive: Passive) {
+    if let Some(management) = MANAGEMENT.get() {
+        // A failure has been recorded, and shows in the driver's state.
+        let _ = management.lock(passive).follow(passive);
+    }
+}
+
+/// Deletes the filters, so that no further traffic comes to the callouts.
+pub(crate) fn delete_filters(passive: Passive) {
+    // From here on the work item does nothing.
+    state::begin_stopping();
+    if let Some(management) = MANAGEMENT.get() {
+        management.lock(passive).delete_filters(passive);
+    }
+}
+
+/// Deletes the other objects, closes the session, and ends the subscription.
+pub(crate) fn close(passive: Passive) {
+    state::begin_stopping();
+    let Some(management) = MANAGEMENT.get() else {
+        return;
+    };
+    let mut locked = management.lock(passive);
+    locked.delete_objects(passive);
+    let subscription = locked.subscription.take();
+    drop(locked);
+    // Without the lock: this waits for the callback.
+    if let Some(Err(status)) = subscription.map(|subscription| subscription.end(passive)) {
+        failed((LifecycleStep::UnsubscribeBfe, status));
+    }
+    device::flush_work();
+    // SAFETY: no callback comes any more, and no work item is about to run.
+    drop(unsafe { MANAGEMENT.take(passive) });
+}
+
+/// Hears of the engine's changes.
+struct Bfe;
+
+impl Listener for Bfe {
+    fn state_changed(state: Option<BfeState>) {
+        if state != Some(BfeState::Running) {
+            INTERRUPTED.store(true, Ordering::SeqCst);
+        }
+        device::enqueue_bfe_work();
+    }
+}
+
+impl Management {
+    /// Brings the objects in line with the engine's state.
+    fn follow(&mut self, passive: Passive) -> core::result::Result<(), Failure> {
+        if state::is_stopping() {
+            return Ok(());
+        }
+        if INTERRUPTED.swap(false, Ordering::SeqCst) && self.session.is_some() {
+            // The engine took session and objects along when it stopped; it may be back already.
+            state::count(Counter::BfeStopped);
+            self.forget(passive);
+        }
+        let is_running = self
+            .subscription
+            .as_ref()
+            .is_some_and(|subscription| subscription.state() == Some(BfeState::Running));
+        match (is_running, &self.session) {
+            (true, Some(_)) => Ok(()),
+            (true, None) => {
+                state::count(Counter::BfeStarted);
+                state::set(DriverState::Starting);
+                let added = self.add_objects(passive);
+                state::set(match added {
+                    Ok(()) => DriverState::Active,
+                    Err(_) => DriverState::Degraded,
+                });
+                added.inspect_err(|&failure| failed(failure))
+            }
+            (false, _) => {
+                self.forget(passive);
+                state::set(DriverState::WaitingForBfe);
+                Ok(())
+            }
+        }
+    }
+
+    /// Opens a session and adds everything in one transaction. When it fails, there is nothing.
+    fn add_objects(&mut self, passive: Passive) -> core::result::Result<(), Failure> {
+        let mut session = EngineSession::open_dynamic(&label(NAME), passive)
+            .map_err(|status| (LifecycleStep::OpenSession, status))?;
+        let filters = add_all(&mut session, passive);
+        match filters {
+            Ok(filters) => {
+                for (entry, filter) in callouts::entries().zip(filters) {
+                    entry.set_filter(filter.map_or(0, FilterId::get));
+                }
+                self.filters = filters;
+                self.session = Some(session);
+                Ok(())
+            }
+            Err(failure) => {
+                let _ = session.close(passive);
+                Err(failure)
+            }
+        }
+    }
+
+    /// Deletes the filters; if that fails, closes the session, which deletes them too.
+    fn delete_filters(&mut self, passive: Passive) {
+        let filters = self.filters;
+        let Some(session) = &mut self.session else {
+            return;
+        };
+        let deleted = session.transaction(passive).and_then(|transaction| {
+            for filter in filters.into_iter().flatten() {
+                transaction.delete_filter(filter)?;
+            }
+            transaction.commit()
+        });
+        match deleted {
+            Ok(()) => self.forget_filters(),
+            Err(status) => {
+                failed((LifecycleStep::DeleteFilters, status));
+                self.forget(passive);
+            }
+        }
+    }
+
+    /// Deletes what is left after the filters, and closes the session.
+    fn delete_objects(&mut self, passive: Passive) {
+        if let Some(session) = &mut self.session {
+            let deleted = session.transaction(passive).and_then(|transaction| {
+                for entry in callouts::entries() {
+                    transaction.delete_callout(entry.callout_key())?;
+                }
+                transaction.delete_sublayer(callouts::key(Object::Sublayer))?;
+                transaction.delete_provider(callouts::key(Object::Provider))?;
+                transaction.commit()
+            });
+            if let Err(status) = deleted {
+                // They go with the session.
+                failed((LifecycleStep::DeleteObjects, status));
+            }
+        }
+        self.forget(passive);
+    }
+
+    /// Closes the session, with which every object of ours goes.
+    fn forget(&mut self, passive: Passive) {
+        if let Some(Err(status)) = self.session.take().map(|session| session.close(passive)) {
+            // After the engine's stop that is to be expected; the handle is gone all the same.
+            state::record(LifecycleStep::CloseSession, status);
+        }
+        self.forget_filters();
+    }
+
+    fn forget_filters(&mut self) {
+        self.filters = [None; callouts::COUNT];
+        for entry in callouts::entries() {
+            entry.set_filter(0);
+        }
+    }
+}
+
+/// Everything in one transaction.
+fn add_all(
+    session: &mut EngineSession,
+    passive: Passive,
+) -> core::result::Result<[Option<FilterId>; callouts::COUNT], Failure> {
+    let at = |step: LifecycleStep| move |status: NtStatus| (step, status);
+    let transaction = session
+        .transaction(passive)
+        .map_err(at(LifecycleStep::BeginTransaction))?;
+    transaction
+        .add_provider(callouts::key(Object::Provider), &label(NAME), SERVICE)
+        .map_err(at(LifecycleStep::AddProvider))?;
+    transaction
+        .add_sublayer(
+            callouts::key(Object::Sublayer),
+            &ours(NAME),
+            SUBLAYER_WEIGHT,
+        )
+        .map_err(at(LifecycleStep::AddSublayer))?;
+    for entry in callouts::entries() {
+        let id = transaction
+            .add_callout(entry.callout_key(), &ours(entry.name()), entry.layer_key())
+            .map_err(at(LifecycleStep::AddCallouts))?;
+        // One key is one callout, whoever names it first.
+        if entry.id() != Some(id) {
+            return Err((LifecycleStep::AddCallouts, NtStatus::INTERNAL_ERROR));
+        }
+    }
+    let mut filters = [None; callouts::COUNT];
+    for (entry, place) in callouts::entries().zip(filters.iter_mut()) {
+        *place = Some(add_filter(&transaction, entry).map_err(at(LifecycleStep::AddFilters))?);
+    }
+    transaction
+        .commit()
+        .map_err(at(LifecycleStep::CommitTransaction))?;
+    Ok(filters)
+}
+
+/// The callout's filter: everything at its layer.
+fn add_filter(transaction: &Transaction<'_>, entry: callouts::Entry) -> Result<FilterId> {
+    transaction.add_filter(&CatchAll {
+        key: entry.filter_key(),
+        label: ours(entry.name()),
+        layer: entry.layer_key(),
+        sublayer: callouts::key(Object::Sublayer),
+        weight: FILTER_WEIGHT,
+        action: entry.action(),
+        callout: entry.callout_key(),
+        flags: entry.filter_flags(),
+    })
+}
+
+const fn label(name: Wide<'static>) -> Label<'static> {
+    Label {
+        name,
+        description: DESCRIPTION,
+        provider: None,
+    }
+}
+
+/// The label of what belongs to our provider.
+const fn ours(name: Wide<'static>) -> Label<'static> {
+    Label {
+        provider: Some(callouts::key(Object::Provider)),
+        ..label(name)
+    }
+}
+
+fn failed((step, status): Failure) {
+    state::count(Counter::EngineFailed);
+    state::record(step, status);
+}

@@ -1,0 +1,117 @@
+//! The policy in force.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use portcullis_core::{Policy, PolicySource, PolicyView};
+use portcullis_proto::{Counter, EventKind, EventRecord};
+use wfp::{NtStatus, Result, irql::Passive, pool::PoolVec, swap::Swap, sync::WaitLock};
+
+use crate::state::{self, Core, tag};
+
+/// A policy with its place in the order of policies.
+struct Loaded {
+    policy: Policy<PoolVec<u8>>,
+    epoch: u64,
+}
+
+/// Where the policy is: read by every decision without a lock, replaced as a whole.
+pub(crate) struct PolicyStore {
+    current: Swap<Loaded>,
+    /// How often the policy has been set or withdrawn.
+    epoch: AtomicU64,
+    /// Held by who sets a policy, so that epochs rise in the order of the policies.
+    setting: WaitLock<()>,
+}
+
+/// What a status reply tells of the policy.
+pub(crate) struct Summary {
+    pub(crate) epoch: u64,
+    pub(crate) hash: u64,
+    pub(crate) rules: usize,
+}
+
+impl PolicyStore {
+    pub(crate) fn try_new() -> Result<Self> {
+        Ok(Self {
+            current: Swap::try_new(tag::POLICY)?,
+            epoch: AtomicU64::new(0),
+            setting: WaitLock::try_new(tag::POLICY, ())?,
+        })
+    }
+
+    pub(crate) fn summary(&self) -> Summary {
+        let current = self.current.read();
+        Summary {
+            epoch: self.epoch(),
+            hash: current.as_ref().map_or(0, |loaded| loaded.policy.hash()),
+            rules: current.map_or(0, |loaded| loaded.policy.view().rule_count()),
+        }
+    }
+
+    /// Puts a policy in force, or withdraws the one that is.
+    fn set(&self, policy: Option<Policy<PoolVec<u8>>>, passive: Passive) -> Result {
+        let setting = self.setting.lock(passive);
+        let epoch = self.epoch.load(Ordering::Relaxed) + 1;
+        let old = match policy {
+            Some(policy) => self
+                .current
+                .try_replace(Loaded { policy, epoch }, passive)?,
+            None => self.current.take(passive),
+        };
+        // After the policy: a flow that was decided in between is decided again.
+        self.epoch.store(epoch, Ordering::Release);
+        drop(setting);
+        drop(old);
+        Ok(())
+    }
+}
+
+impl PolicySource for PolicyStore {
+    fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
+    }
+
+    fn with<T>(&self, with: impl FnOnce(Option<PolicyView<'_>>, u64) -> T) -> T {
+        match self.current.read() {
+            Some(loaded) => with(Some(loaded.policy.view()), loaded.epoch),
+            None => with(None, self.epoch()),
+        }
+    }
+}
+
+/// Sets the compiled policy in `bytes`; none if it is empty.
+///
+/// # Errors
+/// `STATUS_DATA_NOT_ACCEPTED` if it is not valid, `STATUS_INSUFFICIENT_RESOURCES`. The policy in
+/// force stays then.
+pub(crate) fn set(core: &Core, bytes: &[u8], passive: Passive) -> Result {
+    let (policy, hash, rules) = if bytes.is_empty() {
+        (None, 0, 0)
+    } else {
+        if bytes.len() > portcullis_proto::policy::MAX_SIZE {
+            core.statistics().count(Counter::PolicyRejected);
+            return Err(NtStatus::DATA_NOT_ACCEPTED);
+        }
+        let copy = PoolVec::try_copy_of(tag::POLICY, bytes)
+            .inspect_err(|_| core.statistics().count(Counter::OutOfMemory))?;
+        let policy = Policy::new(copy).map_err(|_| {
+            core.statistics().count(Counter::PolicyRejected);
+            NtStatus::DATA_NOT_ACCEPTED
+        })?;
+        let (hash, rules) = (policy.hash(), policy.view().rule_count());
+        (Some(policy), hash, rules)
+    };
+    core.policy()
+        .set(policy, passive)
+        .inspect_err(|_| core.statistics().count(Counter::OutOfMemory))?;
+    core.statistics().count(Counter::PoliciesSet);
+    let event = EventRecord {
+        kind: EventKind::PolicyChanged.raw(),
+        time: wfp::time::system_time().into(),
+        epoch: core.policy().epoch().into(),
+        value: [hash.into(), (rules as u64).into()],
+        ..EventRecord::default()
+    };
+    state::write_event(core, &event);
+    Ok(())
+}

@@ -1,0 +1,116 @@
+//! Control requests: each is completed exactly once, by its type.
+
+use core::{mem::ManuallyDrop, ptr};
+
+use wdk_sys::{NTSTATUS, PVOID, WDFREQUEST, call_unsafe_wdf_function_binding};
+use wfp::{NtStatus, Result};
+
+use crate::kmdf::Queue;
+
+/// A request that the driver owns. Dropping it completes it with `STATUS_CANCELLED`.
+#[must_use]
+pub(crate) struct Request(WDFREQUEST);
+
+impl Request {
+    /// # Safety
+    /// The framework has just handed the request over, and it has not been completed or passed on.
+    pub(crate) const unsafe fn new(request: WDFREQUEST) -> Self {
+        Self(request)
+    }
+
+    /// The input; empty if there is none.
+    ///
+    /// All control codes are `METHOD_BUFFERED`, so this is a copy in kernel memory that user mode
+    /// cannot change, and it is also where the output goes: read it before asking for
+    /// [`output`](Self::output), which the borrows make sure of.
+    pub(crate) fn input(&self) -> &[u8] {
+        let mut buffer: PVOID = ptr::null_mut();
+        let mut length = 0;
+        // SAFETY: the request is the driver's. A request without input fails this.
+        let status: NTSTATUS = unsafe {
+            call_unsafe_wdf_function_binding!(
+                WdfRequestRetrieveInputBuffer,
+                self.0,
+                0,
+                &raw mut buffer,
+                &raw mut length,
+            )
+        };
+        if !NtStatus::from_i32(status).is_success() || buffer.is_null() {
+            return &[];
+        }
+        // SAFETY: the buffer has this length and stays until the request is completed or passed
+        // on, which needs the request itself.
+        unsafe { core::slice::from_raw_parts(buffer.cast(), length) }
+    }
+
+    /// Room for the output, all zeros; empty if there is none. It takes the place of the input.
+    pub(crate) fn output(&mut self) -> &mut [u8] {
+        let mut buffer: PVOID = ptr::null_mut();
+        let mut length = 0;
+        // SAFETY: the request is the driver's. A request without output fails this.
+        let status: NTSTATUS = unsafe {
+            call_unsafe_wdf_function_binding!(
+                WdfRequestRetrieveOutputBuffer,
+                self.0,
+                0,
+                &raw mut buffer,
+                &raw mut length,
+            )
+        };
+        if !NtStatus::from_i32(status).is_success() || buffer.is_null() {
+            return &mut [];
+        }
+        let start = buffer.cast::<u8>();
+        // SAFETY: the buffer has this length. The I/O manager initializes only as much of it as
+        // there is input.
+        unsafe { start.write_bytes(0, length) };
+        // SAFETY: as in `input`, and the exclusive borrow rules out another view of the buffer.
+        unsafe { core::slice::from_raw_parts_mut(start, length) }
+    }
+
+    /// Completes the request: with so many bytes of output, or a failure.
+    pub(crate) fn complete(self, result: Result<usize>) {
+        let (status, information) = match result {
+            Ok(written) => (NtStatus::SUCCESS, written),
+            Err(status) => (status, 0),
+        };
+        ManuallyDrop::new(self).finish(status, information);
+    }
+
+    /// Passes the request on to a queue that holds it.
+    ///
+    /// # Errors
+    /// The queue takes no requests: the request comes back.
+    pub(crate) fn forward(self, queue: Queue) -> core::result::Result<(), (Self, NtStatus)> {
+        // SAFETY: the request is the driver's; on success it is the queue's.
+        let status: NTSTATUS = unsafe {
+            call_unsafe_wdf_function_binding!(WdfRequestForwardToIoQueue, self.0, queue.handle())
+        };
+        match NtStatus::from_i32(status).ok() {
+            Ok(()) => {
+                let _ = ManuallyDrop::new(self);
+                Ok(())
+            }
+            Err(status) => Err((self, status)),
+        }
+    }
+
+    fn finish(&self, status: NtStatus, information: usize) {
+        // SAFETY: the request is the driver's, and the callers give it up with this.
+        unsafe {
+            call_unsafe_wdf_function_binding!(
+                WdfRequestCompleteWithInformation,
+                self.0,
+                status.to_i32(),
+                information as u64,
+            );
+        };
+    }
+}
+
+impl Drop for Request {
+    fn drop(&mut self) {
+        self.finish(NtStatus::CANCELLED, 0);
+    }
+}
