@@ -1,0 +1,401 @@
+//! Simulated processors: a host thread each, with an IRQL and a KPCR.
+//!
+//! [`Kernel::on`](crate::Kernel::on) runs a closure on a processor and waits for it. A processor whose driver
+//! code faulted is parked for ever: its frames are never unwound or touched again.
+
+use std::cell::Cell;
+use std::ffi::c_void;
+use std::ptr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU64, Ordering};
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::access::address;
+use crate::export::Export;
+use crate::kernel::{Bugcheck, Kernel, Machine};
+use crate::nt::spin::HeldLocks;
+use crate::trap;
+
+/// `PASSIVE_LEVEL`.
+pub const PASSIVE: u8 = 0;
+/// `APC_LEVEL`.
+pub const APC: u8 = 1;
+/// `DISPATCH_LEVEL`.
+pub const DISPATCH: u8 = 2;
+/// `HIGH_LEVEL` on x64.
+pub const HIGH: u8 = 15;
+
+/// Bytes of the KPCR that drivers may look at, and behind them [`Scratch`].
+const KPCR_SIZE: usize = 0x3000;
+/// Where, behind the KPCR, import thunks leave the driver's return address and stack pointer.
+pub(crate) const SCRATCH_OFFSET: u32 = 0x2000;
+
+/// Where, behind the KPCR, the processor's thread object lies.
+const THREAD_OFFSET: usize = 0x1000;
+/// `KTHREAD.ApcState.Process` of x64 Windows 10, which `PsGetCurrentProcess` reads.
+pub(crate) const KTHREAD_APC_PROCESS: usize = 0xb8;
+/// `KTHREAD.Process` of x64 Windows 10.
+pub(crate) const KTHREAD_PROCESS: usize = 0x220;
+
+/// What an import thunk writes through GS before it jumps to the simulated function.
+#[repr(C)]
+struct Scratch {
+    return_address: AtomicU64,
+    stack_pointer: AtomicU64,
+}
+
+/// A processor of a simulated kernel.
+#[derive(Debug)]
+pub struct Cpu {
+    index: u32,
+    irql: AtomicU8,
+    kpcr: Kpcr,
+    machine: std::sync::Weak<Machine>,
+    /// The function that the driver called last.
+    export: AtomicPtr<Export>,
+    parked: AtomicBool,
+    locks: HeldLocks,
+    trap: trap::Stacks,
+}
+
+/// The page range that GS points at while this processor's thread runs.
+#[derive(Debug)]
+struct Kpcr(*mut u8);
+
+// SAFETY: the range is owned, and every access to it is an atomic one or happens before its thread starts.
+unsafe impl Send for Kpcr {}
+// SAFETY: as above.
+unsafe impl Sync for Kpcr {}
+
+impl Drop for Kpcr {
+    fn drop(&mut self) {
+        // SAFETY: mapped in `Kpcr::new` with this size; the processor's thread has ended.
+        unsafe { libc::munmap(self.0.cast(), KPCR_SIZE) };
+    }
+}
+
+impl Kpcr {
+    /// Maps a zeroed KPCR whose self pointer, PRCB pointer and processor number are set.
+    fn new(index: u32) -> std::io::Result<Self> {
+        // SAFETY: a fresh anonymous mapping has no preconditions.
+        let base = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                KPCR_SIZE,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+                -1,
+                0,
+            )
+        };
+        if base == libc::MAP_FAILED {
+            return Err(std::io::Error::last_os_error());
+        }
+        let kpcr = Self(base.cast());
+        let address = base as u64;
+        // Offsets of x64 Windows 10: Self, CurrentPrcb, Prcb.Number, Prcb.CurrentThread.
+        kpcr.write(0x18, address);
+        kpcr.write(0x20, address + 0x180);
+        kpcr.write(0x1a4, index);
+        kpcr.write(0x188, address + THREAD_OFFSET as u64);
+        Ok(kpcr)
+    }
+
+    fn write<T>(&self, offset: usize, value: T) {
+        debug_assert!(offset + size_of::<T>() <= KPCR_SIZE);
+        // SAFETY: the offset lies within the mapping, as just checked.
+        let slot = unsafe { self.0.add(offset) };
+        // SAFETY: the slot is inside our own mapping and nobody reads it yet.
+        unsafe { slot.cast::<T>().write_unaligned(value) };
+    }
+
+    /// The naturally aligned word at `offset`.
+    fn word(&self, offset: usize) -> &AtomicU64 {
+        debug_assert!(offset + 8 <= KPCR_SIZE && offset.is_multiple_of(8));
+        // SAFETY: the offset lies within the mapping, as just checked.
+        let slot = unsafe { self.0.add(offset) };
+        // SAFETY: aligned, initialized, and lives as long as self.
+        unsafe { AtomicU64::from_ptr(slot.cast()) }
+    }
+
+    #[allow(clippy::cast_ptr_alignment, reason = "the offset is a page's")]
+    const fn scratch(&self) -> &Scratch {
+        // SAFETY: SCRATCH_OFFSET + size_of::<Scratch>() < KPCR_SIZE.
+        let slot = unsafe { self.0.add(SCRATCH_OFFSET as usize) };
+        // SAFETY: page-aligned, zero-initialized, lives as long as self, and only ever accessed atomically.
+        unsafe { &*slot.cast::<Scratch>() }
+    }
+}
+
+thread_local! {
+    static CURRENT: Cell<*const Cpu> = const { Cell::new(ptr::null()) };
+}
+
+impl Cpu {
+    pub(crate) fn new(index: u32, machine: std::sync::Weak<Machine>) -> std::io::Result<Self> {
+        Ok(Self {
+            index,
+            irql: AtomicU8::new(PASSIVE),
+            kpcr: Kpcr::new(index)?,
+            machine,
+            export: AtomicPtr::new(ptr::null_mut()),
+            parked: AtomicBool::new(false),
+            locks: HeldLocks::default(),
+            trap: trap::Stacks::new()?,
+        })
+    }
+
+    /// The processor that the calling thread is, if it is one.
+    #[must_use]
+    pub fn current() -> Option<&'static Self> {
+        let cpu = CURRENT.get();
+        // SAFETY: non-null only on a processor's own thread, which keeps the Cpu alive until it ends.
+        unsafe { cpu.as_ref() }
+    }
+
+    /// Its number, from 0.
+    #[must_use]
+    pub const fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// Its current IRQL.
+    #[must_use]
+    pub fn irql(&self) -> u8 {
+        self.irql.load(Ordering::Relaxed)
+    }
+
+    /// Sets the IRQL and returns the previous one. Rules are the caller's to check.
+    pub fn set_irql(&self, irql: u8) -> u8 {
+        self.irql.swap(irql, Ordering::Relaxed)
+    }
+
+    /// The machine this processor belongs to.
+    #[must_use]
+    pub fn machine(&self) -> &Machine {
+        // SAFETY: whoever had this processor do something (`Kernel::on`) waits for it and holds the kernel; the
+        // machine is dropped only after its processors' threads have ended.
+        unsafe { &*self.machine.as_ptr() }
+    }
+
+    /// The function that the driver called last, for reports of faults.
+    pub(crate) fn last_export(&self) -> Option<&'static Export> {
+        let export = self.export.load(Ordering::Relaxed);
+        // SAFETY: null, or the address of a static that `set_export` was given.
+        unsafe { export.as_ref() }
+    }
+
+    /// The driver calls `export`.
+    pub(crate) fn set_export(&self, export: &'static Export) {
+        self.export
+            .store(ptr::from_ref(export).cast_mut(), Ordering::Relaxed);
+    }
+
+    /// Whether this processor has stopped for ever.
+    #[must_use]
+    pub fn is_parked(&self) -> bool {
+        self.parked.load(Ordering::SeqCst)
+    }
+
+    /// The spin locks that this processor holds.
+    pub(crate) const fn locks(&self) -> &HeldLocks {
+        &self.locks
+    }
+
+    pub(crate) const fn trap_stacks(&self) -> &trap::Stacks {
+        &self.trap
+    }
+
+    /// The thread object (`KTHREAD`) that drivers find in the KPCR.
+    #[must_use]
+    pub fn thread(&self) -> usize {
+        self.kpcr.0 as usize + THREAD_OFFSET
+    }
+
+    /// The process object in whose context this processor runs.
+    #[must_use]
+    pub fn process(&self) -> usize {
+        address(
+            self.kpcr
+                .word(THREAD_OFFSET + KTHREAD_PROCESS)
+                .load(Ordering::Relaxed),
+        )
+    }
+
+    /// From now on this processor runs in the context of the process object at `process`; returns the one before.
+    pub fn set_process(&self, process: usize) -> usize {
+        self.kpcr
+            .word(THREAD_OFFSET + KTHREAD_APC_PROCESS)
+            .store(process as u64, Ordering::Relaxed);
+        address(
+            self.kpcr
+                .word(THREAD_OFFSET + KTHREAD_PROCESS)
+                .swap(process as u64, Ordering::Relaxed),
+        )
+    }
+
+    /// The driver's return address of the call now in progress, as the import thunk recorded it.
+    pub(crate) fn return_address(&self) -> usize {
+        address(self.kpcr.scratch().return_address.load(Ordering::Relaxed))
+    }
+
+    /// The driver's stack pointer at the call now in progress (it points at the return address).
+    pub(crate) fn driver_stack(&self) -> usize {
+        address(self.kpcr.scratch().stack_pointer.load(Ordering::Relaxed))
+    }
+
+    /// Calls into the driver at `irql`, and checks that it comes back at the same level.
+    ///
+    /// `what` names the callback in reports. No lock of ours may be held.
+    pub fn enter_driver<T>(&self, what: &'static str, irql: u8, call: impl FnOnce() -> T) -> T {
+        if self.machine().crashed() {
+            park_for_ever();
+        }
+        let before = self.set_irql(irql);
+        let locks = self.locks.count();
+        let result = call();
+        if self.machine().crashed() {
+            park_for_ever();
+        }
+        self.locks.check_returned(self, what, locks);
+        let after = self.set_irql(before);
+        if after != irql {
+            self.machine()
+                .verifier()
+                .irql_not_restored(self, what, irql, after);
+        }
+        result
+    }
+}
+
+/// One closure for a processor, with the place its completion is told to.
+type Job = Box<dyn FnOnce(&Cpu) + Send>;
+
+/// The queue of a processor's thread.
+#[derive(Default)]
+pub(crate) struct JobQueue {
+    jobs: Mutex<(Vec<Job>, bool)>,
+    changed: Condvar,
+}
+
+impl std::fmt::Debug for JobQueue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("JobQueue").finish_non_exhaustive()
+    }
+}
+
+impl JobQueue {
+    pub(crate) fn close(&self) {
+        self.jobs.lock().1 = true;
+        self.changed.notify_all();
+    }
+
+    fn push(&self, job: Job) {
+        self.jobs.lock().0.push(job);
+        self.changed.notify_all();
+    }
+
+    fn next(&self) -> Option<Job> {
+        let mut jobs = self.jobs.lock();
+        self.changed
+            .wait_while(&mut jobs, |(jobs, closed)| jobs.is_empty() && !*closed);
+        (!jobs.0.is_empty()).then(|| jobs.0.remove(0))
+    }
+}
+
+/// The body of a processor's thread.
+pub(crate) fn run(cpu: &Cpu, queue: &JobQueue) {
+    // SAFETY: glibc uses FS only, so GS is free on x86-64 Linux; the KPCR outlives this thread's use of it.
+    let set = unsafe {
+        libc::syscall(
+            libc::SYS_arch_prctl,
+            ARCH_SET_GS,
+            cpu.kpcr.0.cast::<c_void>(),
+        )
+    };
+    assert_eq!(set, 0, "arch_prctl(ARCH_SET_GS)");
+    CURRENT.set(ptr::from_ref(cpu));
+    trap::watch_thread(cpu);
+    cpu.set_process(cpu.machine().nt().processes().system());
+    while let Some(job) = queue.next() {
+        job(cpu);
+    }
+    trap::unwatch_thread();
+    CURRENT.set(ptr::null());
+}
+
+const ARCH_SET_GS: libc::c_int = 0x1001;
+
+/// Where the caller of [`Kernel::on`] waits.
+struct Completion<T> {
+    result: Mutex<Option<std::thread::Result<T>>>,
+}
+
+impl Kernel {
+    /// Runs `work` on processor `index`, then whatever it left pending (DPCs, work items, completions), and
+    /// waits for both.
+    ///
+    /// On that processor's own thread it runs in place.
+    ///
+    /// # Errors
+    /// [`Bugcheck`] when the kernel stopped meanwhile or before.
+    ///
+    /// # Panics
+    /// When there is no such processor, and when `work` itself panics.
+    pub fn on<T: Send>(
+        &self,
+        index: u32,
+        work: impl FnOnce(&Cpu) -> T + Send,
+    ) -> Result<T, Bugcheck> {
+        if let Some(cpu) = Cpu::current()
+            && cpu.index == index
+            && std::ptr::eq(cpu.machine(), &raw const **self)
+        {
+            return Ok(work(cpu));
+        }
+        if let Some(bugcheck) = self.bugcheck() {
+            return Err(bugcheck);
+        }
+        let completion = Arc::new(Completion {
+            result: Mutex::new(None),
+        });
+        let told = Arc::clone(&completion);
+        let machine: &Machine = self;
+        let job: Box<dyn FnOnce(&Cpu) + Send + '_> = Box::new(move |cpu| {
+            machine.set_busy(true);
+            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                let result = work(cpu);
+                machine.run_pending(cpu);
+                result
+            }));
+            machine.set_busy(false);
+            *told.result.lock() = Some(result);
+            machine.wake();
+        });
+        // SAFETY: the closure's borrows live until this function returns, and it returns only when the closure
+        // has finished, or when its processor is parked after a crash and never runs again.
+        let job: Job =
+            unsafe { std::mem::transmute::<Box<dyn FnOnce(&Cpu) + Send + '_>, Job>(job) };
+        self.queue(index).push(job);
+        let outcome = self.await_processor(index, || completion.result.lock().take());
+        match outcome {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(panic)) => std::panic::resume_unwind(panic),
+            Err(bugcheck) => Err(bugcheck),
+        }
+    }
+}
+
+/// Stops the calling processor for ever: its kernel has crashed.
+pub(crate) fn park_for_ever() -> ! {
+    static NEVER: AtomicBool = AtomicBool::new(false);
+    if let Some(cpu) = Cpu::current() {
+        cpu.parked.store(true, Ordering::SeqCst);
+        cpu.machine().wake();
+    }
+    while !NEVER.load(Ordering::Relaxed) {
+        std::thread::park();
+    }
+    unreachable!("nobody sets NEVER")
+}

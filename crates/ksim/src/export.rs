@@ -1,0 +1,279 @@
+//! The functions a driver can import: how each is declared, checked on entry and made to fail on demand.
+//!
+//! An export is written once, with its IRQL rule and what it returns when it is made to fail:
+//!
+//! ```ignore
+//! exports! {
+//!     module "ntoskrnl.exe";
+//!
+//!     /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdm/nf-wdm-exallocatepool2>
+//!     fn ExAllocatePool2(call, flags: u64, bytes: usize, tag: u32) -> *mut c_void,
+//!     irql PASSIVE..=DISPATCH, fails ptr::null_mut();
+//!     {
+//!         call.machine()…
+//!     }
+//! }
+//! ```
+//!
+//! The macro makes the `extern "win64"` function that a driver calls, and the module's `EXPORTS` table.
+
+use std::collections::HashMap;
+use std::ops::RangeInclusive;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+use crate::cpu::{self, Cpu};
+use crate::kernel::Machine;
+use crate::verifier::{IRQL_RANGE, Rule};
+use crate::{fwp, kmdf, ndis, nt};
+
+/// A simulated function, as data.
+#[derive(Debug)]
+pub struct Export {
+    /// The image that exports it, lower case with extension: `ntoskrnl.exe`. KMDF's table is `kmdf`.
+    pub module: &'static str,
+    /// Its name.
+    pub name: &'static str,
+    /// Its documentation: the DDI page.
+    pub doc: &'static str,
+    /// At which IRQLs it may be called.
+    pub irql: RangeInclusive<u8>,
+    /// Whether it can be made to fail.
+    pub fallible: bool,
+    /// Its address, for an import table: the `extern "win64"` function.
+    pub address: fn() -> usize,
+}
+
+/// What every part of the kernel gives to drivers.
+static TABLES: &[&[&[Export]]] = &[nt::EXPORTS, ndis::EXPORTS, fwp::EXPORTS, kmdf::EXPORTS];
+
+/// Modules whose functions this kernel keeps elsewhere: since Windows 10 2004 the HAL is a part of ntoskrnl.
+const ALIASES: &[(&str, &str)] = &[
+    ("hal.dll", "ntoskrnl.exe"),
+    ("ntkrnlmp.exe", "ntoskrnl.exe"),
+];
+
+/// Every simulated function.
+pub fn all() -> impl Iterator<Item = &'static Export> {
+    TABLES.iter().copied().flatten().copied().flatten()
+}
+
+/// The function `name` of the image `module`, whose name may have any case.
+#[must_use]
+pub fn resolve(module: &str, name: &str) -> Option<&'static Export> {
+    static BY_NAME: OnceLock<HashMap<(&'static str, &'static str), &'static Export>> =
+        OnceLock::new();
+    let module = module.to_ascii_lowercase();
+    let module = ALIASES
+        .iter()
+        .find(|(alias, _)| *alias == module)
+        .map_or(&*module, |(_, module)| module);
+    let by_name = BY_NAME.get_or_init(|| {
+        all()
+            .map(|export| ((canonical(export.module), export.name), export))
+            .collect()
+    });
+    by_name.get(&(module, name)).copied()
+}
+
+/// The module under which `module`'s functions are found.
+fn canonical(module: &'static str) -> &'static str {
+    ALIASES
+        .iter()
+        .find(|(alias, _)| *alias == module)
+        .map_or(module, |(_, module)| module)
+}
+
+/// A call from the driver into the kernel that is in progress.
+#[derive(Debug)]
+pub struct Call<'a> {
+    cpu: &'a Cpu,
+    export: &'static Export,
+    site: usize,
+    stack: usize,
+}
+
+impl<'a> Call<'a> {
+    /// Begins a call: parks the processor if the machine has crashed, and checks the IRQL.
+    #[must_use]
+    pub fn enter(export: &'static Export) -> Self {
+        let Some(cpu) = Cpu::current() else {
+            // Only a driver calls these, and a driver runs on processors only.
+            std::process::abort();
+        };
+        if cpu.machine().crashed() {
+            cpu::park_for_ever();
+        }
+        cpu.set_export(export);
+        let call = Call {
+            cpu,
+            export,
+            site: cpu.return_address(),
+            stack: cpu.driver_stack(),
+        };
+        if !export.irql.contains(&cpu.irql()) {
+            call.violation(
+                &IRQL_RANGE,
+                format!(
+                    "called at IRQL {}, allowed are {}..={}",
+                    cpu.irql(),
+                    export.irql.start(),
+                    export.irql.end()
+                ),
+            );
+        }
+        call
+    }
+
+    /// The function's name.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        self.export.name
+    }
+
+    /// The processor.
+    #[must_use]
+    pub const fn cpu(&self) -> &'a Cpu {
+        self.cpu
+    }
+
+    /// The machine.
+    #[must_use]
+    pub fn machine(&self) -> &'a Machine {
+        self.cpu.machine()
+    }
+
+    /// The driver's return address.
+    #[must_use]
+    pub const fn site(&self) -> usize {
+        self.site
+    }
+
+    /// The driver's stack pointer on entry.
+    #[must_use]
+    pub const fn stack(&self) -> usize {
+        self.stack
+    }
+
+    /// Records a breach of `rule` by this call.
+    pub fn violation(&self, rule: &Rule, message: impl Into<String>) {
+        self.machine().verifier().violation(self, rule, message);
+    }
+
+    /// Whether this call is to fail now. Asked once per call, by the macro.
+    #[must_use]
+    pub fn must_fail(&self) -> bool {
+        self.machine().faults().hit(self)
+    }
+}
+
+/// Which fallible calls are made to fail.
+///
+/// Counting starts when a plan is set; calls are numbered from 1.
+#[derive(Debug, Default)]
+pub struct Faults {
+    /// 0: count only; n: the n-th fallible call fails.
+    target: AtomicU64,
+    count: AtomicU64,
+    by_name: Mutex<HashMap<&'static str, Vec<u64>>>,
+    any_by_name: AtomicU64,
+    hit: Mutex<Option<String>>,
+}
+
+impl Faults {
+    /// Makes the `n`-th fallible call from now fail (1 is the next one); 0 fails none.
+    pub fn fail_nth(&self, n: u64) {
+        self.count.store(0, Ordering::SeqCst);
+        self.target.store(n, Ordering::SeqCst);
+        *self.hit.lock() = None;
+    }
+
+    /// Makes the `n`-th call of the function `name` from now fail.
+    pub fn fail_call(&self, name: &'static str, n: u64) {
+        self.by_name.lock().entry(name).or_default().push(n);
+        self.any_by_name.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// How many fallible calls were made since the plan was set.
+    #[must_use]
+    pub fn calls(&self) -> u64 {
+        self.count.load(Ordering::SeqCst)
+    }
+
+    /// The call that was made to fail: function and place.
+    #[must_use]
+    pub fn failed_call(&self) -> Option<String> {
+        self.hit.lock().clone()
+    }
+
+    fn hit(&self, call: &Call<'_>) -> bool {
+        let number = self.count.fetch_add(1, Ordering::Relaxed) + 1;
+        let mut fails = number == self.target.load(Ordering::Relaxed);
+        if self.any_by_name.load(Ordering::Relaxed) > 0
+            && let Some(countdowns) = self.by_name.lock().get_mut(call.name())
+        {
+            for countdown in countdowns.iter_mut() {
+                *countdown = countdown.saturating_sub(1);
+                fails |= *countdown == 0;
+            }
+            countdowns.retain(|countdown| *countdown > 0);
+        }
+        if fails {
+            let place = call.machine().verifier().place(call.site());
+            *self.hit.lock() = Some(format!("{} called from {place}", call.name()));
+        }
+        fails
+    }
+}
+
+/// Declares simulated functions; see the [module's documentation](self).
+macro_rules! exports {
+    (
+        module $module:literal;
+        $(
+            $(#[doc = $doc:literal])+
+            fn $name:ident($call:ident $(, $arg:ident: $ty:ty)* $(,)?) $(-> $ret:ty)?,
+            irql $irql:expr $(, fails $failure:expr)?;
+            $body:block
+        )*
+    ) => {
+        $(
+            $(#[doc = $doc])+
+            #[allow(non_snake_case, unused_variables, reason = "named as the kernel names it")]
+            pub(crate) extern "win64" fn $name($($arg: $ty),*) $(-> $ret)? {
+                static EXPORT: $crate::export::Export = $crate::export::Export {
+                    module: $module,
+                    name: stringify!($name),
+                    doc: concat!($($doc),+),
+                    irql: $irql,
+                    fallible: $crate::export::exports!(@fallible $($failure)?),
+                    address: || $name as *const () as usize,
+                };
+                let $call = $crate::export::Call::enter(&EXPORT);
+                $(
+                    if $call.must_fail() {
+                        return $failure;
+                    }
+                )?
+                $body
+            }
+        )*
+
+        /// What this file gives to drivers.
+        pub(crate) static EXPORTS: &[$crate::export::Export] = &[$(
+            $crate::export::Export {
+                module: $module,
+                name: stringify!($name),
+                doc: concat!($($doc),+),
+                irql: $irql,
+                fallible: $crate::export::exports!(@fallible $($failure)?),
+                address: || $name as *const () as usize,
+            },
+        )*];
+    };
+    (@fallible) => { false };
+    (@fallible $failure:expr) => { true };
+}
+pub(crate) use exports;

@@ -1,0 +1,267 @@
+//! What a classify function may leave in `FWPS_CLASSIFY_OUT0` and in a stream's packet.
+//!
+//! <https://learn.microsoft.com/windows-hardware/drivers/ddi/fwpsk/nc-fwpsk-fwps_callout_classify_fn2>
+
+use wfp_engine::{ClassifyCall, ClassifyOut};
+use wfp_schema::flags::RuntimeFilterFlags;
+use wfp_schema::{Action, ClassifyOutFlags, LayerId, LayerKind, Rights, StreamAction, StreamFlags};
+
+use super::host::{ClassifyFn, KernelHost};
+use super::layout::kernel::{RawClassifyOut, RawStreamPacket};
+use crate::cpu::Cpu;
+use crate::verifier::{
+    ARGUMENT, CLASSIFY_ACTION, CLASSIFY_BLOCK_RIGHT, CLASSIFY_FLAGS, CLASSIFY_RIGHTS, Rule,
+};
+
+const PERMIT: u32 = Action::Permit.value();
+const BLOCK: u32 = Action::Block.value();
+const CONTINUE: u32 = Action::Continue.value();
+const NONE: u32 = Action::None.value();
+
+/// A classify that has returned.
+pub(super) struct Returned<'a> {
+    pub(super) cpu: &'a Cpu,
+    pub(super) call: &'a ClassifyCall<'a, KernelHost>,
+    /// What the callout found and left.
+    pub(super) entry: RawClassifyOut,
+    pub(super) exit: RawClassifyOut,
+    /// It pended the operation.
+    pub(super) pended: bool,
+    /// It referenced the packet in order to modify it.
+    pub(super) modify: bool,
+}
+
+impl Returned<'_> {
+    fn report(&self, rule: &Rule, what: &str) {
+        let callout = self.call.callout;
+        let function = match callout.host().classify {
+            ClassifyFn::Fn0(function) => function as usize,
+            ClassifyFn::Fn1(function) => function as usize,
+        };
+        let verifier = self.cpu.machine().verifier();
+        let message = format!(
+            "{what} (classifyFn {}, callout {}, layer {}, action {:#x} -> {:#x}, rights {:#x} -> {:#x}, flags {:#x})",
+            verifier.place(function),
+            callout.id(),
+            self.call.layer,
+            self.entry.action,
+            self.exit.action,
+            self.entry.rights,
+            self.exit.rights,
+            self.exit.flags,
+        );
+        verifier.violation_at(self.cpu, rule, message);
+    }
+
+    const fn filter_action(&self) -> Action {
+        self.call.filter.record().action()
+    }
+
+    const fn had_right(&self) -> bool {
+        Rights::from_bits(self.entry.rights).contains(Rights::ACTION_WRITE)
+    }
+
+    const fn kept_right(&self) -> bool {
+        Rights::from_bits(self.exit.rights).contains(Rights::ACTION_WRITE)
+    }
+
+    /// Checks what a callout at a layer other than STREAM left.
+    pub(super) fn check(&self) {
+        let (entry, exit) = (self.entry, self.exit);
+        if exit == entry
+            && !self.pended
+            && !self.modify
+            && self.filter_action() != Action::CalloutTerminating
+        {
+            return;
+        }
+        self.check_rights();
+        self.check_action();
+        self.check_flags();
+    }
+
+    fn check_rights(&self) {
+        let (entry, exit) = (self.entry, self.exit);
+        if exit.rights & !entry.rights != 0 {
+            self.report(
+                &CLASSIFY_RIGHTS,
+                "a right was set that the callout did not have",
+            );
+        }
+        let inspection = self.filter_action() == Action::CalloutInspection;
+        if exit.action != entry.action && exit.action != BLOCK && !self.had_right() && !inspection {
+            self.report(
+                &CLASSIFY_RIGHTS,
+                "actionType was written without FWPS_RIGHT_ACTION_WRITE",
+            );
+        }
+        if exit.action == BLOCK && self.had_right() && self.kept_right() && !inspection {
+            self.report(
+                &CLASSIFY_BLOCK_RIGHT,
+                "FWPS_RIGHT_ACTION_WRITE is left set with FWP_ACTION_BLOCK",
+            );
+        }
+        let clear = self
+            .call
+            .filter
+            .record()
+            .runtime_flags()
+            .contains(RuntimeFilterFlags::CLEAR_ACTION_RIGHT);
+        if exit.action == PERMIT && self.had_right() && self.kept_right() && clear {
+            self.report(
+                &CLASSIFY_RIGHTS,
+                "FWPS_RIGHT_ACTION_WRITE is left set though the filter has CLEAR_ACTION_RIGHT",
+            );
+        }
+        if self.modify && self.kept_right() {
+            self.report(
+                &CLASSIFY_RIGHTS,
+                "FWPS_RIGHT_ACTION_WRITE is left set though the packet was referenced in order to modify it",
+            );
+        }
+    }
+
+    fn check_action(&self) {
+        let (entry, exit) = (self.entry, self.exit);
+        let written = exit.action != entry.action;
+        match self.filter_action() {
+            Action::CalloutTerminating if exit.action != PERMIT && exit.action != BLOCK => {
+                self.report(
+                    &CLASSIFY_ACTION,
+                    "a terminating callout neither permitted nor blocked, which blocks",
+                );
+            }
+            Action::CalloutInspection
+                if written && exit.action != CONTINUE && exit.action != NONE =>
+            {
+                self.report(
+                    &CLASSIFY_ACTION,
+                    "an inspection callout decided, which counts for nothing",
+                );
+            }
+            _ if written && ![PERMIT, BLOCK, CONTINUE, NONE].contains(&exit.action) => {
+                self.report(
+                    &CLASSIFY_ACTION,
+                    "actionType is no action that a callout returns",
+                );
+            }
+            _ => {}
+        }
+        if written && exit.action == BLOCK && never_blocks(self.call.layer) {
+            self.report(&CLASSIFY_ACTION, "the layer is not for blocking");
+        }
+        if self.pended && exit.action != BLOCK {
+            self.report(
+                &CLASSIFY_ACTION,
+                "an operation was pended without FWP_ACTION_BLOCK",
+            );
+        }
+    }
+
+    fn check_flags(&self) {
+        let (entry, exit) = (self.entry, self.exit);
+        let set = ClassifyOutFlags::from_bits(exit.flags & !entry.flags);
+        if !set.without(ClassifyOutFlags::ABSORB).is_empty() {
+            self.report(
+                &CLASSIFY_FLAGS,
+                "a flag was set that is not the callout's to set",
+            );
+        }
+        if ClassifyOutFlags::from_bits(exit.flags).contains(ClassifyOutFlags::ABSORB) {
+            if exit.action != BLOCK {
+                self.report(&CLASSIFY_FLAGS, "ABSORB without FWP_ACTION_BLOCK");
+            }
+            if !self.pended
+                && !self
+                    .call
+                    .layer
+                    .layer()
+                    .is_some_and(wfp_schema::Layer::may_absorb)
+            {
+                self.report(&CLASSIFY_FLAGS, "ABSORB at a layer that does not have it");
+            }
+        } else if self.pended {
+            self.report(&CLASSIFY_FLAGS, "an operation was pended without ABSORB");
+        }
+        let own = |out: &RawClassifyOut| (out.out_context, out.filter_id, out.reserved);
+        if own(&entry) != own(&exit) {
+            self.report(
+                &CLASSIFY_FLAGS,
+                "a member was written that belongs to the system",
+            );
+        }
+    }
+
+    /// Checks what a stream callout left; what it asked for, if that is an action at all.
+    pub(super) fn check_stream(
+        &self,
+        packet: &RawStreamPacket,
+        flags: StreamFlags,
+        length: usize,
+        found: ClassifyOutFlags,
+    ) -> Option<StreamAction> {
+        let Some(action) = StreamAction::from_u32(packet.action) else {
+            self.report(
+                &ARGUMENT,
+                &format!(
+                    "streamAction {} is no FWPS_STREAM_ACTION_TYPE",
+                    packet.action
+                ),
+            );
+            return None;
+        };
+        let end = StreamFlags::RECEIVE_DISCONNECT | StreamFlags::SEND_DISCONNECT;
+        let complaint = match action {
+            StreamAction::None => {
+                let decides = self.filter_action() != Action::CalloutInspection;
+                if decides && ![PERMIT, BLOCK, CONTINUE].contains(&self.exit.action) {
+                    self.report(&CLASSIFY_ACTION, "a stream callout assigned no actionType");
+                }
+                None
+            }
+            StreamAction::NeedMoreData if !found.is_empty() => {
+                Some("NEED_MORE_DATA though the callout was told that it must decide")
+            }
+            StreamAction::NeedMoreData if packet.bytes_required == 0 => {
+                Some("NEED_MORE_DATA with countBytesRequired 0")
+            }
+            StreamAction::Defer if flags.contains(StreamFlags::SEND) => {
+                Some("DEFER of outbound data")
+            }
+            StreamAction::Defer if flags.intersects(end) => Some("DEFER of the end of a stream"),
+            _ => None,
+        };
+        if let Some(complaint) = complaint {
+            self.report(&ARGUMENT, complaint);
+        }
+        if packet.bytes_enforced > length {
+            self.report(
+                &ARGUMENT,
+                &format!(
+                    "countBytesEnforced is {} of {length}",
+                    packet.bytes_enforced
+                ),
+            );
+        }
+        Some(action)
+    }
+}
+
+/// Layers at which a block makes no sense (after the fact), or is only for security failures.
+fn never_blocks(layer: LayerId) -> bool {
+    layer.layer().is_some_and(|layer| {
+        matches!(
+            layer.kind(),
+            LayerKind::AleFlowEstablished
+                | LayerKind::AleResourceRelease
+                | LayerKind::AleEndpointClosure
+        )
+    })
+}
+
+/// The engine's form of what a callout left.
+pub(super) const fn answer(exit: &RawClassifyOut, out: &mut ClassifyOut) {
+    out.action = exit.action;
+    out.rights = Rights::from_bits(exit.rights);
+    out.flags = ClassifyOutFlags::from_bits(exit.flags);
+}

@@ -1,0 +1,7 @@
+//! WFP's structures as drivers see them on x64.
+//!
+//! `value` holds those of `fwptypes.h`, `management` those of `fwpmtypes.h`, `kernel` those of `fwpsk.h`.
+
+pub(crate) mod kernel;
+pub(crate) mod management;
+pub(crate) mod value;

@@ -1,0 +1,224 @@
+//! The Windows Filtering Platform's kernel ABI over [`wfp_engine`], which holds all of its semantics.
+//!
+//! ```text
+//! layout            the structures of fwptypes.h, fwpmtypes.h and fwpsk.h
+//! marshal, give     management objects out of a driver's structures, and into structures for it
+//! session, objects  Fwpm: sessions, transactions, providers, sublayers, callouts, filters
+//! bfe               the state of the base filtering engine
+//! callout, flow     Fwps: registering callouts, flow contexts, delayed operations
+//! nbl, inject       Fwps: net buffer lists of packets, injection
+//! host              what the engine asks back: filter structures, notify and flow delete functions
+//! classify, stream  indications of the network stack to callouts ─ identity, scratch, check
+//! stack             what drivers ask of the network stack
+//! ```
+//!
+//! Nothing here is decided about traffic or objects: structures are read field by field and checked, the engine is
+//! asked, and its answer is put into structures. No lock of this module is held while the driver runs.
+
+pub mod bfe;
+mod callout;
+mod check;
+pub mod classify;
+mod flow;
+mod give;
+pub mod host;
+mod identity;
+mod inject;
+mod layout;
+mod marshal;
+mod nbl;
+mod objects;
+mod scratch;
+mod serve;
+mod session;
+mod show;
+pub mod stack;
+mod stream;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{OnceLock, Weak};
+
+use parking_lot::Mutex;
+use wfp_engine::{Engine, Options};
+
+use crate::cpu::Cpu;
+use crate::export::Export;
+use crate::kernel::Machine;
+use crate::ndis::MdlLayout;
+
+pub use bfe::Bfe;
+pub use classify::KernelFiltering;
+pub use host::KernelHost;
+pub use stack::{InjectedPacket, InjectedStreamData, StackRequest};
+
+/// What this module gives to drivers.
+pub(crate) static EXPORTS: &[&[Export]] = &[
+    bfe::EXPORTS,
+    callout::EXPORTS,
+    flow::EXPORTS,
+    inject::EXPORTS,
+    nbl::EXPORTS,
+    objects::EXPORTS,
+    session::EXPORTS,
+];
+
+/// How the platform is simulated.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// What documentation leaves open.
+    pub options: Options,
+    /// Whether the base filtering engine runs when the machine has booted.
+    pub bfe_running: bool,
+    /// How packets are spread over MDLs.
+    pub mdl_layout: MdlLayout,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            options: Options::default(),
+            bfe_running: true,
+            mdl_layout: MdlLayout::Whole,
+        }
+    }
+}
+
+/// The platform's state in one machine.
+#[derive(Debug)]
+pub(crate) struct State {
+    engine: Engine<KernelHost>,
+    mdl_layout: MdlLayout,
+    processors: Box<[Current]>,
+    injection: inject::State,
+    sessions: session::State,
+    objects: objects::State,
+    subscriptions: bfe::State,
+    pended: Mutex<HashMap<usize, u64>>,
+    requests: Mutex<VecDeque<StackRequest>>,
+}
+
+impl State {
+    pub(crate) fn new(config: &Config, processors: u32) -> Self {
+        Self {
+            engine: Engine::new(KernelHost::default(), config.options.clone()),
+            mdl_layout: config.mdl_layout,
+            processors: (0..processors.max(1)).map(|_| Current::default()).collect(),
+            injection: inject::State::default(),
+            sessions: session::State::default(),
+            objects: objects::State::default(),
+            subscriptions: bfe::State::default(),
+            pended: Mutex::default(),
+            requests: Mutex::default(),
+        }
+    }
+
+    /// Makes the machine known to the engine's host, and boots the platform.
+    pub(crate) fn boot(&self, machine: Weak<Machine>, config: &Config) {
+        self.engine.host().attach(machine);
+        if config.bfe_running {
+            self.engine.start_bfe();
+        }
+    }
+
+    /// The classify in progress on a processor.
+    fn current(&self, cpu: &Cpu) -> &Current {
+        &self.processors[cpu.index() as usize]
+    }
+
+    fn ask(&self, request: StackRequest) {
+        self.requests.lock().push_back(request);
+    }
+}
+
+impl Machine {
+    /// The filter engine: its objects, and what another product would add to them.
+    ///
+    /// Changes that concern a driver's callout call the driver, so make those on a processor
+    /// ([`Kernel::on`](crate::Kernel::on)) at `PASSIVE_LEVEL`.
+    #[must_use]
+    pub const fn filter_engine(&self) -> &Engine<KernelHost> {
+        &self.fwp.engine
+    }
+
+    /// The base filtering engine, to start and to stop.
+    #[must_use]
+    pub const fn bfe(&self) -> Bfe<'_> {
+        Bfe::new(self)
+    }
+
+    /// The way from a network stack to the callouts, for the processor with this number: use it there only.
+    #[must_use]
+    pub fn filtering(&self, processor: u32) -> KernelFiltering {
+        KernelFiltering::new(self, processor)
+    }
+
+    /// What drivers have asked of the network stack since the last time, in order.
+    #[must_use]
+    pub fn take_stack_requests(&self) -> VecDeque<StackRequest> {
+        std::mem::take(&mut *self.fwp.requests.lock())
+    }
+}
+
+/// The classify in progress on one processor, as the functions that a callout calls see it.
+#[derive(Debug, Default)]
+struct Current {
+    /// 0 outside of a classify, and where nothing can be pended.
+    completion_handle: AtomicU64,
+    reauthorizing: AtomicBool,
+    pended: AtomicBool,
+    modify: AtomicBool,
+}
+
+impl Current {
+    /// A classify begins.
+    fn begin(&self, completion_handle: u64, reauthorizing: bool) {
+        self.completion_handle
+            .store(completion_handle, Ordering::Relaxed);
+        self.reauthorizing.store(reauthorizing, Ordering::Relaxed);
+        self.pended.store(false, Ordering::Relaxed);
+        self.modify.store(false, Ordering::Relaxed);
+    }
+
+    /// It ends.
+    fn end(&self) {
+        self.completion_handle.store(0, Ordering::Relaxed);
+    }
+
+    /// A list was referenced in order to be modified.
+    fn note_modify(&self) {
+        self.modify.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether that happened since the last time of asking.
+    fn take_modify(&self) -> bool {
+        self.modify.load(Ordering::Relaxed) && self.modify.swap(false, Ordering::Relaxed)
+    }
+
+    fn is_pended(&self) -> bool {
+        self.pended.load(Ordering::Relaxed)
+    }
+}
+
+/// A function of the driver's by its address; `None` for NULL.
+///
+/// # Safety
+/// `F` is the type of a function pointer, the one that the driver's function has there.
+const unsafe fn function<F: Copy>(address: usize) -> Option<F> {
+    const {
+        assert!(
+            size_of::<F>() == size_of::<usize>(),
+            "F is a function pointer"
+        );
+    }
+    if address == 0 {
+        return None;
+    }
+    // SAFETY: not NULL, of the same size, and the caller vouches for the type.
+    Some(unsafe { std::mem::transmute_copy::<usize, F>(&address) })
+}
+
+/// The machine that a host belongs to: known once it has been made.
+type Attached = OnceLock<Weak<Machine>>;

@@ -1,0 +1,62 @@
+//! Giving the network stack what drivers asked of it.
+
+use crate::cpu::Cpu;
+use crate::kernel::Machine;
+use crate::net::{Filtering, Host, Injection};
+
+use super::stack::StackRequest;
+
+impl Machine {
+    /// Gives `host`, the stack on `cpu`, everything that drivers asked of it since the last time.
+    ///
+    /// What concerns a flow of another processor's host is left for that one. Returns whether anything was for
+    /// this host: it may have led to more.
+    pub fn serve_stack<F: Filtering>(&self, cpu: &Cpu, host: &mut Host<F>) -> bool {
+        let mut served = false;
+        for request in self.take_stack_requests() {
+            if serve(self, cpu, host, &request) {
+                served = true;
+            } else if self.processors() > 1 {
+                self.fwp.ask(request);
+            }
+        }
+        served
+    }
+}
+
+/// Whether `request` was for `host`.
+fn serve<F: Filtering>(
+    machine: &Machine,
+    cpu: &Cpu,
+    host: &mut Host<F>,
+    request: &StackRequest,
+) -> bool {
+    match request {
+        StackRequest::Inject(packet) => {
+            if packet.processor % machine.processors() != cpu.index() {
+                return false;
+            }
+            host.inject(&Injection {
+                point: packet.point,
+                bytes: &packet.bytes,
+                mark: packet.mark,
+                origin: packet.origin,
+                link: 0,
+            });
+            true
+        }
+        // A replay forwards nothing: the packet leaves the machine.
+        StackRequest::Forward(_) => true,
+        StackRequest::InjectStream(data) => {
+            let outbound = data.flags.contains(wfp_schema::StreamFlags::SEND);
+            host.stream_inject(data.flow_handle, data.stage, outbound, &data.bytes)
+        }
+        StackRequest::Complete { completion_handle } => {
+            host.complete(machine.time().now(), *completion_handle)
+        }
+        StackRequest::AbortFlow { flow_handle } => host.abort(*flow_handle),
+        StackRequest::ContinueStream { flow_handle, stage } => {
+            host.stream_continue(*flow_handle, *stage)
+        }
+    }
+}

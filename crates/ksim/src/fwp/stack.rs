@@ -1,0 +1,64 @@
+//! What a driver asks of the network stack outside of a classify.
+//!
+//! The functions that inject, complete or abort return at once, as on Windows; what they ask for waits here until
+//! whoever runs the stack takes it with [`Machine::take_stack_requests`](crate::kernel::Machine::take_stack_requests).
+
+use wfp_schema::StreamFlags;
+
+use crate::net::{InjectionMark, InjectionPoint, PacketId, StageId};
+
+/// A packet that a driver injects.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InjectedPacket {
+    /// Where it comes in.
+    pub point: InjectionPoint,
+    /// The packet from its IP header, as it was when the function was called.
+    pub bytes: Vec<u8>,
+    /// To be shown with the packet when it is indicated.
+    pub mark: InjectionMark,
+    /// The packet that it was cloned from, if it was.
+    pub origin: Option<PacketId>,
+    /// The processor on which the function was called.
+    pub processor: u32,
+}
+
+/// Data that a driver injects into a stream; only what is lighter than the callout sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InjectedStreamData {
+    /// The flow.
+    pub flow_handle: u64,
+    /// The stage of the callout that injects.
+    pub stage: StageId,
+    /// Direction and kind of the data.
+    pub flags: StreamFlags,
+    /// The data.
+    pub bytes: Vec<u8>,
+}
+
+/// Something that a driver asks of the stack.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StackRequest {
+    /// Take this packet.
+    Inject(InjectedPacket),
+    /// Forward this packet; no layer sees it again (`FwpsInjectForwardAsync0`).
+    Forward(Vec<u8>),
+    /// Take this data.
+    InjectStream(InjectedStreamData),
+    /// The operation with this completion handle may go on (`FwpsCompleteOperation0`).
+    Complete {
+        /// The completion handle that the indication showed.
+        completion_handle: u64,
+    },
+    /// Abort this flow (`FwpsFlowAbort0`).
+    AbortFlow {
+        /// The flow.
+        flow_handle: u64,
+    },
+    /// Indicate the deferred stream again (`FwpsStreamContinue0`).
+    ContinueStream {
+        /// The flow.
+        flow_handle: u64,
+        /// The stage of the callout that deferred it.
+        stage: StageId,
+    },
+}

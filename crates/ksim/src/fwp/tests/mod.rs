@@ -1,0 +1,11 @@
+//! The ABI as a driver sees it: callouts are Rust functions here, everything else goes through the exports.
+
+mod arguments;
+mod bfe;
+mod flows;
+mod injection;
+mod objects;
+mod out;
+mod packets;
+mod streams;
+mod support;

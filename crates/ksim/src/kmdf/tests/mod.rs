@@ -1,0 +1,12 @@
+//! Tests of the framework with drivers written in Rust, whose callbacks are called as a real driver's are.
+
+mod binding;
+mod cancel;
+mod devices;
+mod driver;
+mod later;
+mod objects;
+mod queues;
+mod races;
+mod requests;
+mod scopes;

@@ -1,0 +1,219 @@
+//! Net buffer lists that a driver made, and what became of them.
+
+use std::collections::HashMap;
+
+use parking_lot::Mutex;
+
+use super::chain;
+use super::layout::{Mdl, NetBuffer, NetBufferData, NetBufferList};
+use crate::access::{Out, Shared};
+
+/// Which function made a list, and so which one frees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// `NdisAllocateNetBufferList`, `NdisAllocateNetBufferAndNetBufferList`.
+    Ndis,
+    /// `FwpsAllocateNetBufferAndNetBufferList0`.
+    Fwps,
+    /// `FwpsAllocateCloneNetBufferList0`.
+    Clone,
+    /// `FwpsCloneStreamData0`.
+    StreamClone,
+}
+
+impl Origin {
+    /// The function's name.
+    pub(crate) const fn maker(self) -> &'static str {
+        match self {
+            Self::Ndis => "NdisAllocateNetBufferList",
+            Self::Fwps => "FwpsAllocateNetBufferAndNetBufferList0",
+            Self::Clone => "FwpsAllocateCloneNetBufferList0",
+            Self::StreamClone => "FwpsCloneStreamData0",
+        }
+    }
+}
+
+/// `NET_BUFFER_LIST_CONTEXT`'s header, before the context's data.
+const CONTEXT_HEADER: usize = 16;
+
+/// A list with everything that was allocated for it.
+#[derive(Debug)]
+pub(crate) struct List {
+    pub(crate) origin: Origin,
+    /// The handle of the pool it came from.
+    pub(crate) pool: usize,
+    /// What a clone shares its data with: the address of the original.
+    pub(crate) parent: Option<Out<NetBufferList>>,
+    header: Shared<NetBufferList>,
+    _buffers: Vec<Shared<NetBuffer>>,
+    _mdls: Vec<Shared<Mdl>>,
+    _context: Option<Box<[u8]>>,
+    /// How its buffers stood when it was handed over, if it is.
+    handed_over: Option<Snapshot>,
+}
+
+impl List {
+    pub(crate) fn new(
+        origin: Origin,
+        pool: usize,
+        buffers: Vec<Shared<NetBuffer>>,
+        context: usize,
+    ) -> Self {
+        let first = buffers.first().map_or(Out::null(), Shared::out);
+        let mut list = NetBufferList::of(first, pool);
+        let context = (context > 0).then(|| {
+            let mut block = vec![0_u8; CONTEXT_HEADER + context].into_boxed_slice();
+            // Next stays NULL; Size is that of the data, Offset where its used part begins: at its end.
+            let size = u16::try_from(context).unwrap_or(u16::MAX).to_le_bytes();
+            block[8..10].copy_from_slice(&size);
+            block[10..12].copy_from_slice(&size);
+            block
+        });
+        if let Some(block) = &context {
+            // SAFETY: heap memory that lives as long as the list and that nothing of ours looks into.
+            list.context = unsafe { Out::new(block.as_ptr().cast_mut()) };
+        }
+        Self {
+            origin,
+            pool,
+            parent: None,
+            header: Shared::new(list),
+            _buffers: buffers,
+            _mdls: Vec::new(),
+            _context: context,
+            handed_over: None,
+        }
+    }
+
+    /// A clone of `parent`: as many buffers, over `mdls`.
+    pub(crate) fn clone_of(
+        origin: Origin,
+        pool: usize,
+        parent: Option<Out<NetBufferList>>,
+        buffers: Vec<Shared<NetBuffer>>,
+        mdls: Vec<Shared<Mdl>>,
+    ) -> Self {
+        for pair in buffers.windows(2) {
+            let mut buffer = pair[0].get();
+            buffer.data.next = pair[1].out();
+            pair[0].set(buffer);
+        }
+        let clone = Self {
+            parent,
+            _mdls: mdls,
+            ..Self::new(origin, pool, buffers, 0)
+        };
+        let mut header = clone.header.get();
+        header.parent = parent.unwrap_or(Out::null());
+        clone.header.set(header);
+        clone
+    }
+
+    /// Its address.
+    pub(crate) const fn out(&self) -> Out<NetBufferList> {
+        self.header.out()
+    }
+}
+
+/// The state of a list that its owner gave away.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Snapshot {
+    list: [usize; 2],
+    buffers: Vec<(NetBufferData, Vec<u8>)>,
+}
+
+impl Snapshot {
+    /// Looks at `list` now, data included. Takes no lock.
+    pub(crate) fn of(list: Out<NetBufferList>) -> Self {
+        let Some(header) = list.get() else {
+            return Self {
+                list: [0; 2],
+                buffers: Vec::new(),
+            };
+        };
+        Self {
+            list: [header.first.address(), header.parent.address()],
+            buffers: chain::buffers(&header)
+                .map(|(_, data)| (data, chain::bytes_of(&data)))
+                .collect(),
+        }
+    }
+
+    /// The data of each buffer.
+    pub(crate) fn packets(&self) -> impl Iterator<Item = &[u8]> {
+        self.buffers.iter().map(|(_, bytes)| bytes.as_slice())
+    }
+}
+
+/// The lists and loose buffers of a machine's drivers.
+#[derive(Debug, Default)]
+pub(crate) struct Lists {
+    lists: Mutex<HashMap<usize, List>>,
+    loose: Mutex<HashMap<usize, Shared<NetBuffer>>>,
+}
+
+impl Lists {
+    pub(crate) fn insert(&self, list: List) {
+        self.lists.lock().insert(list.out().address(), list);
+    }
+
+    pub(crate) fn remove(&self, list: Out<NetBufferList>) -> Option<List> {
+        self.lists.lock().remove(&list.address())
+    }
+
+    pub(super) fn insert_buffer(&self, buffer: Shared<NetBuffer>) {
+        self.loose.lock().insert(buffer.out().address(), buffer);
+    }
+
+    pub(super) fn remove_buffer(&self, buffer: Out<NetBuffer>) {
+        self.loose.lock().remove(&buffer.address());
+    }
+
+    /// Which function made `list`; `None` if no driver did.
+    pub(crate) fn origin(&self, list: Out<NetBufferList>) -> Option<Origin> {
+        self.lists
+            .lock()
+            .get(&list.address())
+            .map(|list| list.origin)
+    }
+
+    /// What the clone `list` shares its data with.
+    pub(crate) fn parent(&self, list: Out<NetBufferList>) -> Option<Out<NetBufferList>> {
+        self.lists
+            .lock()
+            .get(&list.address())
+            .and_then(|list| list.parent)
+    }
+
+    /// How many lists came from the pool with this handle.
+    pub(super) fn count_from(&self, pool: usize) -> usize {
+        self.lists
+            .lock()
+            .values()
+            .filter(|list| list.pool == pool)
+            .count()
+    }
+
+    /// `list` now belongs to the stack, in the state `snapshot`. `false` if it does already.
+    pub(crate) fn hand_over(&self, list: Out<NetBufferList>, snapshot: Snapshot) -> bool {
+        match self.lists.lock().get_mut(&list.address()) {
+            Some(list) => list.handed_over.replace(snapshot).is_none(),
+            None => true,
+        }
+    }
+
+    /// `list` goes back to its owner; the state in which it was handed over.
+    pub(crate) fn take_back(&self, list: Out<NetBufferList>) -> Option<Snapshot> {
+        self.lists
+            .lock()
+            .get_mut(&list.address())
+            .and_then(|list| list.handed_over.take())
+    }
+
+    pub(super) fn is_handed_over(&self, list: Out<NetBufferList>) -> bool {
+        self.lists
+            .lock()
+            .get(&list.address())
+            .is_some_and(|list| list.handed_over.is_some())
+    }
+}

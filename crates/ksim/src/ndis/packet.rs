@@ -1,0 +1,550 @@
+//! The net buffer lists that the stack indicates.
+//!
+//! A [`Packet`] is memory for one indication: lists, buffers, MDLs and data, made once and filled anew for each
+//! classify. Data ends where a page that nobody may touch begins, so an overrun traps; what lies before it is
+//! checked afterwards, as is everything that the driver has to leave as it was.
+
+use std::collections::HashMap;
+use std::ptr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+use super::chain;
+use super::layout::{Mdl, NetBuffer, NetBufferData, NetBufferList, PAGE};
+use crate::access::{Out, POISON};
+
+/// How the data of a packet is spread over MDLs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum MdlLayout {
+    /// One MDL in nonpaged pool, as most adapters indicate received packets.
+    #[default]
+    Whole,
+    /// Up to four MDLs, cut anywhere, with unused space before the data, some not mapped, and stream data in up
+    /// to two lists: everything that is allowed. The same seed gives the same cuts.
+    Seeded(u64),
+}
+
+impl MdlLayout {
+    /// The layout for one of several processors: each has cuts of its own.
+    pub(crate) const fn for_processor(self, processor: u32) -> Self {
+        match self {
+            Self::Whole => Self::Whole,
+            Self::Seeded(seed) => Self::Seeded(seed ^ ((processor as u64) << 32)),
+        }
+    }
+}
+
+/// What a packet is to show.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Contents<'a> {
+    /// All bytes.
+    pub(crate) bytes: &'a [u8],
+    /// Where the data begins in them.
+    pub(crate) start: usize,
+    /// The bytes before the start are not there yet: a driver that retreats finds nothing useful.
+    pub(crate) hide_before: bool,
+    /// Whether the bytes may be spread over several lists.
+    pub(crate) lists: bool,
+}
+
+const MAX_LISTS: usize = 2;
+const MAX_MDLS: usize = 4;
+/// Bytes before each MDL's buffer that must not change.
+const FENCE: usize = 16;
+const FENCE_BYTE: u8 = 0xfd;
+/// Most unused bytes that a seeded layout leaves before the data.
+const MAX_SLACK: usize = 64;
+/// The capacity that a packet begins with: any IP packet fits.
+const CAPACITY: usize = 0x10000;
+
+/// The structures that a driver sees.
+#[repr(C)]
+struct Frame {
+    lists: [NetBufferList; MAX_LISTS],
+    buffers: [NetBuffer; MAX_LISTS],
+    mdls: [Mdl; MAX_MDLS],
+}
+
+/// One mapping: a page with the frame, then for each MDL room that ends at a guard page.
+#[derive(Debug)]
+struct Region {
+    base: *mut u8,
+    capacity: usize,
+}
+
+// SAFETY: owned memory that is accessed through copies only.
+unsafe impl Send for Region {}
+// SAFETY: as above; who fills it has it to himself (see `Packet`).
+unsafe impl Sync for Region {}
+
+const _: () = assert!(size_of::<Frame>() <= PAGE);
+
+impl Region {
+    fn new(capacity: usize) -> std::io::Result<Self> {
+        let room = Self::room(capacity);
+        let length = PAGE + MAX_MDLS * (room + PAGE);
+        // SAFETY: a fresh anonymous mapping has no preconditions.
+        let base = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                length,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+                -1,
+                0,
+            )
+        };
+        if base == libc::MAP_FAILED {
+            return Err(std::io::Error::last_os_error());
+        }
+        let region = Self {
+            base: base.cast(),
+            capacity,
+        };
+        for index in 0..MAX_MDLS {
+            let guard = region.end(index);
+            // SAFETY: the page lies in the mapping just made and holds nothing.
+            let protected = unsafe { libc::mprotect(guard.cast(), PAGE, libc::PROT_NONE) };
+            if protected != 0 {
+                return Err(std::io::Error::last_os_error());
+            }
+        }
+        Ok(region)
+    }
+
+    /// Bytes, in whole pages, for data of `capacity` bytes.
+    const fn room(capacity: usize) -> usize {
+        (capacity + MAX_SLACK + FENCE).next_multiple_of(PAGE)
+    }
+
+    /// Where the room of MDL `index` ends and its guard page begins.
+    const fn end(&self, index: usize) -> *mut u8 {
+        self.base.wrapping_add(
+            PAGE + index * (Self::room(self.capacity) + PAGE) + Self::room(self.capacity),
+        )
+    }
+
+    const fn frame(&self) -> *mut Frame {
+        self.base.cast()
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        let length = PAGE + MAX_MDLS * (Self::room(self.capacity) + PAGE);
+        // SAFETY: mapped in `new` with this length; no driver holds a reference any more.
+        unsafe { libc::munmap(self.base.cast(), length) };
+    }
+}
+
+/// Where a part of the data lies.
+#[derive(Debug, Clone, Copy, Default)]
+struct Part {
+    /// Unused bytes before it.
+    slack: usize,
+    /// Which bytes of the contents.
+    from: usize,
+    to: usize,
+}
+
+/// How the contents are spread at present.
+#[derive(Debug)]
+struct Spread {
+    region: Region,
+    parts: [Part; MAX_MDLS],
+    used: usize,
+    lists: usize,
+    buffers: [Option<NetBufferData>; MAX_LISTS],
+    hidden: Vec<u8>,
+    random: u64,
+}
+
+/// Memory for one indication.
+///
+/// Its owner fills it, and may do so only while nobody else uses it: it is not in a classify and no driver holds a
+/// reference.
+#[derive(Debug)]
+pub(crate) struct Packet {
+    layout: MdlLayout,
+    spread: Mutex<Spread>,
+    /// In a classify right now.
+    indicated: AtomicBool,
+    /// References that drivers hold: `FwpsReferenceNetBufferList0`, and one for each clone.
+    references: AtomicU32,
+    /// The mark of the injection that made the stack indicate it; 0 for none.
+    injection: AtomicU64,
+    /// The stack's number of it.
+    number: AtomicU64,
+    address: usize,
+}
+
+impl Packet {
+    fn new(layout: MdlLayout) -> std::io::Result<Self> {
+        let region = Region::new(CAPACITY)?;
+        let address = region.base as usize;
+        let random = match layout {
+            MdlLayout::Whole => 0,
+            MdlLayout::Seeded(seed) => seed,
+        };
+        let spread = Spread {
+            region,
+            parts: [Part::default(); MAX_MDLS],
+            used: 0,
+            lists: 0,
+            buffers: [None; MAX_LISTS],
+            hidden: Vec::new(),
+            random,
+        };
+        Ok(Self {
+            layout,
+            spread: Mutex::new(spread),
+            indicated: AtomicBool::new(false),
+            references: AtomicU32::new(0),
+            injection: AtomicU64::new(0),
+            number: AtomicU64::new(0),
+            address,
+        })
+    }
+
+    /// Whether a driver may use it.
+    pub(crate) fn is_live(&self) -> bool {
+        self.indicated.load(Ordering::Relaxed) || self.is_referenced()
+    }
+
+    /// Whether a driver keeps it.
+    pub(crate) fn is_referenced(&self) -> bool {
+        self.references.load(Ordering::Acquire) > 0
+    }
+
+    /// The mark of its injection, if it was injected.
+    pub(crate) fn injection(&self) -> Option<u64> {
+        Some(self.injection.load(Ordering::Relaxed)).filter(|mark| *mark != 0)
+    }
+
+    /// The stack's number of it.
+    pub(crate) fn number(&self) -> u64 {
+        self.number.load(Ordering::Relaxed)
+    }
+
+    /// The bytes before its data that drivers are not shown.
+    pub(crate) fn hidden_header(&self) -> Vec<u8> {
+        self.spread.lock().hidden.clone()
+    }
+
+    /// Fills it with `contents` and begins a classify; the first list.
+    pub(crate) fn indicate(
+        &self,
+        contents: Contents<'_>,
+        number: u64,
+        injection: Option<u64>,
+    ) -> Out<NetBufferList> {
+        let mut spread = self.spread.lock();
+        if contents.bytes.len() > spread.region.capacity {
+            // More than any IP packet: a stream for which a callout wanted more data.
+            if let Ok(region) = Region::new(contents.bytes.len().next_power_of_two()) {
+                spread.region = region;
+            }
+        }
+        spread.fill(self.layout, contents);
+        let first = spread.list(0);
+        drop(spread);
+        self.number.store(number, Ordering::Relaxed);
+        self.injection
+            .store(injection.unwrap_or(0), Ordering::Relaxed);
+        self.indicated.store(true, Ordering::Relaxed);
+        first
+    }
+
+    /// Ends the classify; what the driver changed and had to leave as it was.
+    pub(crate) fn finish(&self, contents: Contents<'_>) -> Option<&'static str> {
+        let spread = self.spread.lock();
+        let changed = spread.changed(contents);
+        self.indicated.store(false, Ordering::Relaxed);
+        if !self.is_referenced() {
+            spread.poison();
+        }
+        changed
+    }
+
+    fn has(&self, list: usize) -> bool {
+        let first = self.spread.lock().list(0).address();
+        (first..first + MAX_LISTS * size_of::<NetBufferList>()).contains(&list)
+    }
+}
+
+impl Spread {
+    fn next_random(&mut self, below: usize) -> usize {
+        // splitmix64
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.random;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^= z >> 31;
+        usize::try_from(z % below.max(1) as u64).unwrap_or(0)
+    }
+
+    /// Decides how the bytes are spread.
+    fn cut(&mut self, layout: MdlLayout, contents: Contents<'_>) -> bool {
+        let length = contents.bytes.len();
+        self.used = 1;
+        self.lists = 1;
+        self.parts[0] = Part {
+            slack: 0,
+            from: 0,
+            to: length,
+        };
+        if layout == MdlLayout::Whole {
+            return true;
+        }
+        self.parts[0].slack = self.next_random(MAX_SLACK + 1);
+        let mut cuts = [0; MAX_MDLS - 1];
+        let count = self.next_random(MAX_MDLS);
+        for cut in &mut cuts[..count] {
+            *cut = self.next_random(length + 1);
+        }
+        cuts[..count].sort_unstable();
+        for &cut in &cuts[..count] {
+            let last = self.used - 1;
+            if cut > self.parts[last].from && cut < length {
+                self.parts[last].to = cut;
+                self.parts[self.used] = Part {
+                    slack: 0,
+                    from: cut,
+                    to: length,
+                };
+                self.used += 1;
+            }
+        }
+        // A second list begins with the last part.
+        if contents.lists && self.used > 1 && self.next_random(2) == 0 {
+            self.lists = 2;
+        }
+        self.next_random(4) != 0
+    }
+
+    fn fill(&mut self, layout: MdlLayout, contents: Contents<'_>) {
+        let mapped = self.cut(layout, contents);
+        self.hidden.clear();
+        if contents.hide_before {
+            self.hidden
+                .extend_from_slice(&contents.bytes[..contents.start]);
+        }
+        for index in 0..self.used {
+            let part = self.parts[index];
+            self.fill_part(index, part, contents);
+            let next_list = self.lists == 2 && index + 2 == self.used;
+            let next = if index + 1 == self.used || next_list {
+                Out::null()
+            } else {
+                self.mdl(index + 1)
+            };
+            let bytes = u32::try_from(part.slack + part.to - part.from).unwrap_or(u32::MAX);
+            let mut mdl = if mapped {
+                Mdl::for_nonpaged(self.start(index), bytes)
+            } else {
+                Mdl::unmapped(self.start(index), bytes)
+            };
+            mdl.next = next;
+            self.mdl(index).set(mdl);
+        }
+        self.buffers = [None; MAX_LISTS];
+        for index in 0..self.lists {
+            let first = if index == 0 { 0 } else { self.used - 1 };
+            let from = self.parts[first].from;
+            let to = if self.lists == 2 && index == 0 {
+                self.parts[self.used - 1].from
+            } else {
+                contents.bytes.len()
+            };
+            let start = if index == 0 { contents.start } else { from };
+            let offset = u32::try_from(self.parts[first].slack + start - from).unwrap_or(u32::MAX);
+            let buffer = super::pool::positioned(0, self.mdl(first), offset, to - start);
+            self.buffers[index] = Some(buffer.data);
+            self.buffer(index).set(buffer);
+            let mut list = NetBufferList::of(self.buffer(index), 0);
+            if index + 1 < self.lists {
+                list.next = self.list(index + 1);
+            }
+            self.list(index).set(list);
+        }
+    }
+
+    fn fill_part(&self, index: usize, part: Part, contents: Contents<'_>) {
+        let start = self.start(index);
+        let before: Out<u8> = start.offset(0usize.wrapping_sub(FENCE));
+        before.copy_from(&[FENCE_BYTE; FENCE]);
+        start.copy_from(&[POISON; MAX_SLACK][..part.slack]);
+        let data: Out<u8> = start.offset(part.slack);
+        data.copy_from(&contents.bytes[part.from..part.to]);
+        if contents.hide_before && part.from < contents.start {
+            for at in part.from..part.to.min(contents.start) {
+                data.offset::<u8>(at - part.from).set(POISON);
+            }
+        }
+    }
+
+    /// What differs from how it was filled.
+    fn changed(&self, contents: Contents<'_>) -> Option<&'static str> {
+        for index in 0..self.lists {
+            let list = self.list(index).get()?;
+            let next = if index + 1 < self.lists {
+                self.list(index + 1)
+            } else {
+                Out::null()
+            };
+            if list.first != self.buffer(index) || list.next != next {
+                return Some("its list of net buffers was changed");
+            }
+            if chain::data_of(self.buffer(index)) != self.buffers[index] {
+                return Some("the offset, length or MDL chain of its net buffer was not put back");
+            }
+        }
+        for index in 0..self.used {
+            let part = self.parts[index];
+            let mdl = self.mdl(index).get()?;
+            if mdl.buffer() != self.start(index)
+                || mdl.byte_count as usize != part.slack + part.to - part.from
+            {
+                return Some("one of its MDLs was changed");
+            }
+            let before: Out<u8> = self.start(index).offset(0usize.wrapping_sub(FENCE));
+            if !same(before, &[FENCE_BYTE; FENCE]) {
+                return Some("bytes before the buffer of one of its MDLs were written");
+            }
+            let shown = part
+                .from
+                .max(if contents.hide_before {
+                    contents.start
+                } else {
+                    0
+                })
+                .min(part.to);
+            let data = self
+                .start(index)
+                .offset::<u8>(part.slack + shown - part.from);
+            if !same(data, &contents.bytes[shown..part.to]) {
+                return Some("its data was changed in place");
+            }
+        }
+        None
+    }
+
+    /// Makes stale use of the structures trap.
+    fn poison(&self) {
+        let stale = Out::<NetBuffer>::null().offset(usize::from_ne_bytes([POISON; 8]));
+        for index in 0..self.lists {
+            self.list(index)
+                .offset::<Out<NetBuffer>>(std::mem::offset_of!(NetBufferList, first))
+                .set(stale);
+        }
+    }
+
+    /// Where the buffer of MDL `index` begins.
+    const fn start(&self, index: usize) -> Out<u8> {
+        let part = self.parts[index];
+        let start = self
+            .region
+            .end(index)
+            .wrapping_sub(part.slack + part.to - part.from);
+        // SAFETY: in the mapping, which outlives every use, and never borrowed.
+        unsafe { Out::new(start) }
+    }
+
+    fn list(&self, index: usize) -> Out<NetBufferList> {
+        // SAFETY: within the frame, which lies in the mapping; no reference is made.
+        let at = unsafe { &raw mut (*self.region.frame()).lists[index] };
+        // SAFETY: in the mapping, which outlives every use, and never borrowed.
+        unsafe { Out::new(at) }
+    }
+
+    fn buffer(&self, index: usize) -> Out<NetBuffer> {
+        // SAFETY: within the frame, which lies in the mapping; no reference is made.
+        let at = unsafe { &raw mut (*self.region.frame()).buffers[index] };
+        // SAFETY: in the mapping, which outlives every use, and never borrowed.
+        unsafe { Out::new(at) }
+    }
+
+    fn mdl(&self, index: usize) -> Out<Mdl> {
+        // SAFETY: within the frame, which lies in the mapping; no reference is made.
+        let at = unsafe { &raw mut (*self.region.frame()).mdls[index] };
+        // SAFETY: in the mapping, which outlives every use, and never borrowed.
+        unsafe { Out::new(at) }
+    }
+}
+
+/// Whether the memory at `at` holds `bytes`.
+fn same(at: Out<u8>, bytes: &[u8]) -> bool {
+    if bytes.is_empty() {
+        return true;
+    }
+    // SAFETY: `at` lies in a packet's mapping, with at least as many bytes behind it.
+    let differs = unsafe {
+        libc::memcmp(
+            at.address() as *const libc::c_void,
+            bytes.as_ptr().cast(),
+            bytes.len(),
+        )
+    };
+    differs == 0
+}
+
+/// The packets of a machine, by where their lists lie.
+#[derive(Debug, Default)]
+pub(crate) struct Packets(Mutex<HashMap<usize, Arc<Packet>>>);
+
+impl Packets {
+    /// A packet for its caller alone.
+    ///
+    /// # Errors
+    /// When the host gives no memory.
+    pub(crate) fn allocate(&self, layout: MdlLayout) -> std::io::Result<Arc<Packet>> {
+        let packet = Arc::new(Packet::new(layout)?);
+        self.0.lock().insert(packet.address, Arc::clone(&packet));
+        Ok(packet)
+    }
+
+    /// The packet whose list this is; `None` if the stack indicates or indicated no such list.
+    pub(crate) fn find(&self, list: usize) -> Option<Arc<Packet>> {
+        self.0
+            .lock()
+            .values()
+            .find(|packet| packet.has(list))
+            .map(Arc::clone)
+    }
+
+    /// A driver keeps `packet`; the number of this reference, from 1.
+    pub(crate) fn reference(packet: &Packet) -> usize {
+        packet.references.fetch_add(1, Ordering::AcqRel) as usize + 1
+    }
+
+    /// A driver gives `packet` back; the number of the reference, `None` if it held none. Memory whose owner moved
+    /// on is freed.
+    pub(crate) fn dereference(&self, packet: &Packet) -> Option<usize> {
+        let taken = packet
+            .references
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |count| {
+                count.checked_sub(1)
+            })
+            .ok()?;
+        if taken == 1 && !packet.indicated.load(Ordering::Relaxed) {
+            packet.spread.lock().poison();
+            self.retire(packet);
+        }
+        Some(taken as usize)
+    }
+
+    /// Forgets a packet that neither its owner nor a driver needs.
+    pub(crate) fn retire(&self, packet: &Packet) {
+        let mut packets = self.0.lock();
+        // The map's own handle is the last one only when the owner has gone or taken another packet.
+        if !packet.is_referenced()
+            && packets
+                .get(&packet.address)
+                .is_some_and(|known| Arc::strong_count(known) <= 2)
+        {
+            packets.remove(&packet.address);
+        }
+    }
+}

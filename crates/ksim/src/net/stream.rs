@@ -1,0 +1,370 @@
+//! The waterfall of a stream layer: what callouts in turn permit, withhold or ask for.
+//!
+//! Data comes in order, a piece at a time. A stage sees what the stages before it permitted; blocked data
+//! is gone for all after it. A stage that needs more data has what it was shown collected and shown again
+//! with what followed; data that the stack has accepted meanwhile waits here.
+
+use wfp_schema::{ClassifyOutFlags, StreamAction, StreamFlags};
+
+use super::indicate::{Filtering, StageId, StreamSegment, Verdict};
+use super::indicator::{Conversation, Details, Indicator, Point};
+
+/// Data that the stack collects for one stage (documented limit).
+const MAX_COLLECTED: usize = 8 << 20;
+
+/// What became of a piece of a stream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Delivered {
+    /// Bytes that passed all stages, or wait in one.
+    pub(super) passed: usize,
+    /// Bytes that a stage blocked.
+    pub(super) blocked: usize,
+    /// Whether a stage blocked a disconnect.
+    pub(super) disconnect_blocked: bool,
+    /// Whether a stage asked for the connection to be dropped.
+    pub(super) dropped: bool,
+}
+
+/// What a stage has been shown without an answer, and what it missed.
+#[derive(Debug)]
+struct Stage {
+    id: StageId,
+    collected: Vec<u8>,
+    /// Collect until there are this many bytes.
+    wanted: usize,
+    missed: u64,
+    allowed: bool,
+    deferred: bool,
+}
+
+/// The state of one direction of a stream in the waterfall.
+#[derive(Debug, Default)]
+pub(super) struct Waterfall {
+    stages: Vec<Stage>,
+}
+
+/// The connection and the direction that a piece belongs to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Course<'a> {
+    pub(super) conversation: &'a Conversation,
+    pub(super) details: Details<'a>,
+    pub(super) flags: StreamFlags,
+}
+
+/// One pass of data through the stages.
+struct Pass<'a, F> {
+    indicator: &'a mut Indicator<F>,
+    course: &'a Course<'a>,
+    order: &'a [StageId],
+    flags: StreamFlags,
+    delivered: Delivered,
+}
+
+impl<F: Filtering> Pass<'_, F> {
+    fn ask(
+        &mut self,
+        id: StageId,
+        bytes: &[u8],
+        missed_bytes: u64,
+        out_flags: ClassifyOutFlags,
+    ) -> super::indicate::StreamOutcome {
+        let segment = StreamSegment {
+            stage: id,
+            flags: self.flags,
+            bytes,
+            missed_bytes,
+            out_flags,
+        };
+        self.indicator
+            .classify_stream(self.course.conversation, &self.course.details, &segment)
+    }
+}
+
+impl Waterfall {
+    /// Sends data down. `last`: the stream ends behind it.
+    pub(super) fn data<F: Filtering>(
+        &mut self,
+        indicator: &mut Indicator<F>,
+        course: &Course<'_>,
+        bytes: &[u8],
+    ) -> Delivered {
+        if !indicator.wants(Point::Stream, course.conversation.version) {
+            return Delivered {
+                passed: bytes.len(),
+                ..Delivered::default()
+            };
+        }
+        self.with_order(indicator, course, course.flags, |waterfall, pass| {
+            waterfall.run(pass, 0, bytes, false);
+        })
+    }
+
+    /// Ends the stream: what waits is decided, then each stage sees the disconnect.
+    pub(super) fn disconnect<F: Filtering>(
+        &mut self,
+        indicator: &mut Indicator<F>,
+        course: &Course<'_>,
+        flag: StreamFlags,
+    ) -> Delivered {
+        if !indicator.wants(Point::Stream, course.conversation.version) {
+            return Delivered::default();
+        }
+        let flushed = self.with_order(indicator, course, course.flags, |waterfall, pass| {
+            for index in 0..pass.order.len() {
+                waterfall.run(pass, index, &[], true);
+            }
+        });
+        if flushed.dropped {
+            return flushed;
+        }
+        let end = self.with_order(indicator, course, course.flags | flag, |waterfall, pass| {
+            for &id in pass.order {
+                let stage = waterfall.stage(id);
+                if stage.is_some_and(|stage| waterfall.stages[stage].allowed) {
+                    continue;
+                }
+                let missed = stage.map_or(0, |stage| {
+                    std::mem::take(&mut waterfall.stages[stage].missed)
+                });
+                let outcome = pass.ask(id, &[], missed, ClassifyOutFlags::NO_MORE_DATA);
+                match outcome.action {
+                    StreamAction::DropConnection => {
+                        pass.delivered.dropped = true;
+                        return;
+                    }
+                    StreamAction::AllowConnection => {}
+                    _ if outcome.verdict == Verdict::Block => {
+                        pass.delivered.disconnect_blocked = true;
+                        return;
+                    }
+                    _ => {}
+                }
+            }
+        });
+        Delivered {
+            passed: flushed.passed,
+            blocked: flushed.blocked,
+            ..end
+        }
+    }
+
+    /// Tells every stage that the connection was reset; there is nothing to decide any more.
+    pub(super) fn abort<F: Filtering>(
+        &mut self,
+        indicator: &mut Indicator<F>,
+        course: &Course<'_>,
+        flag: StreamFlags,
+    ) {
+        if indicator.wants(Point::Stream, course.conversation.version) {
+            self.with_order(indicator, course, course.flags | flag, |_, pass| {
+                for &id in pass.order {
+                    pass.ask(id, &[], 0, ClassifyOutFlags::NO_MORE_DATA);
+                }
+            });
+        }
+        self.stages.clear();
+    }
+
+    /// Goes on after a `DEFER` of a stage (`FwpsStreamContinue0`).
+    pub(super) fn resume<F: Filtering>(
+        &mut self,
+        indicator: &mut Indicator<F>,
+        course: &Course<'_>,
+        id: StageId,
+    ) -> Delivered {
+        let Some(stage) = self.stage(id).filter(|&stage| self.stages[stage].deferred) else {
+            return Delivered::default();
+        };
+        self.stages[stage].deferred = false;
+        self.with_order(indicator, course, course.flags, |waterfall, pass| {
+            if let Some(index) = pass.order.iter().position(|&other| other == id) {
+                waterfall.run(pass, index, &[], false);
+            }
+        })
+    }
+
+    /// Sends data that a stage's callout injected to the stages after it (`FwpsStreamInjectAsync0`).
+    pub(super) fn inject<F: Filtering>(
+        &mut self,
+        indicator: &mut Indicator<F>,
+        course: &Course<'_>,
+        after: StageId,
+        bytes: &[u8],
+    ) -> Delivered {
+        self.with_order(indicator, course, course.flags, |waterfall, pass| {
+            let index = pass
+                .order
+                .iter()
+                .position(|&id| id == after)
+                .map_or(0, |index| index + 1);
+            waterfall.run(pass, index, bytes, false);
+        })
+    }
+
+    fn with_order<F: Filtering>(
+        &mut self,
+        indicator: &mut Indicator<F>,
+        course: &Course<'_>,
+        flags: StreamFlags,
+        work: impl FnOnce(&mut Self, &mut Pass<'_, F>),
+    ) -> Delivered {
+        let order = indicator.stages(course.conversation, course.details.flow_handle);
+        let mut pass = Pass {
+            indicator,
+            course,
+            order: &order,
+            flags,
+            delivered: Delivered::default(),
+        };
+        work(self, &mut pass);
+        let delivered = pass.delivered;
+        indicator.recycle(order);
+        delivered
+    }
+
+    fn stage(&self, id: StageId) -> Option<usize> {
+        self.stages.iter().position(|stage| stage.id == id)
+    }
+
+    fn stage_or_new(&mut self, id: StageId) -> usize {
+        self.stage(id).unwrap_or_else(|| {
+            self.stages.push(Stage {
+                id,
+                collected: Vec::new(),
+                wanted: 0,
+                missed: 0,
+                allowed: false,
+                deferred: false,
+            });
+            self.stages.len() - 1
+        })
+    }
+
+    /// Shows data to the stages from `index` on.
+    fn run<F: Filtering>(
+        &mut self,
+        pass: &mut Pass<'_, F>,
+        index: usize,
+        bytes: &[u8],
+        last: bool,
+    ) {
+        if pass.delivered.dropped {
+            return;
+        }
+        let Some(&id) = pass.order.get(index) else {
+            pass.delivered.passed += bytes.len();
+            return;
+        };
+        let Some(known) = self.stage(id) else {
+            self.show(pass, index, bytes, last);
+            return;
+        };
+        let state = &mut self.stages[known];
+        if state.allowed {
+            self.run(pass, index + 1, bytes, last);
+            return;
+        }
+        if state.collected.is_empty() {
+            self.show(pass, index, bytes, last);
+            return;
+        }
+        state.collected.extend_from_slice(bytes);
+        let enough = state.collected.len() >= state.wanted.min(MAX_COLLECTED);
+        if (state.deferred || !enough) && !last {
+            pass.delivered.passed += bytes.len();
+            return;
+        }
+        state.deferred = false;
+        let collected = std::mem::take(&mut state.collected);
+        self.show(pass, index, &collected, last);
+    }
+
+    /// Asks a stage until it has decided about all of the bytes or wants to wait.
+    fn show<F: Filtering>(
+        &mut self,
+        pass: &mut Pass<'_, F>,
+        index: usize,
+        mut bytes: &[u8],
+        last: bool,
+    ) {
+        let id = pass.order[index];
+        let inbound = pass.flags.contains(StreamFlags::RECEIVE);
+        while !bytes.is_empty() && !pass.delivered.dropped {
+            let missed = self
+                .stage(id)
+                .map_or(0, |stage| std::mem::take(&mut self.stages[stage].missed));
+            let full = bytes.len() >= MAX_COLLECTED;
+            let mut out_flags = ClassifyOutFlags::NONE;
+            if full {
+                out_flags |= ClassifyOutFlags::BUFFER_LIMIT_REACHED;
+            }
+            if last {
+                out_flags |= ClassifyOutFlags::NO_MORE_DATA;
+            }
+            let outcome = pass.ask(id, bytes, missed, out_flags);
+            let may_wait = !full && !last;
+            match outcome.action {
+                StreamAction::DropConnection => {
+                    pass.delivered.dropped = true;
+                    return;
+                }
+                StreamAction::AllowConnection => {
+                    let stage = self.stage_or_new(id);
+                    self.stages[stage].allowed = true;
+                    self.run(pass, index + 1, bytes, last);
+                    return;
+                }
+                StreamAction::NeedMoreData if may_wait => {
+                    self.wait(pass, id, bytes, outcome.bytes_required.max(1), false);
+                    return;
+                }
+                StreamAction::Defer if may_wait && inbound => {
+                    self.wait(pass, id, bytes, 0, true);
+                    return;
+                }
+                // Asking to wait where that is forbidden decides nothing, and nothing is a permit.
+                StreamAction::NeedMoreData | StreamAction::Defer => {
+                    self.run(pass, index + 1, bytes, last);
+                    return;
+                }
+                StreamAction::None => {
+                    let enforced = match outcome.bytes_enforced {
+                        0 => bytes.len(),
+                        enforced => enforced.min(bytes.len()),
+                    };
+                    let (decided, rest) = bytes.split_at(enforced);
+                    if outcome.verdict == Verdict::Permit {
+                        self.run(pass, index + 1, decided, last);
+                    } else {
+                        self.withhold(pass, index + 1, decided.len());
+                    }
+                    bytes = rest;
+                }
+            }
+        }
+    }
+
+    fn wait<F>(
+        &mut self,
+        pass: &mut Pass<'_, F>,
+        id: StageId,
+        bytes: &[u8],
+        more: usize,
+        defer: bool,
+    ) {
+        let known = self.stage_or_new(id);
+        let state = &mut self.stages[known];
+        state.collected.extend_from_slice(bytes);
+        state.wanted = bytes.len().saturating_add(more);
+        state.deferred = defer;
+        pass.delivered.passed += bytes.len();
+    }
+
+    fn withhold<F>(&mut self, pass: &mut Pass<'_, F>, from: usize, bytes: usize) {
+        pass.delivered.blocked += bytes;
+        for &id in &pass.order[from..] {
+            let stage = self.stage_or_new(id);
+            self.stages[stage].missed += bytes as u64;
+        }
+    }
+}

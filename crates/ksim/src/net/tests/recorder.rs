@@ -1,0 +1,269 @@
+//! A filter engine that writes down what it is shown and answers as told.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use wfp_schema::{ClassifyOutFlags, LayerId, LayerKind, MetadataFields, StreamFlags};
+
+use crate::net::{
+    Filtering, FlowInfo, Host, Indication, InjectionMark, LocalSide, Outcome, PacketId, Setup,
+    StageId, StreamOutcome, StreamSegment, Value,
+};
+
+use super::build::ip;
+
+/// One thing that the stack told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Shown {
+    /// The layer without its IP version, `FLOW_CREATED` or `FLOW_ENDED`.
+    pub(super) what: String,
+    pub(super) layer: Option<LayerId>,
+    /// Integer fields by name; addresses of IPv6 by their low 64 bits.
+    pub(super) fields: BTreeMap<&'static str, u64>,
+    pub(super) present: MetadataFields,
+    pub(super) flow_handle: u64,
+    pub(super) endpoint_handle: u64,
+    pub(super) parent_endpoint_handle: u64,
+    pub(super) completion_handle: u64,
+    pub(super) application: String,
+    /// The packet from the net buffer's offset on.
+    pub(super) data: Option<Vec<u8>>,
+    pub(super) packet: Option<PacketId>,
+    pub(super) mark: Option<InjectionMark>,
+}
+
+/// A piece of a stream that was shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Piece {
+    pub(super) stage: u64,
+    pub(super) flags: StreamFlags,
+    pub(super) bytes: Vec<u8>,
+    pub(super) missed: u64,
+    pub(super) out_flags: ClassifyOutFlags,
+}
+
+type StreamAnswer = Box<dyn FnMut(&Piece) -> StreamOutcome>;
+
+pub(super) struct Recorder {
+    pub(super) shown: Vec<Shown>,
+    pub(super) pieces: Vec<Piece>,
+    pub(super) answers: BTreeMap<LayerKind, Outcome>,
+    pub(super) wanted: Option<Vec<LayerKind>>,
+    pub(super) stages: u64,
+    pub(super) stream: StreamAnswer,
+    pub(super) epoch: u64,
+    pub(super) live: Vec<u64>,
+    next_flow: u64,
+}
+
+impl fmt::Debug for Recorder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Recorder")
+            .field("shown", &self.shown)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Default for Recorder {
+    fn default() -> Self {
+        Self {
+            shown: Vec::new(),
+            pieces: Vec::new(),
+            answers: BTreeMap::new(),
+            wanted: None,
+            stages: 1,
+            stream: Box::new(|_| StreamOutcome::PERMIT),
+            epoch: 0,
+            live: Vec::new(),
+            next_flow: 100,
+        }
+    }
+}
+
+impl Recorder {
+    /// What has been told since the last call, without versions.
+    pub(super) fn take(&mut self) -> Vec<String> {
+        self.shown.drain(..).map(|shown| shown.what).collect()
+    }
+
+    pub(super) fn last(&self, what: &str) -> &Shown {
+        self.shown
+            .iter()
+            .rev()
+            .find(|shown| shown.what == what)
+            .expect("was shown")
+    }
+
+    pub(super) fn count(&self, what: &str) -> usize {
+        self.shown.iter().filter(|shown| shown.what == what).count()
+    }
+
+    /// The data of all pieces in a direction.
+    pub(super) fn heard(&self, flags: StreamFlags) -> Vec<u8> {
+        let of = self
+            .pieces
+            .iter()
+            .filter(|piece| piece.flags.contains(flags));
+        of.flat_map(|piece| piece.bytes.clone()).collect()
+    }
+
+    fn flow_event(&mut self, what: &str, flow_handle: u64) {
+        self.shown.push(Shown {
+            what: what.to_owned(),
+            layer: None,
+            fields: BTreeMap::new(),
+            present: MetadataFields::NONE,
+            flow_handle,
+            endpoint_handle: 0,
+            parent_endpoint_handle: 0,
+            completion_handle: 0,
+            application: String::new(),
+            data: None,
+            packet: None,
+            mark: None,
+        });
+    }
+
+    fn note(&mut self, indication: &Indication<'_>) {
+        let layer = indication.layer.layer().expect("a known layer");
+        assert_eq!(
+            layer.fields().len(),
+            indication.values.len(),
+            "{layer:?} has all its fields"
+        );
+        let mut fields = BTreeMap::new();
+        for (field, value) in layer.fields().iter().zip(indication.values) {
+            let expected = field.data_type(layer.version());
+            assert!(
+                *value == Value::Empty || value.data_type() == expected,
+                "{} of {layer:?} is {value:?}",
+                field.name()
+            );
+            let number = match *value {
+                Value::Uint8(number) => Some(u64::from(number)),
+                Value::Uint16(number) => Some(u64::from(number)),
+                Value::Uint32(number) => Some(u64::from(number)),
+                Value::Uint64(number) => Some(number),
+                Value::ByteArray16(bytes) => {
+                    let low = u128::from_be_bytes(*bytes) & u128::from(u64::MAX);
+                    u64::try_from(low).ok()
+                }
+                _ => None,
+            };
+            fields.extend(number.map(|number| (field.name(), number)));
+        }
+        let metadata = indication.metadata;
+        let allowed = layer.metadata();
+        assert!(
+            allowed.contains(metadata.present),
+            "{layer:?}: {:?}",
+            metadata.present.without(allowed)
+        );
+        if metadata.present.contains(MetadataFields::FLOW_HANDLE) {
+            assert!(
+                self.live.contains(&metadata.flow_handle),
+                "{layer:?} shows a flow that is over"
+            );
+        }
+        self.shown.push(Shown {
+            what: layer.kind().name().to_owned(),
+            layer: Some(indication.layer),
+            fields,
+            present: metadata.present,
+            flow_handle: metadata.flow_handle,
+            endpoint_handle: metadata.endpoint_handle,
+            parent_endpoint_handle: metadata.parent_endpoint_handle,
+            completion_handle: metadata.completion_handle,
+            application: metadata.process.application().to_owned(),
+            data: indication
+                .packet
+                .map(|packet| packet.bytes[packet.offset..].to_vec()),
+            packet: indication.packet.map(|packet| packet.id),
+            mark: indication.packet.and_then(|packet| packet.injection),
+        });
+    }
+}
+
+impl Filtering for Recorder {
+    fn wants(&self, layer: LayerId) -> bool {
+        let kind = layer.layer().expect("a known layer").kind();
+        self.wanted
+            .as_ref()
+            .is_none_or(|wanted| wanted.contains(&kind))
+    }
+
+    fn classify(&mut self, indication: &Indication<'_>) -> Outcome {
+        self.note(indication);
+        let kind = indication.layer.layer().expect("a known layer").kind();
+        self.answers.get(&kind).copied().unwrap_or(Outcome::Permit)
+    }
+
+    fn stream_stages(&mut self, _: LayerId, _: u64, stages: &mut Vec<StageId>) {
+        stages.extend((0..self.stages).map(StageId));
+    }
+
+    fn classify_stream(
+        &mut self,
+        indication: &Indication<'_>,
+        segment: &StreamSegment<'_>,
+    ) -> StreamOutcome {
+        if segment.stage == StageId(0) {
+            self.note(indication);
+        }
+        let piece = Piece {
+            stage: segment.stage.0,
+            flags: segment.flags,
+            bytes: segment.bytes.to_vec(),
+            missed: segment.missed_bytes,
+            out_flags: segment.out_flags,
+        };
+        let outcome = (self.stream)(&piece);
+        self.pieces.push(piece);
+        outcome
+    }
+
+    fn flow_created(&mut self, _: &FlowInfo) -> u64 {
+        self.next_flow += 1;
+        self.live.push(self.next_flow);
+        self.flow_event("FLOW_CREATED", self.next_flow);
+        self.next_flow
+    }
+
+    fn flow_ended(&mut self, flow_handle: u64) {
+        let at = self.live.iter().position(|&live| live == flow_handle);
+        self.live.remove(at.expect("ends once"));
+        self.flow_event("FLOW_ENDED", flow_handle);
+    }
+
+    fn epoch(&self, _: LayerId) -> u64 {
+        self.epoch
+    }
+}
+
+/// The host `10.0.0.1` and `fd00::1`.
+pub(super) fn host() -> Host<Recorder> {
+    host_with(Recorder::default())
+}
+
+pub(super) fn host_with(recorder: Recorder) -> Host<Recorder> {
+    let mut local = LocalSide::default();
+    local.insert(ip("10.0.0.1"));
+    local.insert(ip("fd00::1"));
+    Host::new(
+        recorder,
+        Setup {
+            local,
+            ..Setup::default()
+        },
+    )
+}
+
+/// A host that blocks (or whatever `outcome` is) at one layer.
+pub(super) fn host_that(kind: LayerKind, outcome: Outcome) -> Host<Recorder> {
+    let mut recorder = Recorder::default();
+    recorder.answers.insert(kind, outcome);
+    host_with(recorder)
+}
+
+/// A second in the stack's unit of time.
+pub(super) const SECOND: u64 = 10_000_000;

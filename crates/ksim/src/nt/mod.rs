@@ -1,0 +1,161 @@
+//! ntoskrnl and HAL.
+//!
+//! - memory: [`pool`], [`mdl`], `rtl_memory`;
+//! - waiting and excluding: `irql`, [`spin`], `spin_rw`, `event`, `wait`, `mutex`, `rundown`, `interlocked`;
+//! - time: `clock`, `dpc`, `shared_data`;
+//! - the rest: `debug`, `rtl_string`, `rtl`, [`process`], [`object`], `processor`, `errorlog`, `system`, `data`.
+
+mod clock;
+pub(crate) mod data;
+pub mod debug;
+mod dpc;
+mod errorlog;
+mod event;
+mod interlocked;
+pub mod io;
+pub mod io_irp;
+pub mod io_memory;
+pub mod io_security;
+pub mod io_user;
+mod irql;
+pub mod mdl;
+mod mutex;
+pub mod object;
+pub mod pool;
+mod pool_api;
+pub mod process;
+mod processor;
+mod rtl;
+mod rtl_memory;
+mod rtl_string;
+mod rundown;
+pub(crate) mod shared_data;
+pub mod spin;
+mod spin_rw;
+mod system;
+#[cfg(test)]
+mod tests;
+mod wait;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+use crate::export::Export;
+use crate::kernel::Config;
+
+/// What these modules give to drivers.
+pub(crate) static EXPORTS: &[&[Export]] = &[
+    clock::EXPORTS,
+    debug::EXPORTS,
+    dpc::EXPORTS,
+    errorlog::EXPORTS,
+    event::EXPORTS,
+    interlocked::EXPORTS,
+    irql::EXPORTS,
+    mdl::EXPORTS,
+    mutex::EXPORTS,
+    object::EXPORTS,
+    pool_api::EXPORTS,
+    process::EXPORTS,
+    processor::EXPORTS,
+    rtl::EXPORTS,
+    rtl_memory::EXPORTS,
+    rtl_memory::RAW_EXPORTS,
+    rtl_string::EXPORTS,
+    rundown::EXPORTS,
+    spin::EXPORTS,
+    spin_rw::EXPORTS,
+    system::EXPORTS,
+    wait::EXPORTS,
+];
+
+/// Whether `name` takes variable arguments, so that its stub spills them (see [`Thunks`](crate::thunks::Thunks)).
+pub(crate) fn variadic(name: &str) -> bool {
+    debug::VARIADIC.contains(&name)
+}
+
+/// What ntoskrnl keeps for one machine.
+#[derive(Debug)]
+pub struct State {
+    pool: pool::Pool,
+    processes: process::Processes,
+    objects: object::Objects,
+    debug: debug::Log,
+    order: spin::Order,
+    timers: dpc::Timers,
+    variables: data::Variables,
+    /// Held while a list that drivers share between processors is changed.
+    lists: Mutex<()>,
+    random: AtomicU64,
+}
+
+impl State {
+    pub(crate) fn new(config: &Config) -> std::io::Result<Self> {
+        let processes = process::Processes::new();
+        let variables = data::Variables::new(config, &processes)?;
+        Ok(Self {
+            pool: pool::Pool::new(config.pool)?,
+            processes,
+            objects: object::Objects::default(),
+            debug: debug::Log::default(),
+            order: spin::Order::default(),
+            timers: dpc::Timers::default(),
+            variables,
+            lists: Mutex::default(),
+            random: AtomicU64::new(config.seed),
+        })
+    }
+
+    /// The pool.
+    #[must_use]
+    pub const fn pool(&self) -> &pool::Pool {
+        &self.pool
+    }
+
+    /// The processes.
+    #[must_use]
+    pub const fn processes(&self) -> &process::Processes {
+        &self.processes
+    }
+
+    /// References to objects.
+    pub(crate) const fn objects(&self) -> &object::Objects {
+        &self.objects
+    }
+
+    /// What drivers printed.
+    #[must_use]
+    pub const fn debug_log(&self) -> &debug::Log {
+        &self.debug
+    }
+
+    /// In which order locks were taken.
+    pub(crate) const fn lock_order(&self) -> &spin::Order {
+        &self.order
+    }
+
+    pub(crate) const fn timers(&self) -> &dpc::Timers {
+        &self.timers
+    }
+
+    pub(crate) const fn variables(&self) -> &data::Variables {
+        &self.variables
+    }
+
+    pub(crate) const fn lists(&self) -> &Mutex<()> {
+        &self.lists
+    }
+
+    /// The next number of this machine's random sequence (`SplitMix64`), which its seed determines.
+    pub fn random(&self) -> u64 {
+        const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+        let mut z = self
+            .random
+            .fetch_add(STEP, Ordering::Relaxed)
+            .wrapping_add(STEP);
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+}

@@ -1,0 +1,136 @@
+//! Address space for blocks that end at an inaccessible page.
+//!
+//! Every block has pages of its own and the page behind them, which stays inaccessible. Freed pages are given back
+//! to the host and stay inaccessible; their addresses are used again, oldest first, only when the arena has none
+//! that were never used.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::ops::Range;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use parking_lot::Mutex;
+
+use super::{ALIGNMENT, CANARY, PAGE};
+use crate::loader::memory::{Protection, Region};
+
+/// Address space reserved for each machine. It costs nothing until it is used.
+const SIZE: usize = 16 << 30;
+
+/// Pages of one block and the guard page behind them.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Run {
+    /// The address of the first page.
+    pub(super) start: usize,
+    /// Bytes, the guard page included.
+    pub(super) size: usize,
+}
+
+impl Run {
+    /// The accessible bytes before and behind a block of `size` bytes at `address`.
+    pub(super) const fn slack(&self, address: usize, size: usize) -> [Range<usize>; 2] {
+        [
+            self.start..address,
+            address + size..self.start + self.size - PAGE,
+        ]
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Arena {
+    region: Region,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// Bytes from the start that were ever used.
+    used: usize,
+    /// Freed runs by size, oldest first.
+    free: HashMap<usize, VecDeque<usize>>,
+}
+
+/// Blocks of all machines: each splits a mapping of the process twice, and the host allows so many mappings only.
+static BLOCKS: AtomicUsize = AtomicUsize::new(0);
+
+/// How many blocks the process may have.
+fn most_blocks() -> usize {
+    static MOST: OnceLock<usize> = OnceLock::new();
+    *MOST.get_or_init(|| {
+        /// The host's default, and what is left to everything else in the process.
+        const DEFAULT: usize = 65_530;
+        const OTHERS: usize = 16_384;
+        let limit = std::fs::read_to_string("/proc/sys/vm/max_map_count").ok();
+        let limit = limit
+            .and_then(|text| text.trim().parse().ok())
+            .unwrap_or(DEFAULT);
+        limit.saturating_sub(OTHERS) / 2
+    })
+}
+
+impl Arena {
+    pub(super) fn new() -> io::Result<Self> {
+        Ok(Self {
+            region: Region::reserve(SIZE)?,
+            inner: Mutex::default(),
+        })
+    }
+
+    /// A block of `size` bytes whose end, rounded up to its alignment, is the end of its pages. `None` when the host
+    /// has no more mappings or the arena no more addresses.
+    pub(super) fn allocate(&self, size: usize, alignment: usize) -> Option<(usize, Run)> {
+        if BLOCKS.fetch_add(1, Ordering::Relaxed) >= most_blocks() {
+            BLOCKS.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        let run = self.pages(size, alignment);
+        if run.is_none() {
+            BLOCKS.fetch_sub(1, Ordering::Relaxed);
+        }
+        run
+    }
+
+    fn pages(&self, size: usize, alignment: usize) -> Option<(usize, Run)> {
+        let padded = size.next_multiple_of(alignment.max(ALIGNMENT));
+        let body = padded.next_multiple_of(PAGE);
+        let total = body + PAGE;
+        let start = {
+            let mut inner = self.inner.lock();
+            if inner.used + total <= self.region.size() {
+                let start = inner.used;
+                inner.used += total;
+                start
+            } else {
+                inner.free.get_mut(&total)?.pop_front()?
+            }
+        };
+        self.region
+            .protect(start, body, Protection::ReadWrite)
+            .ok()?;
+        let run = Run {
+            start: self.region.start() + start,
+            size: total,
+        };
+        let address = run.start + body - padded;
+        for slack in run.slack(address, size) {
+            super::fill(slack.start, slack.len(), CANARY);
+        }
+        Some((address, run))
+    }
+
+    /// Makes the pages of a block inaccessible.
+    pub(super) fn free(&self, run: Run) {
+        let offset = run.start - self.region.start();
+        // Without it the block only stays accessible; its addresses are not used again then.
+        if self.region.discard(offset, run.size).is_ok() {
+            self.inner
+                .lock()
+                .free
+                .entry(run.size)
+                .or_default()
+                .push_back(offset);
+        }
+        BLOCKS.fetch_sub(1, Ordering::Relaxed);
+    }
+}

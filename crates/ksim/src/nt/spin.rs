@@ -1,0 +1,380 @@
+//! Spin locks, their holders, and the order in which they are taken.
+//!
+//! A `KSPIN_LOCK` in the driver's memory holds 0, or the number of its holder plus one. Processors spin for real;
+//! one that could spin for ever, because it holds the lock itself or because its holder waits for one of ours, is
+//! a bug check.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use parking_lot::Mutex;
+
+use crate::access::{In, Out};
+use crate::cpu::{self, Cpu, DISPATCH, HIGH, PASSIVE};
+use crate::export::{Call, exports};
+use crate::kernel::Bugcheck;
+use crate::trap::code;
+use crate::verifier::{ARGUMENT, IRQL_RANGE, LOCK_PROTOCOL};
+
+/// The spin locks that one processor holds.
+#[derive(Debug, Default)]
+pub struct HeldLocks {
+    held: Mutex<Vec<Held>>,
+    /// The lock that the processor spins for; 0 for none.
+    awaited: AtomicUsize,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    lock: usize,
+    site: usize,
+}
+
+impl HeldLocks {
+    /// How many locks are held.
+    pub(crate) fn count(&self) -> usize {
+        self.held.lock().len()
+    }
+
+    /// A callback that was entered with `before` locks has come back.
+    pub(crate) fn check_returned(&self, cpu: &Cpu, what: &str, before: usize) {
+        let now = self.count();
+        if now != before {
+            let sites: Vec<String> = {
+                let held = self.held.lock();
+                held.iter()
+                    .skip(before)
+                    .map(|held| cpu.machine().verifier().place(held.site))
+                    .collect()
+            };
+            let message = if now > before {
+                format!(
+                    "{what} returned with a spin lock held that was acquired at {}",
+                    sites.join(", ")
+                )
+            } else {
+                format!("{what} released a spin lock that it had not acquired")
+            };
+            cpu.machine()
+                .verifier()
+                .violation_at(cpu, &LOCK_PROTOCOL, message);
+        }
+    }
+}
+
+/// In which order locks are taken on the machine.
+#[derive(Debug, Default)]
+pub(crate) struct Order {
+    /// First and second lock of each pair that was held at once, and where the second was taken.
+    pairs: Mutex<HashMap<(usize, usize), usize>>,
+}
+
+impl Order {
+    /// `second` is taken at `site` while `first` is held; where they were taken the other way around, if they were.
+    fn taken(&self, first: usize, second: usize, site: usize) -> Option<usize> {
+        let mut pairs = self.pairs.lock();
+        let inverse = pairs.get(&(second, first)).copied();
+        pairs.entry((first, second)).or_insert(site);
+        inverse
+    }
+
+    /// Locks in this memory are no more.
+    pub(crate) fn forget(&self, memory: Range<usize>) {
+        let mut pairs = self.pairs.lock();
+        if !pairs.is_empty() {
+            pairs.retain(|(first, second), _| !memory.contains(first) && !memory.contains(second));
+        }
+    }
+}
+
+/// The lock's word in the driver's memory.
+fn word(call: &Call<'_>, lock: usize) -> &'static AtomicUsize {
+    if lock == 0 || !lock.is_multiple_of(align_of::<usize>()) {
+        call.violation(&ARGUMENT, format!("a spin lock at {lock:#x}"));
+        call.machine().crash(Bugcheck::new(
+            code::SPIN_LOCK_NOT_OWNED,
+            [lock as u64, 0, 0, 0],
+            format!(
+                "{} called from {} for no lock",
+                call.name(),
+                call.machine().verifier().place(call.site())
+            ),
+        ));
+    }
+    // SAFETY: aligned and not null; the driver vouches that a lock lives there (a trap otherwise), and every access
+    // of ours to it is atomic.
+    unsafe { AtomicUsize::from_ptr(lock as *mut usize) }
+}
+
+/// The value of a lock that `cpu` holds.
+const fn owner(cpu: &Cpu) -> usize {
+    cpu.index() as usize + 1
+}
+
+/// Takes the lock; the IRQL is the caller's business.
+fn acquire(call: &Call<'_>, lock: usize) {
+    let word = word(call, lock);
+    let cpu = call.cpu();
+    let own = owner(cpu);
+    if cpu.locks().held.lock().iter().any(|held| held.lock == lock) {
+        deadlock(
+            call,
+            lock,
+            code::SPIN_LOCK_ALREADY_OWNED,
+            "acquires a spin lock that this processor holds already",
+        );
+    }
+    let mut rounds = 0u32;
+    while word
+        .compare_exchange_weak(0, own, Ordering::Acquire, Ordering::Relaxed)
+        .is_err()
+    {
+        cpu.locks().awaited.store(lock, Ordering::SeqCst);
+        rounds = rounds.wrapping_add(1);
+        if rounds.is_multiple_of(64) {
+            if cpu.machine().crashed() {
+                cpu::park_for_ever();
+            }
+            if waits_for_itself(cpu, lock) {
+                let code = code::DRIVER_VERIFIER_DETECTED_VIOLATION;
+                deadlock(
+                    call,
+                    lock,
+                    code,
+                    "waits for a spin lock whose holder waits for one of this processor's",
+                );
+            }
+            std::thread::yield_now();
+        } else {
+            std::hint::spin_loop();
+        }
+    }
+    cpu.locks().awaited.store(0, Ordering::SeqCst);
+    note_acquired(call, lock);
+}
+
+/// Records that the lock is held, and complains when it was taken in an order that can deadlock.
+fn note_acquired(call: &Call<'_>, lock: usize) {
+    let machine = call.machine();
+    let first: Vec<usize> = {
+        let mut held = call.cpu().locks().held.lock();
+        held.push(Held {
+            lock,
+            site: call.site(),
+        });
+        held.iter().rev().skip(1).map(|held| held.lock).collect()
+    };
+    for first in first {
+        if let Some(site) = machine.nt().lock_order().taken(first, lock, call.site()) {
+            let place = machine.verifier().place(site);
+            call.violation(
+                &LOCK_PROTOCOL,
+                format!("two spin locks are taken in one order here and in the other at {place}: this can deadlock"),
+            );
+        }
+    }
+}
+
+/// Whether following holders and what they wait for leads from `lock` back to `cpu`.
+fn waits_for_itself(cpu: &Cpu, lock: usize) -> bool {
+    let machine = cpu.machine();
+    let mut lock = lock;
+    for _ in 0..machine.processors() {
+        let holder = (0..machine.processors()).find_map(|index| {
+            let holder = machine.processor(index)?;
+            // Never wait for the list: its processor may be stopped.
+            let held = holder.locks().held.try_lock()?;
+            held.iter().any(|held| held.lock == lock).then_some(holder)
+        });
+        let Some(holder) = holder else { return false };
+        if holder.index() == cpu.index() {
+            return true;
+        }
+        lock = holder.locks().awaited.load(Ordering::SeqCst);
+        if lock == 0 {
+            return false;
+        }
+    }
+    false
+}
+
+fn deadlock(call: &Call<'_>, lock: usize, code: u32, words: &str) -> ! {
+    call.violation(&LOCK_PROTOCOL, words);
+    let machine = call.machine();
+    let mut bugcheck = Bugcheck::new(
+        code,
+        [lock as u64, 0, 0, 0],
+        format!(
+            "{} called from {} {words}",
+            call.name(),
+            machine.verifier().place(call.site())
+        ),
+    );
+    bugcheck.stack = crate::trap::driver_stack(machine, call.stack());
+    machine.crash(bugcheck)
+}
+
+/// Gives the lock back; the IRQL is the caller's business.
+fn release(call: &Call<'_>, lock: usize) {
+    let word = word(call, lock);
+    let cpu = call.cpu();
+    let mut held = cpu.locks().held.lock();
+    let known = held
+        .iter()
+        .rposition(|held| held.lock == lock)
+        .map(|at| held.remove(at))
+        .is_some();
+    drop(held);
+    if !known {
+        deadlock(
+            call,
+            lock,
+            code::SPIN_LOCK_NOT_OWNED,
+            "releases a spin lock that this processor does not hold",
+        );
+    }
+    if cpu.irql() < DISPATCH {
+        call.violation(
+            &IRQL_RANGE,
+            format!("a spin lock is released at IRQL {}", cpu.irql()),
+        );
+    }
+    word.store(0, Ordering::Release);
+}
+
+/// Takes the lock unless it is held.
+fn try_acquire(call: &Call<'_>, lock: usize) -> bool {
+    let taken = word(call, lock)
+        .compare_exchange(0, owner(call.cpu()), Ordering::Acquire, Ordering::Relaxed)
+        .is_ok();
+    if taken {
+        note_acquired(call, lock);
+    }
+    taken
+}
+
+/// The IRQL that goes back after a release: a valid one, not above the present.
+fn restore(call: &Call<'_>, irql: u8) {
+    if irql > DISPATCH {
+        call.violation(&ARGUMENT, format!("the IRQL to go back to is {irql}"));
+    }
+    call.cpu().set_irql(irql.min(HIGH));
+}
+
+/// `KLOCK_QUEUE_HANDLE`: `LockQueue.Next`, `LockQueue.Lock`, `OldIrql`.
+mod queue {
+    pub(super) const LOCK: usize = 8;
+    pub(super) const OLD_IRQL: usize = 16;
+}
+
+/// Fills the handle in after the lock was acquired.
+const fn note_queued(handle: Out<usize>, lock: usize, irql: u8) {
+    handle.set(0);
+    handle.offset::<usize>(queue::LOCK).set(lock);
+    handle.offset::<u8>(queue::OLD_IRQL).set(irql);
+}
+
+/// The lock that a handle was filled in for.
+fn queued(call: &Call<'_>, handle: Out<usize>) -> usize {
+    let lock = handle
+        .offset::<usize>(queue::LOCK)
+        .get()
+        .filter(|_| !handle.is_null());
+    lock.unwrap_or_else(|| {
+        deadlock(
+            call,
+            0,
+            code::SPIN_LOCK_NOT_OWNED,
+            "releases a null lock handle",
+        )
+    })
+}
+
+exports! {
+    module "ntoskrnl.exe";
+
+    /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdm/nf-wdm-keinitializespinlock>
+    fn KeInitializeSpinLock(call, lock: Out<usize>),
+    irql PASSIVE..=HIGH;
+    {
+        call.machine().nt().lock_order().forget(lock.address()..lock.address() + size_of::<usize>());
+        lock.set(0);
+    }
+
+    /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdm/nf-wdm-keacquirespinlockraisetodpc>
+    fn KeAcquireSpinLockRaiseToDpc(call, lock: usize) -> u8,
+    irql PASSIVE..=DISPATCH;
+    {
+        let irql = call.cpu().set_irql(DISPATCH.max(call.cpu().irql()));
+        acquire(&call, lock);
+        irql
+    }
+
+    /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdm/nf-wdm-keacquirespinlock>
+    fn KeAcquireSpinLock(call, lock: usize, irql: Out<u8>),
+    irql PASSIVE..=DISPATCH;
+    {
+        let old = call.cpu().set_irql(DISPATCH.max(call.cpu().irql()));
+        acquire(&call, lock);
+        irql.set(old);
+    }
+
+    /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdm/nf-wdm-kereleasespinlock>
+    fn KeReleaseSpinLock(call, lock: usize, irql: u8),
+    irql DISPATCH..=DISPATCH;
+    {
+        release(&call, lock);
+        restore(&call, irql);
+    }
+
+    /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdm/nf-wdm-keacquirespinlockatdpclevel>
+    fn KeAcquireSpinLockAtDpcLevel(call, lock: usize),
+    irql DISPATCH..=HIGH;
+    { acquire(&call, lock); }
+
+    /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdm/nf-wdm-kereleasespinlockfromdpclevel>
+    fn KeReleaseSpinLockFromDpcLevel(call, lock: usize),
+    irql DISPATCH..=HIGH;
+    { release(&call, lock); }
+
+    /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdm/nf-wdm-ketrytoacquirespinlockatdpclevel>
+    fn KeTryToAcquireSpinLockAtDpcLevel(call, lock: usize) -> u8,
+    irql DISPATCH..=HIGH;
+    { u8::from(try_acquire(&call, lock)) }
+
+    /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdm/nf-wdm-ketestspinlock>
+    fn KeTestSpinLock(call, lock: In<usize>) -> u8,
+    irql PASSIVE..=HIGH;
+    { u8::from(lock.get() == Some(0)) }
+
+    /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdm/nf-wdm-keacquireinstackqueuedspinlock>
+    fn KeAcquireInStackQueuedSpinLock(call, lock: usize, handle: Out<usize>),
+    irql PASSIVE..=DISPATCH;
+    {
+        let irql = call.cpu().set_irql(DISPATCH.max(call.cpu().irql()));
+        acquire(&call, lock);
+        note_queued(handle, lock, irql);
+    }
+
+    /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdm/nf-wdm-kereleaseinstackqueuedspinlock>
+    fn KeReleaseInStackQueuedSpinLock(call, handle: Out<usize>),
+    irql DISPATCH..=DISPATCH;
+    {
+        release(&call, queued(&call, handle));
+        restore(&call, handle.offset::<u8>(queue::OLD_IRQL).get().unwrap_or(PASSIVE));
+    }
+
+    /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdm/nf-wdm-keacquireinstackqueuedspinlockatdpclevel>
+    fn KeAcquireInStackQueuedSpinLockAtDpcLevel(call, lock: usize, handle: Out<usize>),
+    irql DISPATCH..=HIGH;
+    {
+        acquire(&call, lock);
+        note_queued(handle, lock, call.cpu().irql());
+    }
+
+    /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdm/nf-wdm-kereleaseinstackqueuedspinlockfromdpclevel>
+    fn KeReleaseInStackQueuedSpinLockFromDpcLevel(call, handle: Out<usize>),
+    irql DISPATCH..=HIGH;
+    { release(&call, queued(&call, handle)); }
+}

@@ -1,0 +1,280 @@
+//! Words for a trap: which bug check Windows would have made of it, what was touched, and who did it.
+
+use iced_x86::{Decoder, DecoderOptions, Instruction, OpAccess, OpKind};
+
+use super::{Trap, emulate, vector};
+use crate::cpu::{Cpu, DISPATCH};
+use crate::kernel::{Bugcheck, Machine};
+use crate::loader::memory::{PAGE, probe};
+use crate::nt::pool::Place;
+
+/// Bug check codes that traps become.
+///
+/// <https://learn.microsoft.com/windows-hardware/drivers/debugger/bug-check-code-reference2>
+#[allow(missing_docs, reason = "the names are the documentation's")]
+pub(crate) mod code {
+    pub(crate) const SPIN_LOCK_ALREADY_OWNED: u32 = 0x0f;
+    pub(crate) const SPIN_LOCK_NOT_OWNED: u32 = 0x10;
+    pub(crate) const PAGE_FAULT_IN_NONPAGED_AREA: u32 = 0x50;
+    pub(crate) const SYSTEM_THREAD_EXCEPTION_NOT_HANDLED: u32 = 0x7e;
+    pub(crate) const UNEXPECTED_KERNEL_MODE_TRAP: u32 = 0x7f;
+    pub(crate) const ATTEMPTED_SWITCH_FROM_DPC: u32 = 0xb8;
+    pub(crate) const ATTEMPTED_WRITE_TO_READONLY_MEMORY: u32 = 0xbe;
+    pub(crate) const DRIVER_VERIFIER_DETECTED_VIOLATION: u32 = 0xc4;
+    pub(crate) const PAGE_FAULT_IN_FREED_SPECIAL_POOL: u32 = 0xcc;
+    pub(crate) const PAGE_FAULT_BEYOND_END_OF_ALLOCATION: u32 = 0xcd;
+    pub(crate) const DRIVER_UNLOADED_WITHOUT_CANCELLING_PENDING_OPERATIONS: u32 = 0xce;
+    pub(crate) const DRIVER_IRQL_NOT_LESS_OR_EQUAL: u32 = 0xd1;
+    pub(crate) const ATTEMPTED_EXECUTE_OF_NOEXECUTE_MEMORY: u32 = 0xfc;
+    pub(crate) const KERNEL_SECURITY_CHECK_FAILURE: u32 = 0x139;
+    /// A function that is not simulated was called. Windows would not have loaded the driver.
+    pub(crate) const DRIVER_UNMAPPED_IMPORT: u32 = 0xc000_0139;
+}
+
+mod status {
+    pub(super) const BREAKPOINT: u64 = 0x8000_0003;
+    pub(super) const ACCESS_VIOLATION: u64 = 0xc000_0005;
+    pub(super) const ILLEGAL_INSTRUCTION: u64 = 0xc000_001d;
+    pub(super) const INTEGER_DIVIDE_BY_ZERO: u64 = 0xc000_0094;
+    pub(super) const PRIVILEGED_INSTRUCTION: u64 = 0xc000_0096;
+    pub(super) const ASSERTION_FAILURE: u64 = 0xc000_0420;
+}
+
+/// Bits of a page fault's error code.
+const WRITE: u64 = 1 << 1;
+const FETCH: u64 = 1 << 4;
+
+/// The bug check that `trap` is.
+pub(super) fn bugcheck(cpu: &Cpu, trap: &Trap) -> Bugcheck {
+    let mut bytes = [0; 15];
+    let readable = probe(trap.rip, &mut bytes);
+    let bytes = bytes.get(..readable).unwrap_or(&[]);
+    let instruction = Decoder::with_ip(64, bytes, trap.rip as u64, DecoderOptions::NONE).decode();
+    let exception = |status: u64, what: &str| {
+        (
+            code::SYSTEM_THREAD_EXCEPTION_NOT_HANDLED,
+            [status, trap.rip as u64, 0, 0],
+            what.to_owned(),
+        )
+    };
+    let (code, parameters, what) = match trap.vector {
+        vector::DIVIDE => exception(
+            status::INTEGER_DIVIDE_BY_ZERO,
+            "division by zero or overflow",
+        ),
+        vector::BREAKPOINT => exception(status::BREAKPOINT, "breakpoint (int 3)"),
+        vector::INVALID_OPCODE => exception(
+            status::ILLEGAL_INSTRUCTION,
+            "illegal instruction (ud2 is how compilers abort)",
+        ),
+        vector::GENERAL_PROTECTION | vector::STACK_SEGMENT => match bytes {
+            [0xcd, 0x29, ..] => fast_fail(trap),
+            [0xcd, 0x2c, ..] => exception(status::ASSERTION_FAILURE, "assertion (int 2Ch)"),
+            [0xcd, 0x2d, ..] => exception(
+                status::BREAKPOINT,
+                "debug service (int 2Dh) and no debugger",
+            ),
+            _ => match operand(trap, &instruction) {
+                Some((access, address)) => exception(
+                    status::ACCESS_VIOLATION,
+                    &format!(
+                        "{access} at {address:#x}, which is no address{}",
+                        poison(address)
+                    ),
+                ),
+                None => exception(
+                    status::PRIVILEGED_INSTRUCTION,
+                    "an instruction that is not simulated",
+                ),
+            },
+        },
+        vector::PAGE_FAULT => page_fault(cpu, trap, &instruction),
+        other => exception(
+            status::ACCESS_VIOLATION,
+            &format!("signal {} (vector {other})", trap.signal),
+        ),
+    };
+    let verifier = cpu.machine().verifier();
+    let place = cpu
+        .last_export()
+        .filter(|_| !verifier.is_driver_code(trap.rip))
+        .map_or_else(
+            || format!("at {}", verifier.place(trap.rip)),
+            |export| {
+                format!(
+                    "in {} called from {}",
+                    export.name,
+                    verifier.place(cpu.return_address())
+                )
+            },
+        );
+    let message = format!(
+        "{what}, {place} (processor {}, IRQL {})",
+        cpu.index(),
+        cpu.irql()
+    );
+    Bugcheck {
+        code,
+        parameters,
+        message,
+        stack: driver_stack(cpu.machine(), trap.rsp),
+    }
+}
+
+fn fast_fail(trap: &Trap) -> (u32, [u64; 4], String) {
+    let reason = trap.register(libc::REG_RCX);
+    let words = match reason {
+        0 | 2 => "stack cookie",
+        3 => "corrupt list entry",
+        5 => "invalid argument",
+        6 => "stack cookie not initialized",
+        7 => "fatal application exit",
+        10 => "control flow guard",
+        _ => "see FAST_FAIL_* in winnt.h",
+    };
+    (
+        code::KERNEL_SECURITY_CHECK_FAILURE,
+        [reason, trap.rsp as u64, 0, 0],
+        format!("fast fail {reason} ({words})"),
+    )
+}
+
+fn page_fault(cpu: &Cpu, trap: &Trap, instruction: &Instruction) -> (u32, [u64; 4], String) {
+    let machine = cpu.machine();
+    let address = trap.address;
+    let fetch = trap.error & FETCH != 0;
+    let write = trap.error & WRITE != 0;
+    let access = if fetch {
+        "execution".to_owned()
+    } else {
+        let verb = if write { "write" } else { "read" };
+        match instruction.memory_size().size() {
+            0 => verb.to_owned(),
+            bytes => format!("{verb} of {bytes} bytes"),
+        }
+    };
+    let kind = if fetch { 8 } else { u64::from(write) };
+    let wide = [address as u64, u64::from(cpu.irql()), kind, trap.rip as u64];
+    let narrow = [address as u64, kind, trap.rip as u64, 0];
+    if let Some(place) = machine.nt().pool().place(address) {
+        let code = match place {
+            Place::Freed { .. } => code::PAGE_FAULT_IN_FREED_SPECIAL_POOL,
+            Place::Live { .. } => code::PAGE_FAULT_BEYOND_END_OF_ALLOCATION,
+        };
+        return (code, narrow, format!("{access} {}", place.words(machine)));
+    }
+    if let Some(place) = machine.verifier().unloaded_place(address) {
+        let code = code::DRIVER_UNLOADED_WITHOUT_CANCELLING_PENDING_OPERATIONS;
+        return (
+            code,
+            narrow,
+            format!("{access} at {place}, which is unloaded"),
+        );
+    }
+    if let Some(place) = machine.verifier().driver_place(address) {
+        let code = match (fetch, write) {
+            (true, _) => code::ATTEMPTED_EXECUTE_OF_NOEXECUTE_MEMORY,
+            (_, true) => code::ATTEMPTED_WRITE_TO_READONLY_MEMORY,
+            _ => code::PAGE_FAULT_IN_NONPAGED_AREA,
+        };
+        return (
+            code,
+            narrow,
+            format!("{access} at {place}, whose section does not allow it"),
+        );
+    }
+    if cpu.trap_stacks().overflowed(address, trap.rsp) {
+        return (
+            code::UNEXPECTED_KERNEL_MODE_TRAP,
+            [8, 0, 0, 0],
+            format!("stack overflow: {access} at {address:#x}"),
+        );
+    }
+    let words = match address {
+        0 => format!("{access} through a null pointer"),
+        1..PAGE => format!("{access} through a null pointer plus {address:#x}"),
+        _ => format!("{access} at {address:#x}, where no memory is"),
+    };
+    if cpu.irql() >= DISPATCH {
+        (code::DRIVER_IRQL_NOT_LESS_OR_EQUAL, wide, words)
+    } else if address < PAGE {
+        (
+            code::SYSTEM_THREAD_EXCEPTION_NOT_HANDLED,
+            [status::ACCESS_VIOLATION, trap.rip as u64, 0, 0],
+            words,
+        )
+    } else {
+        (code::PAGE_FAULT_IN_NONPAGED_AREA, narrow, words)
+    }
+}
+
+/// The memory operand of a faulting instruction: how it is accessed, and its address.
+fn operand(trap: &Trap, instruction: &Instruction) -> Option<(String, u64)> {
+    let index =
+        (0..instruction.op_count()).find(|&index| instruction.op_kind(index) == OpKind::Memory)?;
+    let address = instruction.virtual_address(index, 0, |register, _, _| {
+        if register.is_segment_register() {
+            Some(0)
+        } else {
+            emulate::get(&trap.registers, register)
+        }
+    })?;
+    let mut factory = iced_x86::InstructionInfoFactory::new();
+    let writes = matches!(
+        factory.info(instruction).op_access(index),
+        OpAccess::Write | OpAccess::CondWrite | OpAccess::ReadWrite | OpAccess::ReadCondWrite
+    );
+    let verb = if writes { "write" } else { "read" };
+    Some((
+        format!("{verb} of {} bytes", instruction.memory_size().size()),
+        address,
+    ))
+}
+
+/// A hint when an address looks like the fill of freed or fresh memory.
+const fn poison(address: u64) -> &'static str {
+    match address >> 16 & 0xffff_ffff {
+        0xdddd_dddd => " (it looks like the fill of freed memory)",
+        0xcdcd_cdcd => " (it looks like the fill of memory that was never initialized)",
+        _ => "",
+    }
+}
+
+/// How much of a stack is searched for return addresses, and how many are reported.
+const SEARCHED: usize = 2 * PAGE;
+const FRAMES: usize = 24;
+
+/// The return addresses in drivers that lie on the stack from `rsp` up: words that point behind a call instruction.
+/// Stale ones from earlier calls may be among them.
+pub(crate) fn driver_stack(machine: &Machine, rsp: usize) -> Vec<String> {
+    let mut bytes = vec![0; SEARCHED];
+    // Up to a page's end at a time: the stack may end anywhere.
+    let first = PAGE - rsp % PAGE;
+    let mut readable = bytes.get_mut(..first).map_or(0, |part| probe(rsp, part));
+    if readable == first
+        && let Some(rest) = bytes.get_mut(first..)
+    {
+        readable += probe(rsp + first, rest);
+    }
+    bytes
+        .get(..readable)
+        .unwrap_or(&[])
+        .chunks_exact(8)
+        .filter_map(|word| word.first_chunk().map(|&word| usize::from_le_bytes(word)))
+        .filter(|&address| machine.verifier().is_driver_code(address) && follows_call(address))
+        .take(FRAMES)
+        .map(|address| machine.verifier().place(address))
+        .collect()
+}
+
+/// Whether the bytes before `address` are a call: `E8 rel32`, or `FF /2` in one of its forms.
+fn follows_call(address: usize) -> bool {
+    let mut before = [0; 7];
+    if probe(address.wrapping_sub(7), &mut before) != before.len() {
+        return false;
+    }
+    let is_indirect = |at: usize| {
+        before.get(at) == Some(&0xff) && before.get(at + 1).is_some_and(|modrm| modrm >> 3 & 7 == 2)
+    };
+    before[2] == 0xe8 || [0, 1, 3, 4, 5].into_iter().any(is_indirect)
+}
