@@ -1,0 +1,177 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Network policy for Windows, and the means to see what it does.
+#[derive(Debug, Parser)]
+#[command(name = "portcullis", version, propagate_version = true)]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Replay captures through the driver in the simulated kernel and show what it decided
+    ///
+    /// Exit status: 0 clean, 1 bad input, 2 the verifier found a violation or a leak.
+    Replay(Replay),
+    /// Check or compile a policy
+    #[command(subcommand)]
+    Policy(Policy),
+    /// Say what a driver image is: sections, flags, imports, KMDF version
+    Image(Image),
+    /// Load, exercise and unload a WFP driver under the verifier
+    ///
+    /// Exit status: 0 clean, 1 bad input, 2 the verifier found a violation or a leak.
+    Verify(Verify),
+}
+
+/// `portcullis replay`.
+#[derive(Debug, Args)]
+pub struct Replay {
+    /// Captures, pcap or pcapng, also gzip-compressed; replayed one after the other
+    #[arg(required = true, value_name = "CAPTURE")]
+    pub captures: Vec<PathBuf>,
+    /// The policy, a TOML file; without one everything is permitted and shown
+    #[arg(short, long, value_name = "FILE")]
+    pub policy: Option<PathBuf>,
+    /// An address or prefix of the local host; found out from the traffic when not given
+    #[arg(long, value_name = "ADDR[/LENGTH]")]
+    pub local: Vec<String>,
+    /// The application behind a local endpoint: ADDR:PORT=PATH[,SID]
+    #[arg(long, value_name = "ADDR:PORT=PATH[,SID]")]
+    pub process: Vec<Process>,
+    /// The driver to run, instead of the portcullis.sys in this program
+    #[arg(long, value_name = "FILE.sys")]
+    pub driver: Option<PathBuf>,
+    /// Simulated processors
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub cpus: u32,
+    /// Write the report as JSON ("-" is standard output, and replaces the tables)
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Write the packets that passed, as pcapng
+    #[arg(long, value_name = "OUT.pcapng")]
+    pub write: Option<PathBuf>,
+    /// Show the driver's events as well
+    #[arg(long)]
+    pub events: bool,
+}
+
+/// `portcullis policy`.
+#[derive(Debug, Subcommand)]
+pub enum Policy {
+    /// Say whether a policy is valid, with every error and warning in it
+    Check {
+        /// The policy, a TOML file
+        file: PathBuf,
+        /// Print the diagnostics as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Compile a policy into the form that the driver takes
+    Compile {
+        /// The policy, a TOML file
+        file: PathBuf,
+        /// Where the compiled policy goes
+        #[arg(short, long, value_name = "BLOB")]
+        output: PathBuf,
+    },
+}
+
+/// `portcullis image`.
+#[derive(Debug, Args)]
+pub struct Image {
+    /// The driver image
+    #[arg(value_name = "FILE.sys")]
+    pub file: PathBuf,
+    /// Print it as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `portcullis verify`.
+#[derive(Debug, Args)]
+pub struct Verify {
+    /// The driver image
+    #[arg(value_name = "FILE.sys")]
+    pub file: PathBuf,
+    /// Simulated processors
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub cpus: u32,
+    /// Print the report as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// The application behind a local endpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Process {
+    /// The local endpoint.
+    pub local: SocketAddr,
+    /// Its path, as Windows shows it or as an NT device path.
+    pub path: String,
+    /// The user's SID in string form.
+    pub user: Option<String>,
+}
+
+impl FromStr for Process {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (local, application) = text
+            .split_once('=')
+            .ok_or("expected ADDR:PORT=PATH[,SID], for example 10.0.0.5:49152=C:\\curl.exe")?;
+        let local = local.parse().map_err(|_| {
+            format!("\"{local}\" is not ADDR:PORT (an IPv6 address goes in brackets: [2001:db8::5]:49152)")
+        })?;
+        let (path, user) = match application.rsplit_once(',') {
+            Some((path, user)) if user.starts_with("S-1-") => (path, Some(user.to_owned())),
+            _ => (application, None),
+        };
+        if path.is_empty() {
+            return Err("the path is empty".to_owned());
+        }
+        Ok(Self {
+            local,
+            path: path.to_owned(),
+            user,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_an_endpoint_a_path_and_perhaps_a_user() {
+        let process: Process = r"10.0.0.5:49152=C:\Program Files\a,b.exe,S-1-5-18"
+            .parse()
+            .unwrap();
+        assert_eq!(process.local, "10.0.0.5:49152".parse().unwrap());
+        assert_eq!(process.path, r"C:\Program Files\a,b.exe");
+        assert_eq!(process.user.as_deref(), Some("S-1-5-18"));
+        let process: Process = r"[2001:db8::5]:53=C:\dns.exe".parse().unwrap();
+        assert_eq!(process.user, None);
+        assert!(
+            "10.0.0.5=x"
+                .parse::<Process>()
+                .unwrap_err()
+                .contains("ADDR:PORT")
+        );
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory as _;
+        Arguments::command().debug_assert();
+    }
+}

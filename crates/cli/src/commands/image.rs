@@ -1,0 +1,93 @@
+//! `portcullis image`.
+
+use pe_image::{Expectations, ImportName};
+
+use super::{BadInput, Ending};
+use crate::arguments::Image;
+
+/// Runs the command.
+///
+/// # Errors
+/// A file that cannot be read or is no image.
+pub fn run(arguments: &Image) -> Result<Ending, BadInput> {
+    let name = arguments.file.display();
+    let file = std::fs::read(&arguments.file)
+        .map_err(|error| BadInput::new(format!("{name}: {error}")))?;
+    let image =
+        pe_image::Image::parse(&file).map_err(|error| BadInput::new(format!("{name}: {error}")))?;
+    if arguments.json {
+        println!(
+            "{}",
+            serde_json::to_string_pretty(&image).map_err(BadInput::new)?
+        );
+        return Ok(Ending::Clean);
+    }
+    println!(
+        "{name}: a driver image for {}, {} bytes in memory",
+        image.machine, image.image_size
+    );
+    println!(
+        "entry {:#x}, checksum {:#010x}, subsystem {}",
+        image.entry, image.checksum, image.subsystem
+    );
+    if let Some(kmdf) = &image.kmdf {
+        println!(
+            "KMDF {}.{}, {} functions",
+            kmdf.major, kmdf.minor, kmdf.functions
+        );
+    }
+    let flags = image.characteristics;
+    let set = [
+        (flags.nx, "NX"),
+        (flags.aslr, "ASLR"),
+        (flags.high_entropy, "high-entropy ASLR"),
+        (flags.force_integrity, "integrity check"),
+        (flags.guard_cf, "control flow guard"),
+        (flags.wdm, "WDM"),
+    ];
+    let set: Vec<&str> = set
+        .into_iter()
+        .filter_map(|(set, name)| set.then_some(name))
+        .collect();
+    println!(
+        "flags: {}",
+        if set.is_empty() {
+            "none".to_owned()
+        } else {
+            set.join(", ")
+        }
+    );
+    println!("sections:");
+    for section in &image.sections {
+        let protection: String = [
+            (section.read, 'r'),
+            (section.write, 'w'),
+            (section.execute, 'x'),
+        ]
+        .into_iter()
+        .map(|(set, letter)| if set { letter } else { '-' })
+        .collect();
+        println!(
+            "  {:<8} {:#08x} {:>8} bytes {protection}",
+            section.name, section.rva, section.size
+        );
+    }
+    println!("imports:");
+    for import in &image.imports {
+        match &import.name {
+            ImportName::Name(name) => println!("  {}!{name}", import.module),
+            ImportName::Ordinal(ordinal) => println!("  {}!#{ordinal}", import.module),
+        }
+    }
+    for finding in pe_image::check(
+        &image,
+        &Expectations {
+            machine: None,
+            exports: None,
+            kmdf: image.kmdf.is_some(),
+        },
+    ) {
+        println!("warning: {finding}");
+    }
+    Ok(Ending::Clean)
+}

@@ -1,0 +1,113 @@
+//! `portcullis replay`.
+
+use std::io::IsTerminal as _;
+use std::path::Path;
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::{BadInput, Ending, policy};
+use crate::arguments::Replay;
+use crate::replay::{Outcome, Plan, run as replay};
+use crate::report::json::ReplayReport;
+use crate::report::{events, table};
+use crate::simulation;
+
+/// A policy that permits everything, for a replay without one.
+const PERMIT_ALL: &str = "default = \"permit\"\n";
+
+/// Runs the command.
+///
+/// # Errors
+/// A capture, policy, driver or option that is not usable, or a driver that stopped the machine.
+pub fn run(arguments: &Replay) -> Result<Ending, BadInput> {
+    let compiled = match &arguments.policy {
+        Some(file) => policy::compile(file, true)?,
+        None => permit_all()?,
+    };
+    let plan = Plan {
+        captures: arguments.captures.clone(),
+        policy: Some(compiled.blob),
+        local: arguments.local.clone(),
+        processes: arguments.process.clone(),
+        driver: simulation::driver_image(arguments.driver.as_deref()).map_err(BadInput::new)?,
+        cpus: arguments.cpus,
+        write: arguments.write.clone(),
+    };
+    let bar = progress_bar();
+    let outcome = replay(&plan, &|done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
+    });
+    bar.finish_and_clear();
+    let outcome = outcome.map_err(BadInput::new)?;
+    let on_stdout = arguments.json.as_deref() == Some(Path::new("-"));
+    if let Some(file) = &arguments.json {
+        write_json(file, &ReplayReport::new(&outcome, &compiled.rule_names))?;
+    }
+    if !on_stdout {
+        show(&outcome, &compiled.rule_names, arguments.events);
+    }
+    Ok(if outcome.verifier.is_clean() {
+        Ending::Clean
+    } else {
+        Ending::Violation
+    })
+}
+
+fn permit_all() -> Result<portcullis_policy::Compiled, BadInput> {
+    let options = portcullis_policy::Options {
+        file_name: "(built in)".to_owned(),
+        events_all: true,
+    };
+    portcullis_policy::compile(PERMIT_ALL, &options)
+        .map_err(|_| BadInput::new("the built-in policy is not valid"))
+}
+
+fn progress_bar() -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new(0);
+    if let Ok(style) =
+        ProgressStyle::with_template("{wide_bar} {human_pos}/{human_len} packets, {per_sec}")
+    {
+        bar.set_style(style);
+    }
+    bar
+}
+
+fn write_json(file: &Path, report: &ReplayReport<'_>) -> Result<(), BadInput> {
+    let mut text = serde_json::to_string_pretty(report).map_err(BadInput::new)?;
+    text.push('\n');
+    if file == Path::new("-") {
+        print!("{text}");
+        return Ok(());
+    }
+    std::fs::write(file, text)
+        .map_err(|error| BadInput::new(format!("{}: {error}", file.display())))
+}
+
+fn show(outcome: &Outcome, rules: &[String], with_events: bool) {
+    if let Some(discovery) = &outcome.discovery {
+        let found: Vec<String> = discovery.found.iter().map(ToString::to_string).collect();
+        println!("Local side, found in the traffic: {}", found.join(", "));
+    }
+    if with_events {
+        for event in &outcome.events {
+            println!("{}", events::line(event, rules));
+        }
+    }
+    println!("{}", table::flows(&outcome.flows, rules));
+    println!("{}", table::callouts(&outcome.callouts));
+    let blocked = outcome.frames - outcome.passed;
+    let seconds = outcome.duration.as_secs_f64();
+    println!(
+        "{} packets in {seconds:.3} s: {} passed, {blocked} blocked, {} without IP",
+        outcome.frames, outcome.passed, outcome.not_ip
+    );
+    let counters = table::counters(outcome);
+    if !counters.is_empty() {
+        print!("The driver's counters:\n{counters}");
+    }
+    println!("{}", table::verifier(&outcome.verifier));
+}

@@ -1,0 +1,183 @@
+//! `portcullis verify`: any WFP driver through its life, with traffic, under the verifier.
+
+use std::net::IpAddr;
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use ksim::net::{LocalSide, Processes, Setup};
+use ksim::{Bugcheck, Caller, Config, Cpu, Kernel, LoadOptions, OpenError, Report};
+use serde::Serialize;
+
+use super::{BadInput, Ending};
+use crate::arguments::Verify;
+use crate::capture;
+use crate::replay::{Fate, Shard};
+use crate::report::json::VerifierEntry;
+use crate::report::table;
+
+/// Recorded traffic of one host: TLS, HTTP, DNS and ping over IPv4 and IPv6.
+const TRAFFIC: &[u8] = include_bytes!("../../../../tests/captures/web.pcap");
+/// That host's addresses.
+const LOCAL: [[u16; 8]; 2] = [
+    [0, 0, 0, 0, 0, 0xffff, 0xc000, 0x020a],
+    [0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x10],
+];
+
+/// What happened, for JSON.
+#[derive(Debug, Serialize)]
+struct Verification {
+    driver: String,
+    steps: Vec<String>,
+    verifier: VerifierEntry,
+    bugcheck: Option<String>,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// A file that cannot be read, or is no driver that can be loaded.
+pub fn run(arguments: &Verify) -> Result<Ending, BadInput> {
+    let name = arguments
+        .file
+        .file_name()
+        .map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+    let image = std::fs::read(&arguments.file)
+        .map_err(|error| BadInput::new(format!("{}: {error}", arguments.file.display())))?;
+    let config = Config {
+        processors: arguments.cpus,
+        ..Config::default()
+    };
+    let kernel = Kernel::new(&config).map_err(BadInput::new)?;
+    let driver = kernel
+        .load(&image, &LoadOptions::named(&name))
+        .map_err(|error| BadInput::new(format!("{}: {error}", arguments.file.display())))?;
+    let mut steps = Steps {
+        quiet: arguments.json,
+        done: Vec::new(),
+    };
+    let ended = exercise(&kernel, driver, &mut steps);
+    let (report, bugcheck) = match ended {
+        Ok(report) => (report, None),
+        Err(bugcheck) => (kernel.verifier().report(), Some(bugcheck)),
+    };
+    if let Some(bugcheck) = &bugcheck {
+        steps.add(format!("the machine stopped: {bugcheck}"));
+    }
+    let clean = report.is_clean() && bugcheck.is_none();
+    if arguments.json {
+        let verification = Verification {
+            driver: name,
+            steps: steps.done,
+            verifier: VerifierEntry::from(&report),
+            bugcheck: bugcheck.map(|bugcheck| bugcheck.to_string()),
+        };
+        println!(
+            "{}",
+            serde_json::to_string_pretty(&verification).map_err(BadInput::new)?
+        );
+    } else {
+        println!("{}", table::verifier(&report));
+    }
+    Ok(if clean {
+        Ending::Clean
+    } else {
+        Ending::Violation
+    })
+}
+
+/// What was done so far, told as it happens.
+struct Steps {
+    quiet: bool,
+    done: Vec<String>,
+}
+
+impl Steps {
+    fn add(&mut self, step: String) {
+        if !self.quiet {
+            println!("{step}");
+        }
+        self.done.push(step);
+    }
+}
+
+/// Starts the driver, opens its devices, lets traffic through it while the filter engine stops and starts, and
+/// unloads it.
+fn exercise(kernel: &Kernel, driver: ksim::Driver, steps: &mut Steps) -> Result<Report, Bugcheck> {
+    let status = driver.start()?;
+    steps.add(format!("started: {status}"));
+    if !status.is_success() {
+        return driver.unload();
+    }
+    let handles = open_devices(kernel, steps)?;
+    traffic(kernel, steps, "with the filter engine running")?;
+    kernel.on(0, |_| kernel.bfe().stop())?;
+    traffic(kernel, steps, "with the filter engine stopped")?;
+    kernel.on(0, |_| kernel.bfe().start())?;
+    traffic(kernel, steps, "with the filter engine running again")?;
+    for handle in handles {
+        handle.close()?;
+    }
+    let report = driver.unload()?;
+    steps.add("unloaded".to_owned());
+    Ok(report)
+}
+
+fn open_devices(kernel: &Kernel, steps: &mut Steps) -> Result<Vec<ksim::FileHandle>, Bugcheck> {
+    let mut handles = Vec::new();
+    for name in kernel.io().names() {
+        match kernel.open(&name, Caller::administrator()) {
+            Ok(handle) => {
+                steps.add(format!("opened {name}"));
+                // A code that no driver has: to be refused, whatever comes with it.
+                let refused = handle.ioctl(0xffff_fffc, &[0xff; 64], 64)?;
+                steps.add(format!("an unknown control code: {}", refused.status));
+                handles.push(handle);
+            }
+            Err(OpenError::Bugcheck(bugcheck)) => return Err(bugcheck),
+            Err(error) => steps.add(format!("{name}: {error}")),
+        }
+    }
+    Ok(handles)
+}
+
+/// Replays the recorded traffic; every processor gets all of it.
+fn traffic(kernel: &Kernel, steps: &mut Steps, when: &str) -> Result<(), Bugcheck> {
+    let mut local = LocalSide::default();
+    for address in LOCAL {
+        local.insert(IpAddr::from(address).to_canonical());
+    }
+    let (mut passed, mut blocked) = (0, 0);
+    for index in 0..kernel.processors() {
+        let shard = u16::try_from(index).unwrap_or(u16::MAX);
+        let setup = Setup {
+            local: local.clone(),
+            processes: Processes::default(),
+            shard,
+        };
+        let fates = kernel.on(index, |cpu| replay(cpu, setup))?;
+        passed += fates.iter().filter(|fate| **fate == Fate::Passed).count();
+        blocked += fates.iter().filter(|fate| **fate == Fate::Blocked).count();
+    }
+    steps.add(format!(
+        "traffic {when}: {passed} packets passed, {blocked} blocked"
+    ));
+    Ok(())
+}
+
+fn replay(cpu: &Cpu, setup: Setup) -> Vec<Fate> {
+    let mut shard = Shard::new(cpu, setup);
+    let mut number = 0;
+    let read = capture::read_from(Path::new("recorded traffic"), TRAFFIC, |frame| {
+        shard.frame(number, &frame);
+        shard.settle(cpu);
+        number += 1;
+        ControlFlow::Continue(())
+    });
+    debug_assert!(read.is_ok(), "the recorded traffic is well-formed");
+    shard.finish(cpu);
+    shard
+        .take_fates()
+        .into_iter()
+        .map(|(_, fate)| fate)
+        .collect()
+}

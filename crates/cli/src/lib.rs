@@ -1,0 +1,10 @@
+//! Portcullis's user program as a library: captures, the driver's control device, replays and reports.
+#![forbid(unsafe_code)]
+
+pub mod arguments;
+pub mod capture;
+pub mod commands;
+pub mod control;
+pub mod replay;
+pub mod report;
+pub mod simulation;

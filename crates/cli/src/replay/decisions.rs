@@ -1,0 +1,93 @@
+//! What the driver decided, flow by flow, from its events.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use portcullis_proto::event::{EventKind, EventRecord, Operation};
+use portcullis_proto::policy::Action;
+
+/// What the driver's events say of a flow.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Decided {
+    /// The host name: the one that was blocked first, otherwise the last that was found. (A flow of DNS queries has
+    /// one a query; all others have one at most.)
+    pub host: Option<String>,
+    /// The rule that decided last; `None` is the default action, or no decision.
+    pub rule: Option<u32>,
+    /// The rule that blocked first, where one did.
+    pub blocked_by: Option<Option<u32>>,
+}
+
+/// The driver's decisions by flow handle, and by endpoint for listens.
+#[derive(Debug, Default)]
+pub struct Decisions {
+    flows: HashMap<u64, Decided>,
+    listens: HashMap<(IpAddr, u16), Option<u32>>,
+}
+
+impl Decisions {
+    /// Folds `event` in. Events come in the order of their sequence numbers.
+    pub fn add(&mut self, event: &EventRecord) {
+        let Some(kind) = EventKind::from_raw(event.kind) else {
+            return;
+        };
+        let blocked = Action::from_raw(event.verdict) == Some(Action::Block);
+        let is_listen = Operation::from_raw(event.operation) == Some(Operation::Listen);
+        match kind {
+            EventKind::Authorize if is_listen => {
+                let endpoint = (address(event, &event.local_address), event.local_port.get());
+                if blocked {
+                    self.listens.insert(endpoint, event.rule());
+                }
+            }
+            EventKind::Authorize
+            | EventKind::HostName
+            | EventKind::Reauthorize
+            | EventKind::FlowClosed => {
+                let flow = self.flows.entry(event.flow.get()).or_default();
+                if flow.blocked_by.is_none()
+                    && let Some(host) = event.host()
+                {
+                    flow.host = Some(host.to_owned());
+                }
+                flow.rule = event.rule();
+                if blocked && flow.blocked_by.is_none() {
+                    flow.blocked_by = Some(event.rule());
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// What was decided of the flow that had `handles`, oldest first.
+    #[must_use]
+    pub fn of_flow(&self, handles: &[u64]) -> Decided {
+        let mut all = handles.iter().filter_map(|handle| self.flows.get(handle));
+        let mut decided = all.next().cloned().unwrap_or_default();
+        for later in all {
+            if decided.blocked_by.is_none() && later.host.is_some() {
+                decided.host.clone_from(&later.host);
+            }
+            decided.blocked_by = decided.blocked_by.or(later.blocked_by);
+            decided.rule = later.rule;
+        }
+        decided
+    }
+
+    /// The rule that refused to let a program listen there.
+    #[must_use]
+    pub fn of_listen(&self, address: IpAddr, port: u16) -> Option<Option<u32>> {
+        self.listens.get(&(address, port)).copied()
+    }
+}
+
+/// An address of an event.
+#[must_use]
+pub fn address(event: &EventRecord, bytes: &[u8; 16]) -> IpAddr {
+    if event.family == 4 {
+        let [a, b, c, d, ..] = *bytes;
+        IpAddr::V4(Ipv4Addr::new(a, b, c, d))
+    } else {
+        IpAddr::V6(Ipv6Addr::from(*bytes))
+    }
+}

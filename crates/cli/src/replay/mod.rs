@@ -1,0 +1,502 @@
+//! Replaying captures through the driver.
+
+mod decisions;
+mod local;
+mod shard;
+
+use std::net::IpAddr;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::{Duration, Instant};
+
+use ksim::net::{Discovery, FlowReport, Identity, Processes, Setup, flow_hash};
+use ksim::{Config, Cpu, Report};
+use portcullis_proto::counter::Counter;
+use portcullis_proto::event::EventRecord;
+use portcullis_proto::status::{CalloutStatus, StatusReply};
+
+pub use decisions::{Decided, Decisions, address};
+pub use shard::{Fate, Shard};
+
+use crate::arguments::Process;
+use crate::capture::{self, CaptureError, Frame, Writer};
+use crate::control::{self, ControlError};
+use crate::simulation::{SimulatedDevice, Simulation, SimulationError};
+
+/// What to replay, and how.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// The captures, in order.
+    pub captures: Vec<PathBuf>,
+    /// The compiled policy; none permits everything.
+    pub policy: Option<Vec<u8>>,
+    /// Addresses and prefixes of the local host; found out when empty.
+    pub local: Vec<String>,
+    /// Who owns local endpoints.
+    pub processes: Vec<Process>,
+    /// The driver image.
+    pub driver: Vec<u8>,
+    /// Simulated processors.
+    pub cpus: u32,
+    /// Where the frames that passed go.
+    pub write: Option<PathBuf>,
+}
+
+/// Why a replay did not take place, or not to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplayError {
+    /// A capture.
+    #[error(transparent)]
+    Capture(#[from] CaptureError),
+    /// The machine or the driver.
+    #[error(transparent)]
+    Simulation(#[from] SimulationError),
+    /// The driver's control device.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// An option.
+    #[error("{0}")]
+    Option(String),
+    /// The capture that is written.
+    #[error("{}: {source}", file.display())]
+    Write {
+        /// The file.
+        file: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+/// A flow as the stack counted it, with what the driver decided.
+#[derive(Debug, Clone)]
+pub struct Flow {
+    /// What the stack counted.
+    pub report: FlowReport,
+    /// What the driver decided.
+    pub decided: Decided,
+}
+
+impl Flow {
+    /// Whether anything of it was blocked.
+    #[must_use]
+    pub const fn blocked(&self) -> bool {
+        self.report.blocked_at.is_some()
+    }
+
+    /// The rule behind its verdict; `None` is the default action.
+    #[must_use]
+    pub const fn rule(&self) -> Option<u32> {
+        match (self.blocked(), self.decided.blocked_by) {
+            (true, Some(rule)) => rule,
+            _ => self.decided.rule,
+        }
+    }
+}
+
+/// Everything that a replay showed.
+#[derive(Debug)]
+pub struct Outcome {
+    /// How the local side was found; `None` when it was given.
+    pub discovery: Option<Discovery>,
+    /// The flows, in the order of their first packets.
+    pub flows: Vec<Flow>,
+    /// The driver's events, in order.
+    pub events: Vec<EventRecord>,
+    /// The driver's status at the end.
+    pub status: StatusReply,
+    /// Its callouts at the end.
+    pub callouts: Vec<CalloutStatus>,
+    /// Its counters at the end.
+    pub statistics: Vec<(Counter, u64)>,
+    /// The verifier's verdict after the driver was unloaded.
+    pub verifier: Report,
+    /// Frames read.
+    pub frames: u64,
+    /// Frames that hold no IP packet.
+    pub not_ip: u64,
+    /// Frames that passed, those without IP among them.
+    pub passed: u64,
+    /// How long the packets took to replay, without reading the captures for the local side and without start and
+    /// stop.
+    pub duration: Duration,
+}
+
+/// A batch of frames on its way to a processor.
+type Batch = Vec<(u64, OwnedFrame)>;
+
+struct OwnedFrame {
+    link: capture::LinkType,
+    time: u64,
+    original_length: u32,
+    data: Vec<u8>,
+}
+
+impl OwnedFrame {
+    fn new(frame: &Frame<'_>) -> Self {
+        let Frame {
+            link,
+            time,
+            original_length,
+            data,
+        } = *frame;
+        Self {
+            link,
+            time,
+            original_length,
+            data: data.to_vec(),
+        }
+    }
+
+    fn frame(&self) -> Frame<'_> {
+        Frame {
+            link: self.link,
+            time: self.time,
+            original_length: self.original_length,
+            data: &self.data,
+        }
+    }
+}
+
+/// Frames between two looks at what the driver has put off, and at its events.
+const STRIDE: u64 = 64;
+/// Frames handed to another processor at once, and batches that may wait for it.
+const BATCH: usize = 256;
+const BATCHES: usize = 8;
+
+/// Replays `plan`. `progress` is called from time to time with the number of frames done and their total.
+///
+/// # Errors
+/// [`ReplayError`]; the machine is gone then.
+pub fn run(plan: &Plan, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Outcome, ReplayError> {
+    let survey = local::survey(&plan.captures)?;
+    let (local_side, discovery) = if plan.local.is_empty() {
+        (survey.discovery.local.clone(), Some(survey.discovery))
+    } else {
+        (
+            local::named(&plan.local).map_err(ReplayError::Option)?,
+            None,
+        )
+    };
+    let setup = Setup {
+        local: local_side,
+        processes: processes(&plan.processes)?,
+        shard: 0,
+    };
+    let boot_time = first_time(&plan.captures)?;
+    let config = Config {
+        processors: plan.cpus,
+        boot_time,
+        ..Config::default()
+    };
+    let simulation = Simulation::start(&plan.driver, &config)?;
+    if let Some(policy) = &plan.policy {
+        control::set_policy(simulation.device(), policy)?;
+    }
+    let total = survey.frames;
+    let tally = Tally {
+        total,
+        done: AtomicU64::new(0),
+        progress,
+        results: Mutex::default(),
+    };
+    let begun = Instant::now();
+    if plan.cpus == 1 {
+        let work = |cpu: &Cpu| in_place(cpu, simulation.device(), &setup, plan, &tally);
+        simulation
+            .kernel
+            .on(0, work)
+            .map_err(SimulationError::from)??;
+    } else {
+        spread(&simulation, &setup, plan, &tally)?;
+    }
+    let duration = begun.elapsed();
+    let mut results = tally
+        .results
+        .into_inner()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    control::take_events(simulation.device(), &mut results.events)?;
+    let (status, callouts) = control::status(simulation.device())?;
+    let statistics = control::statistics(simulation.device())?;
+    let verifier = simulation.stop()?;
+    results.fates.sort_unstable_by_key(|(number, _)| *number);
+    if let Some(file) = &plan.write {
+        write_passed(&plan.captures, file, &results.fates)?;
+    }
+    let count = |fate: Fate| results.fates.iter().filter(|(_, is)| *is == fate).count() as u64;
+    let not_ip = count(Fate::NotIp);
+    Ok(Outcome {
+        discovery,
+        flows: join(results.flows, &results.events),
+        status,
+        callouts,
+        statistics,
+        verifier,
+        frames: total,
+        not_ip,
+        passed: not_ip + count(Fate::Passed),
+        events: results.events,
+        duration,
+    })
+}
+
+/// What the processors give back.
+#[derive(Default)]
+struct Results {
+    flows: Vec<FlowReport>,
+    events: Vec<EventRecord>,
+    fates: Vec<(u64, Fate)>,
+}
+
+/// The replay's progress, shared by its processors.
+struct Tally<'a> {
+    total: u64,
+    done: AtomicU64,
+    progress: &'a (dyn Fn(u64, u64) + Sync),
+    results: Mutex<Results>,
+}
+
+impl Tally<'_> {
+    fn advance(&self, frames: u64) {
+        let done = self.done.fetch_add(frames, Ordering::Relaxed) + frames;
+        (self.progress)(done, self.total);
+    }
+
+    fn add(&self, shard: &mut Shard<'_>, events: Vec<EventRecord>) {
+        let mut results = self
+            .results
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        results.flows.extend_from_slice(shard.flows());
+        results.fates.extend(shard.take_fates());
+        results.events.extend(events);
+    }
+}
+
+/// One processor replays everything, reading the captures itself.
+fn in_place(
+    cpu: &Cpu,
+    device: &SimulatedDevice,
+    setup: &Setup,
+    plan: &Plan,
+    tally: &Tally<'_>,
+) -> Result<(), ReplayError> {
+    let mut shard = Shard::new(cpu, setup.clone());
+    let mut events = Vec::new();
+    let mut number = 0;
+    for file in &plan.captures {
+        let mut failed = None;
+        capture::read(file, |frame| {
+            shard.frame(number, &frame);
+            number += 1;
+            if number % STRIDE == 0 {
+                shard.settle(cpu);
+                tally.advance(STRIDE);
+                failed = control::take_events(device, &mut events).err();
+            }
+            if failed.is_some() {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        })?;
+        if let Some(error) = failed {
+            return Err(error.into());
+        }
+    }
+    shard.finish(cpu);
+    tally.advance(number % STRIDE);
+    tally.add(&mut shard, events);
+    Ok(())
+}
+
+/// This thread reads the captures and gives each flow's packets to one processor, in order.
+fn spread(
+    simulation: &Simulation,
+    setup: &Setup,
+    plan: &Plan,
+    tally: &Tally<'_>,
+) -> Result<(), ReplayError> {
+    let (senders, receivers): (Vec<SyncSender<Batch>>, Vec<Receiver<Batch>>) =
+        (0..plan.cpus).map(|_| sync_channel(BATCHES)).unzip();
+    std::thread::scope(|scope| {
+        let mut processors = Vec::new();
+        for (index, receiver) in (0..).zip(receivers) {
+            let setup = Setup {
+                shard: u16::try_from(index).unwrap_or(u16::MAX),
+                ..setup.clone()
+            };
+            processors.push(scope.spawn(move || {
+                let work =
+                    |cpu: &Cpu| from_batches(cpu, simulation.device(), setup, receiver, tally);
+                simulation
+                    .kernel
+                    .on(index, work)
+                    .map_err(SimulationError::from)?
+            }));
+        }
+        let fed = feed(plan, senders);
+        for processor in processors {
+            match processor.join() {
+                Ok(result) => result?,
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        fed.map_err(ReplayError::from)
+    })
+}
+
+/// Reads the captures and hands their frames out; ends when all have been, or when a processor stopped taking them.
+fn feed(plan: &Plan, senders: Vec<SyncSender<Batch>>) -> Result<(), CaptureError> {
+    let mut batches: Vec<Batch> = senders
+        .iter()
+        .map(|_| Batch::with_capacity(BATCH))
+        .collect();
+    let mut number = 0;
+    for file in &plan.captures {
+        capture::read(file, |frame| {
+            let hash = capture::ip_packet(&frame).map_or(0, flow_hash);
+            let index = hash as usize % senders.len();
+            batches[index].push((number, OwnedFrame::new(&frame)));
+            number += 1;
+            if batches[index].len() < BATCH
+                || senders[index]
+                    .send(std::mem::take(&mut batches[index]))
+                    .is_ok()
+            {
+                ControlFlow::Continue(())
+            } else {
+                ControlFlow::Break(())
+            }
+        })?;
+    }
+    for (sender, batch) in senders.into_iter().zip(batches) {
+        // A processor that stopped tells why itself.
+        drop(sender.send(batch));
+    }
+    Ok(())
+}
+
+fn from_batches(
+    cpu: &Cpu,
+    device: &SimulatedDevice,
+    setup: Setup,
+    receiver: Receiver<Batch>,
+    tally: &Tally<'_>,
+) -> Result<(), ReplayError> {
+    let mut shard = Shard::new(cpu, setup);
+    let mut events = Vec::new();
+    for batch in receiver {
+        for (number, frame) in &batch {
+            shard.frame(*number, &frame.frame());
+            if number % STRIDE == 0 {
+                shard.settle(cpu);
+            }
+        }
+        shard.settle(cpu);
+        // One reader is enough, and keeps the events in order.
+        if cpu.index() == 0 {
+            control::take_events(device, &mut events)?;
+        }
+        tally.advance(batch.len() as u64);
+    }
+    shard.finish(cpu);
+    tally.add(&mut shard, events);
+    Ok(())
+}
+
+fn processes(assigned: &[Process]) -> Result<Processes, ReplayError> {
+    let mut processes = Processes::default();
+    for (index, process) in (0..).zip(assigned) {
+        let user = process
+            .user
+            .as_deref()
+            .unwrap_or("S-1-5-18")
+            .parse()
+            .map_err(|error| {
+                ReplayError::Option(format!("--process {}: {error}", process.local))
+            })?;
+        // Process ids are multiples of four on Windows; the first ones are the system's own.
+        let identity = Identity::new(&process.path, 1_000 + 4 * index, user);
+        processes.assign(process.local, identity);
+    }
+    Ok(processes)
+}
+
+/// The time of the first frame, at which the machine boots.
+fn first_time(captures: &[PathBuf]) -> Result<u64, CaptureError> {
+    let mut first = None;
+    for file in captures {
+        capture::read(file, |frame| {
+            first = Some(ksim::time::UNIX_EPOCH + frame.time / 100);
+            ControlFlow::Break(())
+        })?;
+        if first.is_some() {
+            break;
+        }
+    }
+    Ok(first.unwrap_or_else(|| Config::default().boot_time))
+}
+
+/// Puts the stack's flows and the driver's decisions together.
+fn join(mut reports: Vec<FlowReport>, events: &[EventRecord]) -> Vec<Flow> {
+    let mut decisions = Decisions::default();
+    for event in events {
+        decisions.add(event);
+    }
+    reports.sort_by_key(|report| report.first_seen);
+    reports
+        .into_iter()
+        .map(|report| {
+            let mut decided = decisions.of_flow(&report.handles);
+            if decided.blocked_by.is_none() {
+                let any: IpAddr = if report.local.address.is_ipv4() {
+                    [0; 4].into()
+                } else {
+                    [0; 16].into()
+                };
+                decided.blocked_by = decisions
+                    .of_listen(report.local.address, report.local.port)
+                    .or_else(|| decisions.of_listen(any, report.local.port));
+            }
+            Flow { report, decided }
+        })
+        .collect()
+}
+
+/// Copies the frames that passed into `file`, as they were captured and in their order.
+fn write_passed(
+    captures: &[PathBuf],
+    file: &Path,
+    fates: &[(u64, Fate)],
+) -> Result<(), ReplayError> {
+    let failed = |source| ReplayError::Write {
+        file: file.to_owned(),
+        source,
+    };
+    let mut writer = Writer::create(file).map_err(failed)?;
+    let mut number = 0;
+    let mut fates = fates.iter().peekable();
+    for capture in captures {
+        let mut error = None;
+        capture::read(capture, |frame| {
+            let fate = fates
+                .next_if(|(decided, _)| *decided == number)
+                .map(|(_, fate)| *fate);
+            number += 1;
+            if fate != Some(Fate::Blocked)
+                && let Err(cause) = writer.write(&frame)
+            {
+                error = Some(cause);
+                return ControlFlow::Break(());
+            }
+            ControlFlow::Continue(())
+        })?;
+        if let Some(cause) = error {
+            return Err(failed(cause));
+        }
+    }
+    writer.finish().map_err(failed)
+}

@@ -1,0 +1,103 @@
+//! One simulated processor's part of a replay: its packets through its host's network stack.
+
+use std::collections::HashMap;
+
+use ksim::Cpu;
+use ksim::fwp::KernelFiltering;
+use ksim::kernel::Machine;
+use ksim::net::{FlowReport, Host, PacketId, Setup};
+use ksim::time::UNIX_EPOCH;
+
+use crate::capture::{self, Frame};
+
+/// What happened to a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It holds no IP packet: nobody decides about it, it passes.
+    NotIp,
+    /// It passed.
+    Passed,
+    /// It was blocked, or its flow was.
+    Blocked,
+}
+
+/// A processor's host with what it has replayed.
+#[derive(Debug)]
+pub struct Shard<'k> {
+    machine: &'k Machine,
+    host: Host<KernelFiltering>,
+    /// Frames whose fate is open, by the packet's number.
+    open: HashMap<PacketId, u64>,
+    /// Frames that were decided since the last [`Shard::take_fates`].
+    fates: Vec<(u64, Fate)>,
+}
+
+impl<'k> Shard<'k> {
+    /// The host on `cpu`.
+    pub fn new(cpu: &'k Cpu, setup: Setup) -> Self {
+        let machine = cpu.machine();
+        Self {
+            machine,
+            host: Host::new(machine.filtering(cpu.index()), setup),
+            open: HashMap::new(),
+            fates: Vec::new(),
+        }
+    }
+
+    /// Replays frame `number`.
+    pub fn frame(&mut self, number: u64, frame: &Frame<'_>) {
+        let Ok(packet) = capture::ip_packet(frame) else {
+            self.fates.push((number, Fate::NotIp));
+            return;
+        };
+        let now = UNIX_EPOCH + frame.time / 100;
+        self.machine.time().advance_to(now);
+        let report = self.host.packet_on(now, capture::vlan(frame), packet);
+        match report.reason {
+            Some(reason) if reason.is_pending() => drop(self.open.insert(report.id, number)),
+            _ => self.fates.push((
+                number,
+                if report.passed {
+                    Fate::Passed
+                } else {
+                    Fate::Blocked
+                },
+            )),
+        }
+    }
+
+    /// Lets the driver do what it put off, and gives what it injected back to the stack.
+    pub fn settle(&mut self, cpu: &Cpu) {
+        self.machine.run_pending(cpu);
+        while self.machine.serve_stack(cpu, &mut self.host) {
+            self.machine.run_pending(cpu);
+        }
+        for (packet, passed) in self.host.settled() {
+            if let Some(number) = self.open.remove(&packet) {
+                self.fates
+                    .push((number, if passed { Fate::Passed } else { Fate::Blocked }));
+            }
+        }
+    }
+
+    /// Ends every flow, as a shutdown does.
+    pub fn finish(&mut self, cpu: &Cpu) {
+        self.settle(cpu);
+        self.host.finish();
+        self.settle(cpu);
+        // What is still open never passed.
+        self.fates
+            .extend(self.open.drain().map(|(_, number)| (number, Fate::Blocked)));
+    }
+
+    /// The fates since the last call, in no order.
+    pub fn take_fates(&mut self) -> Vec<(u64, Fate)> {
+        std::mem::take(&mut self.fates)
+    }
+
+    /// The flows so far.
+    #[must_use]
+    pub fn flows(&self) -> &[FlowReport] {
+        self.host.flows()
+    }
+}

@@ -1,0 +1,94 @@
+//! The driver's events, a line each.
+
+use std::fmt::Write as _;
+
+use portcullis_proto::event::{EventKind, EventRecord, HostSource, Operation};
+use portcullis_proto::policy::Action;
+use portcullis_proto::status::DriverState;
+
+use super::protocol;
+use crate::replay::address;
+
+/// `event` as a line; `rules` are the names of the policy's rules.
+#[must_use]
+pub fn line(event: &EventRecord, rules: &[String]) -> String {
+    let mut line = format!("{:>6} {}", event.sequence.get(), time(event.time.get()));
+    let kind = EventKind::from_raw(event.kind);
+    write!(line, " {:<15}", kind.map_or("?", EventKind::name)).ok();
+    match kind {
+        Some(EventKind::StateChanged) => {
+            let [from, to] = event.value.map(|state| {
+                u32::try_from(state.get())
+                    .ok()
+                    .and_then(DriverState::from_raw)
+                    .map_or("?", DriverState::name)
+            });
+            write!(line, " {from} → {to}").ok();
+        }
+        Some(EventKind::PolicyChanged) => {
+            write!(
+                line,
+                " {:016x}, {} rules",
+                event.value[0].get(),
+                event.value[1].get()
+            )
+            .ok();
+        }
+        Some(EventKind::Dropped) => {
+            write!(line, " {} events were lost here", event.value[0].get()).ok();
+        }
+        _ => connection(&mut line, event, rules),
+    }
+    line
+}
+
+fn connection(line: &mut String, event: &EventRecord, rules: &[String]) {
+    if let Some(operation) = Operation::from_raw(event.operation) {
+        write!(line, " {}", operation.name()).ok();
+    }
+    let local =
+        std::net::SocketAddr::new(address(event, &event.local_address), event.local_port.get());
+    let remote = std::net::SocketAddr::new(
+        address(event, &event.remote_address),
+        event.remote_port.get(),
+    );
+    write!(line, " {} {local} {remote}", protocol(event.protocol)).ok();
+    if let Some(host) = event.host() {
+        let source = HostSource::from_raw(event.host_source).map_or("?", HostSource::name);
+        write!(line, " host {host} ({source})").ok();
+    }
+    if let Some(action) = Action::from_raw(event.verdict) {
+        let rule = event
+            .rule()
+            .and_then(|rule| rules.get(usize::try_from(rule).ok()?));
+        write!(
+            line,
+            " {} by {}",
+            action.name(),
+            rule.map_or("default", String::as_str)
+        )
+        .ok();
+    }
+    if event.flags.get() & EventRecord::PROVISIONAL != 0 {
+        line.push_str(" until the host is known");
+    }
+    let application: String = char::decode_utf16(event.application())
+        .map(|unit| unit.unwrap_or('\u{fffd}'))
+        .collect();
+    if !application.is_empty() {
+        write!(line, " {application}").ok();
+    }
+}
+
+/// The time of day in UTC of a Windows system time.
+fn time(ticks: u64) -> String {
+    let day = ticks % 864_000_000_000;
+    let (seconds, fraction) = (day / 10_000_000, day % 10_000_000);
+    format!(
+        "{:02}:{:02}:{:02}.{:06}",
+        seconds / 3_600,
+        seconds / 60 % 60,
+        seconds % 60,
+        fraction / 10
+    )
+}

@@ -1,0 +1,141 @@
+//! The report as JSON.
+
+use std::net::IpAddr;
+
+use ksim::Report;
+use portcullis_proto::callout::CALLOUTS;
+use portcullis_proto::status::CalloutStatus;
+use serde::Serialize;
+
+use super::{direction, protocol, rule, verdict};
+use crate::replay::{Flow, Outcome};
+
+/// The report of a replay.
+#[derive(Debug, Serialize)]
+pub struct ReplayReport<'a> {
+    flows: Vec<FlowEntry<'a>>,
+    callouts: Vec<CalloutEntry>,
+    verifier: VerifierEntry,
+    packets: u64,
+    seconds: f64,
+}
+
+#[derive(Debug, Serialize)]
+struct FlowEntry<'a> {
+    protocol: String,
+    local: (IpAddr, u16),
+    remote: (IpAddr, u16),
+    direction: &'static str,
+    host: Option<&'a str>,
+    packets: [u64; 2],
+    bytes: [u64; 2],
+    verdict: &'static str,
+    rule: Option<&'a str>,
+}
+
+#[derive(Debug, Serialize)]
+struct CalloutEntry {
+    name: &'static str,
+    layer: &'static str,
+    id: u32,
+    classify: u64,
+    permit: u64,
+    block: u64,
+}
+
+/// What the verifier found.
+#[derive(Debug, Serialize)]
+pub struct VerifierEntry {
+    violations: Vec<ViolationEntry>,
+    leaks: Vec<LeakEntry>,
+}
+
+#[derive(Debug, Serialize)]
+struct ViolationEntry {
+    rule: &'static str,
+    message: String,
+    call: Option<&'static str>,
+    site: Option<String>,
+    processor: u32,
+    irql: u8,
+}
+
+#[derive(Debug, Serialize)]
+struct LeakEntry {
+    kind: &'static str,
+    name: String,
+    site: String,
+    count: usize,
+    bytes: usize,
+}
+
+impl From<&Report> for VerifierEntry {
+    fn from(report: &Report) -> Self {
+        let violations = report.violations.iter().map(|violation| ViolationEntry {
+            rule: violation.rule,
+            message: violation.message.clone(),
+            call: violation.call,
+            site: violation.site.clone(),
+            processor: violation.processor,
+            irql: violation.irql,
+        });
+        let leaks = report.leaks.iter().map(|leak| LeakEntry {
+            kind: leak.kind,
+            name: leak.name.clone(),
+            site: leak.site.clone(),
+            count: leak.count,
+            bytes: leak.bytes,
+        });
+        Self {
+            violations: violations.collect(),
+            leaks: leaks.collect(),
+        }
+    }
+}
+
+impl<'a> ReplayReport<'a> {
+    /// The report of `outcome`; `rules` are the names of the policy's rules.
+    #[must_use]
+    pub fn new(outcome: &'a Outcome, rules: &'a [String]) -> Self {
+        Self {
+            flows: outcome
+                .flows
+                .iter()
+                .map(|flow| flow_entry(flow, rules))
+                .collect(),
+            callouts: outcome.callouts.iter().filter_map(callout_entry).collect(),
+            verifier: VerifierEntry::from(&outcome.verifier),
+            packets: outcome.frames,
+            seconds: outcome.duration.as_secs_f64(),
+        }
+    }
+}
+
+fn flow_entry<'a>(flow: &'a Flow, rules: &'a [String]) -> FlowEntry<'a> {
+    let report = &flow.report;
+    FlowEntry {
+        protocol: protocol(report.protocol),
+        local: (report.local.address, report.local.port),
+        remote: (report.remote.address, report.remote.port),
+        direction: direction(report.direction),
+        host: flow.decided.host.as_deref(),
+        packets: report.packets,
+        bytes: report.bytes,
+        verdict: verdict(flow),
+        rule: rule(flow, rules),
+    }
+}
+
+fn callout_entry(status: &CalloutStatus) -> Option<CalloutEntry> {
+    let info = CALLOUTS
+        .iter()
+        .find(|info| info.kind.raw() == status.kind && info.family.raw() == status.family)?;
+    Some(CalloutEntry {
+        name: info.name,
+        layer: info.layer,
+        id: status.callout_id.get(),
+        classify: status.classify.get(),
+        permit: status.permit.get(),
+        block: status.block.get(),
+    })
+}

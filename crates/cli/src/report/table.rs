@@ -1,0 +1,124 @@
+//! The report as tables.
+
+use std::fmt::Write as _;
+use std::net::{IpAddr, SocketAddr};
+
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use ksim::Report;
+use ksim::net::End;
+use portcullis_proto::callout::CALLOUTS;
+use portcullis_proto::status::CalloutStatus;
+
+use super::{direction, protocol, rule, verdict};
+use crate::replay::{Flow, Outcome};
+
+fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table
+        .load_preset(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Dynamic);
+    table.set_header(header.to_vec());
+    table
+}
+
+fn align_right(table: &mut Table, columns: &[usize]) {
+    for &column in columns {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+}
+
+fn end(protocol: u8, end: &End) -> String {
+    match (protocol, end.address) {
+        (1 | 58, address) => address.to_string(),
+        (_, IpAddr::V4(_) | IpAddr::V6(_)) => SocketAddr::new(end.address, end.port).to_string(),
+    }
+}
+
+/// The flows.
+#[must_use]
+pub fn flows(flows: &[Flow], rules: &[String]) -> String {
+    let mut table = table(&[
+        "Protocol",
+        "Local",
+        "Remote",
+        "Direction",
+        "Host",
+        "Packets out",
+        "in",
+        "Bytes out",
+        "in",
+        "Verdict",
+        "Rule",
+    ]);
+    for flow in flows {
+        let report = &flow.report;
+        table.add_row([
+            protocol(report.protocol),
+            end(report.protocol, &report.local),
+            end(report.protocol, &report.remote),
+            direction(report.direction).to_owned(),
+            flow.decided.host.clone().unwrap_or_default(),
+            report.packets[0].to_string(),
+            report.packets[1].to_string(),
+            report.bytes[0].to_string(),
+            report.bytes[1].to_string(),
+            verdict(flow).to_owned(),
+            rule(flow, rules).unwrap_or("(default)").to_owned(),
+        ]);
+    }
+    align_right(&mut table, &[5, 6, 7, 8]);
+    table.to_string()
+}
+
+/// The driver's callouts with their counters.
+#[must_use]
+pub fn callouts(callouts: &[CalloutStatus]) -> String {
+    let mut table = table(&["Callout", "Layer", "Id", "Classify", "Permit", "Block"]);
+    for status in callouts {
+        let info = CALLOUTS
+            .iter()
+            .find(|info| info.kind.raw() == status.kind && info.family.raw() == status.family);
+        table.add_row([
+            info.map_or("?", |info| info.name).to_owned(),
+            info.map_or("?", |info| info.layer).to_owned(),
+            status.callout_id.to_string(),
+            status.classify.to_string(),
+            status.permit.to_string(),
+            status.block.to_string(),
+        ]);
+    }
+    align_right(&mut table, &[2, 3, 4, 5]);
+    table.to_string()
+}
+
+/// The driver's counters that are not zero, a line each; empty when all are.
+#[must_use]
+pub fn counters(outcome: &Outcome) -> String {
+    let counted = outcome.statistics.iter().filter(|(_, count)| *count > 0);
+    counted.fold(String::new(), |mut lines, (counter, count)| {
+        writeln!(lines, "  {count} {}", counter.name()).ok();
+        lines
+    })
+}
+
+/// The verifier's verdict.
+#[must_use]
+pub fn verifier(report: &Report) -> String {
+    if report.is_clean() {
+        return "Verifier: no violation, no leak".to_owned();
+    }
+    let mut text = format!(
+        "Verifier: {} violations, {} leaks",
+        report.violations.len(),
+        report.leaks.len()
+    );
+    for violation in &report.violations {
+        write!(text, "\n  violation {violation}").ok();
+    }
+    for leak in &report.leaks {
+        write!(text, "\n  leak {leak}").ok();
+    }
+    text
+}

@@ -1,0 +1,131 @@
+//! The driver in a simulated kernel.
+
+use std::path::Path;
+
+use ksim::{Caller, Driver, FileHandle, Kernel, LoadOptions, Report};
+use portcullis_proto::device::{ControlCode, WIN32_PATH};
+use wfp_schema::NtStatus;
+
+use crate::control::{ControlError, Device};
+
+/// The driver that is built into this program.
+const EMBEDDED: &[u8] = include_bytes!(env!("PORTCULLIS_SYS_EMBEDDED"));
+
+/// Why the driver does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum SimulationError {
+    /// This program was built without a driver in it.
+    #[error(
+        "this program holds no driver: build it with `cargo xtask build`, or name one with --driver"
+    )]
+    NoDriver,
+    /// The image cannot be read.
+    #[error("{file}: {source}")]
+    Read {
+        /// The image.
+        file: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// No threads or no memory.
+    #[error("the simulated machine cannot be made: {0}")]
+    Machine(#[from] std::io::Error),
+    /// The image cannot be loaded.
+    #[error("the driver cannot be loaded: {0}")]
+    Load(#[from] ksim::LoadError),
+    /// `DriverEntry` failed.
+    #[error("the driver did not start: {0}")]
+    Start(NtStatus),
+    /// The device cannot be opened.
+    #[error("the driver's control device: {0}")]
+    Open(#[from] ksim::OpenError),
+    /// The machine stopped.
+    #[error("{0}")]
+    Bugcheck(#[from] ksim::Bugcheck),
+}
+
+/// The driver image to run: the named file, or the one in this program.
+///
+/// # Errors
+/// [`SimulationError::Read`] or [`SimulationError::NoDriver`]
+pub fn driver_image(file: Option<&Path>) -> Result<Vec<u8>, SimulationError> {
+    match file {
+        Some(file) => std::fs::read(file).map_err(|source| SimulationError::Read {
+            file: file.display().to_string(),
+            source,
+        }),
+        None if EMBEDDED.is_empty() => Err(SimulationError::NoDriver),
+        None => Ok(EMBEDDED.to_vec()),
+    }
+}
+
+/// A running Portcullis.
+#[derive(Debug)]
+pub struct Simulation {
+    /// The machine.
+    pub kernel: Kernel,
+    driver: Driver,
+    device: SimulatedDevice,
+}
+
+/// The driver's control device in the simulated kernel.
+#[derive(Debug)]
+pub struct SimulatedDevice(FileHandle);
+
+impl Device for SimulatedDevice {
+    fn control(
+        &self,
+        code: ControlCode,
+        input: &[u8],
+        output_size: usize,
+    ) -> Result<Vec<u8>, ControlError> {
+        let result = self
+            .0
+            .ioctl(code.raw(), input, output_size)
+            .map_err(|bugcheck| ControlError::Stopped(bugcheck.to_string()))?;
+        if result.status == NtStatus::SUCCESS {
+            Ok(result.output)
+        } else {
+            Err(ControlError::Refused {
+                operation: code.name(),
+                status: result.status,
+            })
+        }
+    }
+}
+
+impl Simulation {
+    /// Boots a machine with `processors`, loads and starts the driver in `image`, and opens its device.
+    ///
+    /// # Errors
+    /// [`SimulationError`]
+    pub fn start(image: &[u8], config: &ksim::Config) -> Result<Self, SimulationError> {
+        let kernel = Kernel::new(config)?;
+        let driver = kernel.load(image, &LoadOptions::named("portcullis.sys"))?;
+        let status = driver.start()?;
+        if !status.is_success() {
+            return Err(SimulationError::Start(status));
+        }
+        let device = SimulatedDevice(kernel.open(WIN32_PATH, Caller::administrator())?);
+        Ok(Self {
+            kernel,
+            driver,
+            device,
+        })
+    }
+
+    /// The control device.
+    #[must_use]
+    pub const fn device(&self) -> &SimulatedDevice {
+        &self.device
+    }
+
+    /// Closes the device, unloads the driver, and returns what the verifier found.
+    ///
+    /// # Errors
+    /// [`SimulationError::Bugcheck`]
+    pub fn stop(self) -> Result<Report, SimulationError> {
+        self.device.0.close()?;
+        Ok(self.driver.unload()?)
+    }
+}
