@@ -1,0 +1,103 @@
+//! What continuous integration runs.
+
+use std::path::Path;
+
+use anyhow::{Context as _, bail};
+
+use crate::driver::{self, Arch};
+use crate::setup;
+use crate::shell::{self, cargo, find, path, program, run, step};
+use crate::{host, kit};
+
+/// Everything, in the order in which a fault is found soonest; with a `filter`, the tests it names only.
+pub(crate) fn run_all(filter: Option<&str>) -> anyhow::Result<()> {
+    let tools = setup::install()?;
+    if filter.is_none() {
+        step("formatting");
+        run(cargo().args(["fmt", "--all", "--check"]))?;
+    }
+    let image = driver::build(&tools, Arch::X86_64)?;
+    if filter.is_none() {
+        driver::build(&tools, Arch::Aarch64)?;
+        same_bytes_twice(&tools, &image)?;
+        lints(&tools, &image)?;
+        dependencies()?;
+    }
+    step("tests");
+    host::test(&image, filter)
+}
+
+/// A second build, of a copy of the sources in another folder, gives the same image.
+fn same_bytes_twice(tools: &setup::Tools, first: &Path) -> anyhow::Result<()> {
+    step("building a copy of the sources: the image must be the same");
+    let copy = path("target/copy");
+    let files = shell::output(program("git").args([
+        "ls-files",
+        "--cached",
+        "--others",
+        "--exclude-standard",
+    ]))?;
+    for file in files.lines().filter(|file| path(file).is_file()) {
+        let place = copy.join(file);
+        let old = std::fs::read(&place).ok();
+        let new = std::fs::read(path(file)).with_context(|| format!("cannot read {file}"))?;
+        if old.as_ref() != Some(&new) {
+            std::fs::create_dir_all(place.parent().unwrap_or(&copy))?;
+            std::fs::copy(path(file), &place)
+                .with_context(|| format!("cannot write {}", place.display()))?;
+        }
+    }
+    let second = driver::build_in(tools, Arch::X86_64, &copy)?;
+    for extension in ["sys", "pdb"] {
+        let [first, second] = [first, &second].map(|image| image.with_extension(extension));
+        let read = |file: &Path| {
+            std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))
+        };
+        if read(&first)? != read(&second)? {
+            bail!(
+                "{} and {} differ: the build is not reproducible",
+                first.display(),
+                second.display()
+            );
+        }
+    }
+    Ok(())
+}
+
+fn lints(tools: &setup::Tools, image: &Path) -> anyhow::Result<()> {
+    step("lints");
+    let mut host = cargo();
+    host.args(["clippy", "--workspace", "--all-targets"])
+        .env("PORTCULLIS_SYS", image);
+    for package in driver::PACKAGES {
+        host.args(["--exclude", package]);
+    }
+    run(host.args(["--", "-D", "warnings"]))?;
+    kit::lint(tools)
+}
+
+/// Licences, bans and sources of the dependencies, where cargo-deny is installed.
+fn dependencies() -> anyhow::Result<()> {
+    if find(&["cargo-deny"]).is_none() && !home_has_cargo_deny() {
+        println!(
+            "SKIPPED: dependency checks: cargo-deny is not installed (cargo install --locked cargo-deny)"
+        );
+        return Ok(());
+    }
+    step("dependencies");
+    run(program("cargo").args([
+        "deny",
+        "--all-features",
+        "check",
+        "licenses",
+        "bans",
+        "sources",
+    ]))
+}
+
+fn home_has_cargo_deny() -> bool {
+    std::env::var_os("CARGO_HOME")
+        .map(std::path::PathBuf::from)
+        .or_else(|| std::env::home_dir().map(|home| home.join(".cargo")))
+        .is_some_and(|home| home.join("bin/cargo-deny").is_file())
+}

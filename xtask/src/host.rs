@@ -1,0 +1,64 @@
+//! The programs that run on this machine: `portcullis` and what is shown and measured with it.
+
+use std::path::PathBuf;
+
+use crate::driver::{self, Arch};
+use crate::setup;
+use crate::shell::{cargo, path, run, step};
+
+/// Tells the build of the `portcullis` program which driver image it holds.
+const DRIVER_VARIABLE: &str = "PORTCULLIS_SYS";
+
+/// Builds the driver and the program that holds it; returns the program.
+pub(crate) fn build() -> anyhow::Result<PathBuf> {
+    let image = driver::build(&setup::install()?, Arch::X86_64)?;
+    step("building the portcullis program");
+    run(cargo()
+        .args(["build", "--release", "--package", "portcullis-cli"])
+        .env(DRIVER_VARIABLE, &image))?;
+    Ok(path("target/release/portcullis"))
+}
+
+/// Replays a recorded capture under the example policy.
+pub(crate) fn demo() -> anyhow::Result<()> {
+    let program = build()?;
+    step("portcullis replay tests/captures/web.pcap --policy examples/policy.toml");
+    run(crate::shell::program(program).args([
+        "replay",
+        "tests/captures/web.pcap",
+        "--policy",
+        "examples/policy.toml",
+    ]))
+}
+
+/// Runs the tests of the host's crates, those on the real driver among them.
+pub(crate) fn test(image: &std::path::Path, filter: Option<&str>) -> anyhow::Result<()> {
+    let mut command = cargo();
+    command
+        .args(["test", "--workspace"])
+        .env(DRIVER_VARIABLE, image);
+    for package in driver::PACKAGES {
+        command.args(["--exclude", package]);
+    }
+    if let Some(filter) = filter {
+        command.args(["--", filter]);
+    }
+    run(&mut command)
+}
+
+/// Runs the benchmark program.
+pub(crate) fn bench(arguments: &[String]) -> anyhow::Result<()> {
+    let image = driver::build(&setup::install()?, Arch::X86_64)?;
+    step("building the benchmarks");
+    run(cargo()
+        .args([
+            "bench",
+            "--package",
+            "portcullis-tests",
+            "--bench",
+            "classify",
+            "--",
+        ])
+        .args(arguments)
+        .env(DRIVER_VARIABLE, image))
+}

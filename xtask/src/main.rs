@@ -1,0 +1,93 @@
+//! The one entry point of the repository: `cargo xtask COMMAND`.
+#![forbid(unsafe_code)]
+
+mod checks;
+mod driver;
+mod host;
+mod kit;
+mod package;
+mod setup;
+mod shell;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use crate::driver::Arch;
+
+/// Sets up, builds, tests and packages Portcullis.
+#[derive(Debug, Parser)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    disable_help_subcommand = true
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Install what is missing: Debian packages and the driver's Rust target
+    Setup {
+        /// Only say what is missing; fail if anything is
+        #[arg(long)]
+        check: bool,
+    },
+    /// Build the driver (portcullis.sys), check its image, and build the portcullis program
+    Build {
+        /// Build the driver alone, for this architecture
+        #[arg(long, value_enum)]
+        arch: Option<Arch>,
+    },
+    /// Replay a recorded capture through the real driver and show what it decided
+    Demo,
+    /// Run everything that continuous integration runs: formatting, lints, image checks, tests
+    Test {
+        /// Only tests whose name contains this; skips formatting, lints and image checks
+        filter: Option<String>,
+    },
+    /// Measure the cost of a classify, of a replay, of start and stop
+    Bench {
+        /// Handed to the benchmark program
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Make the driver package for Windows in dist/, test-signed
+    Package {
+        #[arg(long, value_enum, default_value = "x86-64")]
+        arch: Arch,
+    },
+    /// Remove everything that was built
+    Clean,
+}
+
+fn main() -> ExitCode {
+    let Some(command) = Arguments::parse().command else {
+        // Alone, the command lists what there is; that is no error.
+        drop(Arguments::command().print_help());
+        return ExitCode::SUCCESS;
+    };
+    match run(command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Setup { check: true } => setup::check(),
+        Command::Setup { check: false } => setup::install().map(drop),
+        Command::Build { arch: Some(arch) } => driver::build(&setup::install()?, arch).map(drop),
+        Command::Build { arch: None } => host::build().map(drop),
+        Command::Demo => host::demo(),
+        Command::Test { filter } => checks::run_all(filter.as_deref()),
+        Command::Bench { arguments } => host::bench(&arguments),
+        Command::Package { arch } => package::make(arch),
+        Command::Clean => shell::clean(),
+    }
+}
