@@ -284,7 +284,15 @@ impl<F: Filtering> Host<F> {
     /// Ends everything, as a shut-down would: what waits in streams is indicated, each flow ends, each
     /// endpoint closes, and pending packets are lost. The host may go on afterwards.
     pub fn finish(&mut self) {
-        for flow in 0..self.flows.all.len() {
+        while self.finish_some(usize::MAX) {}
+    }
+
+    /// As [`finish`](Self::finish), but ends `most` flows, or closes `most` endpoints, and returns whether there is
+    /// more to do: whoever reads what callouts report can do so in between.
+    pub fn finish_some(&mut self, most: usize) -> bool {
+        let from = self.finished;
+        self.finished = from.saturating_add(most).min(self.flows.all.len());
+        for flow in from..self.finished {
             self.finish_stream(flow);
             let entry = &self.flows.all[flow];
             let after = match entry.state {
@@ -294,11 +302,19 @@ impl<F: Filtering> Host<F> {
             };
             self.close(flow, after);
         }
-        for (_, endpoint) in std::mem::take(&mut self.endpoints) {
+        if self.finished < self.flows.all.len() {
+            return true;
+        }
+        for _ in 0..most {
+            let Some((_, endpoint)) = self.endpoints.pop_first() else {
+                self.finished = 0;
+                self.idle.clear();
+                self.drop_pending();
+                return false;
+            };
             close_endpoint(&mut self.indicator, &endpoint);
         }
-        self.idle.clear();
-        self.drop_pending();
+        true
     }
 
     fn finish_stream(&mut self, flow: usize) {

@@ -50,6 +50,8 @@ pub struct Host<F> {
     /// Data flows that may fall idle: when to look, which flow, which of its handles.
     pub(super) idle: VecDeque<(Ticks, usize, u64)>,
     pub(super) now: Ticks,
+    /// Flows that [`Host::finish_some`] has ended.
+    pub(super) finished: usize,
     next_packet: u64,
     next_handle: u64,
 }
@@ -119,6 +121,7 @@ impl<F: Filtering> Host<F> {
             settled: Vec::new(),
             idle: VecDeque::new(),
             now: 0,
+            finished: 0,
             next_packet: 0,
             next_handle: u64::from(setup.shard) << 48,
         }
