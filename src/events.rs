@@ -131,7 +131,9 @@ fn hand_out(core: &Core, mut request: Request, no_wait: bool) {
     }
     core.statistics().add(Counter::EventsRead, count as u64);
     let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
-    let reply = EventsReply::new(number(count), number(events.len()));
+    // The news of dropped events waits too, though it has no place in the ring.
+    let remaining = events.len().max(usize::from(!events.ring.is_empty()));
+    let reply = EventsReply::new(number(count), number(remaining));
     // `fixed` has the reply's size.
     let _ = reply.write_to(fixed);
     request.complete(Ok(EventsReply::size_with(count)));

@@ -207,24 +207,23 @@ where
                 self.statistics.count(Counter::PathTruncated);
             }
         });
-        match inserted {
-            Some(handle) => {
-                self.statistics.count(Counter::FlowsCreated);
-                if decision.host_dependent {
-                    self.statistics.count(Counter::PendingHost);
-                }
-                Ok(handle)
+        let Some(handle) = inserted else {
+            self.statistics.count(Counter::FlowTableFull);
+            // Its host will never be known, which `authorize` has taken into account if the table was full then.
+            let is_permit = self.policy.with(|policy, _| {
+                policy.is_none_or(|policy| policy.decide(connection, Host::Never).is_permit())
+            });
+            if is_permit {
+                return Err(NotFollowed::TableFull);
             }
-            None if decision.host_dependent || !decision.is_permit() => {
-                self.statistics.count(Counter::FlowTableFull);
-                self.statistics.count(Counter::FlowRefused);
-                Err(NotFollowed::MustAbort)
-            }
-            None => {
-                self.statistics.count(Counter::FlowTableFull);
-                Err(NotFollowed::TableFull)
-            }
+            self.statistics.count(Counter::FlowRefused);
+            return Err(NotFollowed::MustAbort);
+        };
+        self.statistics.count(Counter::FlowsCreated);
+        if decision.host_dependent {
+            self.statistics.count(Counter::PendingHost);
         }
+        Ok(handle)
     }
 
     /// A flow's context could not be associated: the flow is not followed after all.

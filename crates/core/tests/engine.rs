@@ -99,7 +99,7 @@ fn a_stream_to_a_blocked_host_is_dropped_when_the_name_is_complete() {
     assert_eq!(named[0].host(), Some("www.evil.example"));
     assert_eq!(named[0].verdict, Action::Block.raw());
     assert_eq!(named[0].rule(), Some(0));
-    assert_eq!(named[0].flow.get(), handle.raw());
+    assert_eq!(named[0].flow.get(), 77, "WFP's handle");
 }
 
 #[test]
@@ -363,8 +363,8 @@ fn a_full_table_leaves_decided_flows_unwatched_and_decides_others_without_their_
             flow: 3,
             ..connection
         }),
-        Err(NotFollowed::MustAbort),
-        "it was admitted for its host"
+        Err(NotFollowed::TableFull),
+        "it was decided without its host"
     );
     assert_eq!(
         core.stream(None, indication(Transfer::Sent, b"x"), [&b"x"[..]]),
@@ -375,7 +375,7 @@ fn a_full_table_leaves_decided_flows_unwatched_and_decides_others_without_their_
             count(&core, Counter::FlowTableFull),
             count(&core, Counter::FlowRefused)
         ),
-        (2, 1)
+        (2, 0)
     );
     assert_eq!(count(&core, Counter::FlowMissing), 1);
     core.flow_deleted(first);
@@ -386,6 +386,22 @@ fn a_full_table_leaves_decided_flows_unwatched_and_decides_others_without_their_
         })
         .is_ok()
     );
+}
+
+#[test]
+fn a_flow_that_only_its_host_could_permit_is_aborted_when_the_table_has_filled_meanwhile() {
+    let core = core(1, ONLY_GOOD);
+    let connection = outgoing(TCP, 443);
+    assert_eq!(connect(&core, &connection), Action::Permit, "for its host");
+    let _first = establish(&core, &connection);
+    assert_eq!(
+        core.flow_established(&Connection {
+            flow: 2,
+            ..connection
+        }),
+        Err(NotFollowed::MustAbort)
+    );
+    assert_eq!(count(&core, Counter::FlowRefused), 1);
 }
 
 #[test]

@@ -99,6 +99,15 @@ pub enum Wait {
     TimedOut,
 }
 
+/// What waiting processors go by.
+#[derive(Debug, Default)]
+struct Changes {
+    /// Rises whenever something may have changed.
+    generation: u64,
+    /// Processors that sleep until then, and are not counted as busy.
+    sleepers: u32,
+}
+
 /// The state of a machine. [`Kernel`] is the handle that keeps it.
 #[derive(Debug)]
 pub struct Machine {
@@ -115,7 +124,9 @@ pub struct Machine {
     crashed: AtomicBool,
     /// Processors that run something which may still satisfy a wait.
     busy: AtomicU32,
-    changed: (Mutex<u64>, Condvar),
+    changed: (Mutex<Changes>, Condvar),
+    /// The waits in progress, for reports: the processor, and what it waits for.
+    waits: Mutex<Vec<(u32, String)>>,
     pub(crate) ndis: crate::ndis::State,
     pub(crate) fwp: crate::fwp::State,
     cpus: OnceLock<Vec<Arc<Cpu>>>,
@@ -177,7 +188,8 @@ impl Kernel {
             bugcheck: OnceLock::new(),
             crashed: AtomicBool::new(false),
             busy: AtomicU32::new(0),
-            changed: (Mutex::new(0), Condvar::new()),
+            changed: (Mutex::default(), Condvar::new()),
+            waits: Mutex::default(),
             ndis: crate::ndis::State::default(),
             fwp: crate::fwp::State::new(&config.fwp, config.processors),
             cpus: OnceLock::new(),
@@ -215,13 +227,13 @@ impl Kernel {
         index: u32,
         mut done: impl FnMut() -> Option<T>,
     ) -> Result<T, Bugcheck> {
-        let mut generation = self.changed.0.lock();
+        let mut changes = self.changed.0.lock();
         loop {
             if let Some(value) = done() {
                 return Ok(value);
             }
             let Some(bugcheck) = self.bugcheck() else {
-                self.changed.1.wait(&mut generation);
+                self.changed.1.wait(&mut changes);
                 continue;
             };
             if self.processor(index).is_none_or(Cpu::is_parked) {
@@ -231,10 +243,13 @@ impl Kernel {
             if let Some(thread) = self.0.threads.get(index as usize) {
                 trap::interrupt(thread);
             }
-            self.changed.1.wait_for(&mut generation, INTERRUPT_INTERVAL);
+            self.changed.1.wait_for(&mut changes, INTERRUPT_INTERVAL);
         }
     }
 }
+
+/// How long a waiting processor leaves deferred work to processors that are at work.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// How often a processor that does not stop by itself is interrupted after a crash.
 const INTERRUPT_INTERVAL: Duration = Duration::from_millis(2);
@@ -329,7 +344,12 @@ impl Machine {
 
     /// Tells every waiter that something may have changed.
     pub(crate) fn wake(&self) {
-        *self.changed.0.lock() += 1;
+        let mut changes = self.changed.0.lock();
+        changes.generation += 1;
+        // They are at work from now on, whenever they get to run: nobody is to believe that nothing goes on.
+        self.busy
+            .fetch_add(std::mem::take(&mut changes.sleepers), Ordering::SeqCst);
+        drop(changes);
         self.changed.1.notify_all();
     }
 
@@ -343,8 +363,9 @@ impl Machine {
 
     /// Waits on `cpu`, which is below `DISPATCH_LEVEL`, until `condition` or the clock reaches `deadline`.
     ///
-    /// Meanwhile deferred work runs here. When nothing else can happen the clock jumps to what is due next; a
-    /// wait without deadline that nothing can end is reported and stops the machine, as it would hang.
+    /// Meanwhile deferred work runs, here if no other processor is at work. When nothing else can happen the clock
+    /// jumps to what is due next; a wait without deadline that nothing can end is reported and stops the machine, as
+    /// it would hang.
     pub fn wait(
         &self,
         cpu: &Cpu,
@@ -354,7 +375,14 @@ impl Machine {
     ) -> Wait {
         // The deadline is a timer like any other, so that a wait on another processor moves the clock to it too.
         let alarm = deadline.map(|deadline| self.time.schedule(deadline, "end of a wait", |_| ()));
+        self.waits.lock().push((cpu.index(), what.to_owned()));
         let outcome = self.wait_or_time_out(cpu, what, deadline, condition);
+        let mut waits = self.waits.lock();
+        let ended = waits
+            .iter()
+            .rposition(|(processor, _)| *processor == cpu.index());
+        ended.map(|ended| waits.remove(ended));
+        drop(waits);
         if let Some(alarm) = alarm {
             self.time.cancel(alarm);
         }
@@ -369,7 +397,7 @@ impl Machine {
         mut condition: impl FnMut() -> bool,
     ) -> Wait {
         loop {
-            let seen = *self.changed.0.lock();
+            let seen = self.changed.0.lock().generation;
             if condition() {
                 return Wait::Satisfied;
             }
@@ -379,33 +407,69 @@ impl Machine {
             if self.crashed() {
                 cpu::park_for_ever();
             }
+            if self.sleep_until_changed(seen) {
+                continue;
+            }
             if let Some(work) = self.time.take_pending() {
                 let irql = cpu.set_irql(cpu::PASSIVE);
                 (work.run)(cpu);
                 cpu.set_irql(irql);
                 self.wake();
-            } else if self.busy.load(Ordering::SeqCst) > 1 {
-                // Another processor is at work: what it does may end the wait.
-                self.set_busy(false);
-                let mut generation = self.changed.0.lock();
-                while *generation == seen + 1
-                    && self.busy.load(Ordering::SeqCst) > 0
-                    && !self.crashed()
-                {
-                    self.changed.1.wait(&mut generation);
-                }
-                drop(generation);
-                self.set_busy(true);
             } else if let Some(due) = self.time.next_due() {
                 self.time.advance_to(due);
             } else {
-                self.crash(Bugcheck::new(
-                    0,
-                    [0; 4],
-                    format!("{what}: nothing that is pending or running can end this wait"),
-                ));
+                let others = self.other_waits(cpu);
+                let message =
+                    format!("{what}: nothing that is pending or running can end this wait{others}");
+                self.crash(Bugcheck::new(0, [0; 4], message));
             }
         }
+    }
+
+    /// Sleeps until something has changed since the generation `seen`. `false` when no other processor is at work
+    /// that could change anything, or none has for long.
+    ///
+    /// Deferred work is left to processors that are at work. Here it would run on top of what waits, and might in
+    /// turn wait for that, which on a real system happens on two threads and ends.
+    #[allow(
+        clippy::significant_drop_tightening,
+        reason = "the sleep itself gives the lock up"
+    )]
+    fn sleep_until_changed(&self, seen: u64) -> bool {
+        let mut changes = self.changed.0.lock();
+        if changes.generation != seen {
+            return true;
+        }
+        if self.busy.load(Ordering::SeqCst) <= 1 {
+            return false;
+        }
+        changes.sleepers += 1;
+        self.busy.fetch_sub(1, Ordering::SeqCst);
+        while changes.generation == seen {
+            if self.changed.1.wait_for(&mut changes, PATIENCE).timed_out()
+                && changes.generation == seen
+            {
+                changes.sleepers -= 1;
+                self.busy.fetch_add(1, Ordering::SeqCst);
+                return false;
+            }
+        }
+        true
+    }
+
+    /// What is waited for besides the wait in progress on `cpu`, in words.
+    fn other_waits(&self, cpu: &Cpu) -> String {
+        let mut waits = self.waits.lock().clone();
+        if let Some(own) = waits
+            .iter()
+            .rposition(|(processor, _)| *processor == cpu.index())
+        {
+            waits.remove(own);
+        }
+        let words = waits
+            .iter()
+            .map(|(processor, what)| format!("; processor {processor} waits for {what}"));
+        words.collect()
     }
 
     /// A processor begins (`true`) or ends a piece of work that may satisfy other processors' waits.

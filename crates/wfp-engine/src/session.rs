@@ -126,7 +126,13 @@ impl<H: Host> Engine<H> {
         };
         if !aborted {
             match self.abort_transaction(id) {
-                Ok(()) | Err(NtStatus::FWP_NO_TXN_IN_PROGRESS | NtStatus::FWP_TXN_ABORTED) => {}
+                // The base filtering engine may have stopped meanwhile.
+                Ok(())
+                | Err(
+                    NtStatus::FWP_NO_TXN_IN_PROGRESS
+                    | NtStatus::FWP_TXN_ABORTED
+                    | NtStatus::FWP_SESSION_ABORTED,
+                ) => {}
                 Err(status) => return Err(status),
             }
             if dynamic {

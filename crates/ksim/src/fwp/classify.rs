@@ -185,7 +185,7 @@ pub(super) fn invoke(
         out.set(found);
         cpu.enter_driver("classifyFn", level, || match call.callout.host().classify {
             ClassifyFn::Fn0(classify) => {
-                classify(values, metadata, layer_data, filter, flow_context, out)
+                classify(values, metadata, layer_data, filter, flow_context, out);
             }
             ClassifyFn::Fn1(classify) => {
                 classify(

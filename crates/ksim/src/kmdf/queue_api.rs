@@ -167,14 +167,14 @@ exports! {
 
     /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdfio/nf-wdfio-wdfioqueueretrievenextrequest>
     fn WdfIoQueueRetrieveNextRequest(call, globals: usize, queue: usize, out: Out<usize>) -> NtStatus,
-    irql PASSIVE..=DISPATCH, fails NtStatus::NO_MORE_ENTRIES;
+    irql PASSIVE..=DISPATCH;
     {
         retrieve(&call, queue, None, out)
     }
 
     /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdfio/nf-wdfio-wdfioqueueretrieverequestbyfileobject>
     fn WdfIoQueueRetrieveRequestByFileObject(call, globals: usize, queue: usize, file: usize, out: Out<usize>) -> NtStatus,
-    irql PASSIVE..=DISPATCH, fails NtStatus::NO_MORE_ENTRIES;
+    irql PASSIVE..=DISPATCH;
     {
         let file = resolve(&call, file, Kind::File);
         retrieve(&call, queue, Some(file), out)
@@ -182,7 +182,7 @@ exports! {
 
     /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdfio/nf-wdfio-wdfioqueuefindrequest>
     fn WdfIoQueueFindRequest(call, globals: usize, queue: usize, found: usize, file: usize, parameters: Out<RequestParameters>, out: Out<usize>) -> NtStatus,
-    irql PASSIVE..=DISPATCH, fails NtStatus::NO_MORE_ENTRIES;
+    irql PASSIVE..=DISPATCH;
     {
         let id = resolve(&call, queue, Kind::Queue);
         let after = (found != 0).then(|| resolve(&call, found, Kind::Request));

@@ -1,0 +1,153 @@
+//! The driver's device.
+
+use ksim::{Bugcheck, Caller, FileHandle, IoResult, Kernel, OpenError, PendingIo};
+use portcullis_cli::control::{self, ControlError};
+use portcullis_policy::Options;
+use portcullis_proto::Counter;
+use portcullis_proto::device::{ControlCode, WIN32_PATH};
+use portcullis_proto::event::{EventRecord, EventsReply, ReadEventsRequest};
+use portcullis_proto::message::{Request, SetPolicyRequest};
+use portcullis_proto::status::{CalloutStatus, StatusReply};
+use wfp_schema::NtStatus;
+use zerocopy::IntoBytes as _;
+
+/// The driver's control device, opened.
+#[derive(Debug)]
+pub struct Device(FileHandle);
+
+impl control::Device for Device {
+    fn control(
+        &self,
+        code: ControlCode,
+        input: &[u8],
+        output_size: usize,
+    ) -> Result<Vec<u8>, ControlError> {
+        let result = self.ioctl(code.raw(), input, output_size);
+        if result.status == NtStatus::SUCCESS {
+            Ok(result.output)
+        } else {
+            Err(ControlError::Refused {
+                operation: code.name(),
+                status: result.status,
+            })
+        }
+    }
+}
+
+impl Device {
+    /// Opens it.
+    ///
+    /// # Errors
+    /// [`OpenError`]
+    pub fn open(kernel: &Kernel, caller: Caller) -> Result<Self, OpenError> {
+        kernel.open(WIN32_PATH, caller).map(Self)
+    }
+
+    /// `DeviceIoControl`, which may be pending when it returns.
+    #[must_use]
+    pub fn ioctl(&self, code: u32, input: &[u8], output_size: usize) -> IoResult {
+        alive(self.0.ioctl(code, input, output_size))
+    }
+
+    /// The status that `DeviceIoControl` ends with.
+    #[must_use]
+    pub fn answer(&self, code: ControlCode, input: &[u8], output_size: usize) -> NtStatus {
+        self.ioctl(code.raw(), input, output_size).status
+    }
+
+    /// Compiles a policy and puts it into force. Every decision makes events.
+    pub fn set_policy(&self, toml: &str) {
+        let status = self.try_set_policy(&compile(toml));
+        assert_eq!(status, NtStatus::SUCCESS, "setting the policy");
+    }
+
+    /// Hands a compiled policy over; an empty one withdraws what is in force.
+    #[must_use]
+    pub fn try_set_policy(&self, policy: &[u8]) -> NtStatus {
+        self.answer(ControlCode::SetPolicy, &set_policy_request(policy), 0)
+    }
+
+    /// The driver's status and its callouts'.
+    #[must_use]
+    pub fn status(&self) -> (StatusReply, Vec<CalloutStatus>) {
+        control::status(self).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// A counter.
+    #[must_use]
+    pub fn counter(&self, counter: Counter) -> u64 {
+        let statistics = control::statistics(self).unwrap_or_else(|error| panic!("{error}"));
+        let entry = statistics.into_iter().find(|(known, _)| *known == counter);
+        entry
+            .map(|(_, value)| value)
+            .expect("the driver has the counter")
+    }
+
+    /// Takes all events that wait.
+    #[must_use]
+    pub fn events(&self) -> Vec<EventRecord> {
+        let mut events = Vec::new();
+        control::take_events(self, &mut events).unwrap_or_else(|error| panic!("{error}"));
+        events
+    }
+
+    /// Begins a read that waits for events, with room for `count`.
+    #[must_use]
+    pub fn read_events(&self, count: usize) -> PendingIo {
+        let request = ReadEventsRequest::new(0);
+        let size = EventsReply::size_with(count);
+        alive(
+            self.0
+                .ioctl_async(ControlCode::ReadEvents.raw(), request.as_bytes(), size),
+        )
+    }
+
+    /// Closes it.
+    pub fn close(self) {
+        alive(self.0.close());
+    }
+}
+
+/// The events that a read returned, and how many still waited.
+#[must_use]
+pub fn events_of(result: &IoResult) -> (Vec<EventRecord>, u32) {
+    assert_eq!(result.status, NtStatus::SUCCESS, "reading events");
+    let (header, events) = EventsReply::read(&result.output).expect("a reply of this version");
+    (events.collect(), header.remaining.get())
+}
+
+/// The input that sets a compiled policy.
+#[must_use]
+pub fn set_policy_request(policy: &[u8]) -> Vec<u8> {
+    let size = u32::try_from(policy.len()).expect("fits into a request");
+    [SetPolicyRequest::new(size).as_bytes(), policy].concat()
+}
+
+/// The input of requests without parameters.
+#[must_use]
+pub fn plain_request() -> Vec<u8> {
+    Request::of::<Request>().as_bytes().to_vec()
+}
+
+/// Compiles a policy whose every decision makes events.
+#[must_use]
+pub fn compile(toml: &str) -> Vec<u8> {
+    compile_with(toml, true)
+}
+
+/// Compiles a policy; without `events_all` only rules with `log` make events.
+#[must_use]
+pub fn compile_with(toml: &str, events_all: bool) -> Vec<u8> {
+    let options = Options {
+        file_name: "policy.toml".to_owned(),
+        events_all,
+    };
+    portcullis_policy::compile(toml, &options)
+        .unwrap_or_else(|errors| panic!("{}", portcullis_policy::render(&errors, toml, false)))
+        .blob
+}
+
+/// What the machine did, which has not stopped.
+pub fn alive<T>(result: Result<T, Bugcheck>) -> T {
+    result.unwrap_or_else(|bugcheck| panic!("{bugcheck}"))
+}

@@ -1,0 +1,37 @@
+//! What the end-to-end tests share: a simulated machine with the real portcullis.sys in it, and traffic.
+//!
+//! ```text
+//! world    a machine, the driver, its device, and a host with packets
+//! control  the driver's device
+//! net      a host's network stack on one processor
+//! packets  IP packets and TCP connections
+//! messages what clients say first: TLS, HTTP, DNS
+//! product  another product's objects in the filter engine
+//! image    the driver's image, and one like it
+//! random   numbers from a seed
+//! ```
+#![forbid(unsafe_code)]
+#![allow(
+    clippy::missing_panics_doc,
+    reason = "a test's support panics where the test has failed"
+)]
+
+pub mod control;
+pub mod image;
+pub mod messages;
+pub mod net;
+pub mod packets;
+pub mod product;
+pub mod random;
+pub mod world;
+
+pub use control::Device;
+pub use net::Net;
+pub use packets::{Tcp, icmp_echo, icmp_echo_v6, udp};
+pub use product::Product;
+pub use world::World;
+
+/// The host's IPv4 address.
+pub const HOST_V4: &str = "192.0.2.10";
+/// The host's IPv6 address.
+pub const HOST_V6: &str = "2001:db8::10";

@@ -1,0 +1,142 @@
+//! A host's network stack on one processor.
+
+use ksim::fwp::KernelFiltering;
+use ksim::net::{FlowReport, Host, LocalSide, PacketId, PacketReport, Processes, Setup};
+use ksim::{Cpu, Kernel};
+
+use crate::{HOST_V4, HOST_V6};
+
+/// 100-nanosecond units of a millisecond, which passes with every packet.
+const MILLISECOND: u64 = 10_000;
+
+/// A host with its packets.
+#[derive(Debug)]
+pub struct Net {
+    kernel: Kernel,
+    processor: u32,
+    host: Option<Host<KernelFiltering>>,
+}
+
+impl Net {
+    /// The host, all of whose endpoints are the system's, on `processor`.
+    #[must_use]
+    pub fn new(kernel: &Kernel, processor: u32) -> Self {
+        Self::owned(kernel, processor, Processes::default())
+    }
+
+    /// The host with these owners of endpoints.
+    #[must_use]
+    pub fn owned(kernel: &Kernel, processor: u32, processes: Processes) -> Self {
+        let mut local = LocalSide::default();
+        for address in [HOST_V4, HOST_V6] {
+            local.insert(address.parse().expect("an address"));
+        }
+        let shard = u16::try_from(processor).expect("a processor's number");
+        let setup = Setup {
+            local,
+            processes,
+            shard,
+        };
+        let host = Host::new(kernel.filtering(processor), setup);
+        Self {
+            kernel: kernel.clone(),
+            processor,
+            host: Some(host),
+        }
+    }
+
+    /// Runs `work` on the host's processor.
+    fn run<T: Send>(
+        &mut self,
+        work: impl FnOnce(&Cpu, &mut Host<KernelFiltering>) -> T + Send,
+    ) -> T {
+        let host = self.host.as_mut().expect("the host lives as long as this");
+        self.kernel
+            .on(self.processor, |cpu| work(cpu, host))
+            .unwrap_or_else(|bugcheck| panic!("{bugcheck}"))
+    }
+
+    /// What becomes of a packet; what is put off by it has run.
+    pub fn packet(&mut self, packet: &[u8]) -> PacketReport {
+        self.run(|cpu, host| give(cpu, host, packet))
+    }
+
+    /// Whether a packet passes.
+    pub fn passes(&mut self, packet: impl AsRef<[u8]>) -> bool {
+        self.packet(packet.as_ref()).passed
+    }
+
+    /// Which of these packets pass.
+    pub fn fates(&mut self, packets: &[Vec<u8>]) -> Vec<bool> {
+        self.run(|cpu, host| {
+            packets
+                .iter()
+                .map(|packet| give(cpu, host, packet).passed)
+                .collect()
+        })
+    }
+
+    /// Whether all of these packets pass. They are all sent in any case.
+    pub fn all_pass(&mut self, packets: &[Vec<u8>]) -> bool {
+        self.fates(packets).into_iter().all(|passed| passed)
+    }
+
+    /// Whether none of these packets passes. They are all sent in any case.
+    pub fn none_passes(&mut self, packets: &[Vec<u8>]) -> bool {
+        self.fates(packets).into_iter().all(|passed| !passed)
+    }
+
+    /// Does what drivers have asked of the stack meanwhile, and says which pending packets passed.
+    pub fn settle(&mut self) -> Vec<(PacketId, bool)> {
+        self.run(|cpu, host| {
+            settle(cpu, host);
+            host.settled()
+        })
+    }
+
+    /// Time passes without packets.
+    pub fn wait(&mut self, seconds: u64) {
+        self.run(|cpu, host| {
+            cpu.machine().time().advance(seconds * 1_000 * MILLISECOND);
+            host.advance_to(cpu.machine().time().now());
+            settle(cpu, host);
+        });
+    }
+
+    /// Ends every flow and endpoint, as a shutdown does.
+    pub fn finish(&mut self) {
+        self.run(|cpu, host| {
+            host.finish();
+            settle(cpu, host);
+        });
+    }
+
+    /// The flows so far.
+    #[must_use]
+    pub fn flows(&self) -> &[FlowReport] {
+        self.host.as_ref().map_or(&[], Host::flows)
+    }
+}
+
+fn give(cpu: &Cpu, host: &mut Host<KernelFiltering>, packet: &[u8]) -> PacketReport {
+    cpu.machine().time().advance(MILLISECOND);
+    let report = host.packet(cpu.machine().time().now(), packet);
+    settle(cpu, host);
+    report
+}
+
+fn settle(cpu: &Cpu, host: &mut Host<KernelFiltering>) {
+    cpu.machine().run_pending(cpu);
+    while cpu.machine().serve_stack(cpu, host) {
+        cpu.machine().run_pending(cpu);
+    }
+}
+
+/// A stack goes away on its own processor.
+impl Drop for Net {
+    fn drop(&mut self) {
+        let host = self.host.take();
+        // A machine that has stopped keeps its flows.
+        drop(self.kernel.on(self.processor, |_| drop(host)));
+    }
+}
