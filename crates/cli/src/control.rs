@@ -41,8 +41,8 @@ pub trait Device {
     ) -> Result<Vec<u8>, ControlError>;
 }
 
-/// Events asked for with one read.
-const EVENTS_A_READ: usize = 256;
+/// Events asked for with one read: a record is more than a kilobyte, and reads mostly find a few.
+const EVENTS_A_READ: usize = 32;
 /// More callouts than any version of the driver has.
 const MOST_CALLOUTS: usize = 256;
 

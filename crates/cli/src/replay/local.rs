@@ -17,16 +17,19 @@ pub(super) struct Survey {
     pub(super) discovery: Discovery,
 }
 
-/// Reads `captures` once: counts their frames and finds the local side.
+/// Reads `captures` once: counts their frames and, if asked to, finds the local side.
 ///
 /// # Errors
 /// [`CaptureError`]
-pub(super) fn survey(captures: &[PathBuf]) -> Result<Survey, CaptureError> {
+pub(super) fn survey(captures: &[PathBuf], discover: bool) -> Result<Survey, CaptureError> {
     let mut frames = 0;
     let mut ends = Vec::new();
     for file in captures {
         capture::read(file, |frame| {
             frames += 1;
+            if !discover {
+                return ControlFlow::Continue(());
+            }
             ends.extend(capture::ip_packet(&frame).ok().and_then(Ends::of));
             // Traffic repeats itself: what many packets showed, more will not change.
             if ends.len() > 4_000_000 {

@@ -160,8 +160,10 @@ impl OwnedFrame {
     }
 }
 
-/// Frames between two looks at what the driver has put off, and at its events.
+/// Frames between two looks at what the driver has put off.
 const STRIDE: u64 = 64;
+/// Frames between two looks at the driver's events: a frame makes four at most, and the driver keeps 4,096.
+const EVENTS_STRIDE: u64 = 512;
 /// Frames handed to another processor at once, and batches that may wait for it.
 const BATCH: usize = 256;
 const BATCHES: usize = 8;
@@ -171,7 +173,7 @@ const BATCHES: usize = 8;
 /// # Errors
 /// [`ReplayError`]; the machine is gone then.
 pub fn run(plan: &Plan, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Outcome, ReplayError> {
-    let survey = local::survey(&plan.captures)?;
+    let survey = local::survey(&plan.captures, plan.local.is_empty())?;
     let (local_side, discovery) = if plan.local.is_empty() {
         (survey.discovery.local.clone(), Some(survey.discovery))
     } else {
@@ -218,6 +220,8 @@ pub fn run(plan: &Plan, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Outcome,
         .into_inner()
         .unwrap_or_else(std::sync::PoisonError::into_inner);
     control::take_events(simulation.device(), &mut results.events)?;
+    // More than one processor has read.
+    results.events.sort_by_key(|event| event.sequence.get());
     let (status, callouts) = control::status(simulation.device())?;
     let statistics = control::statistics(simulation.device())?;
     let verifier = simulation.stop()?;
@@ -294,6 +298,8 @@ fn in_place(
             if number % STRIDE == 0 {
                 shard.settle(cpu);
                 tally.advance(STRIDE);
+            }
+            if number % EVENTS_STRIDE == 0 {
                 failed = control::take_events(device, &mut events).err();
             }
             if failed.is_some() {
@@ -306,7 +312,9 @@ fn in_place(
             return Err(error.into());
         }
     }
-    shard.finish(cpu);
+    while shard.finish_some(cpu) {
+        control::take_events(device, &mut events)?;
+    }
     tally.advance(number % STRIDE);
     tally.add(&mut shard, events);
     Ok(())
@@ -402,7 +410,9 @@ fn from_batches(
         }
         tally.advance(batch.len() as u64);
     }
-    shard.finish(cpu);
+    while shard.finish_some(cpu) {
+        control::take_events(device, &mut events)?;
+    }
     tally.add(&mut shard, events);
     Ok(())
 }

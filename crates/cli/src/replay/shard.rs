@@ -10,6 +10,9 @@ use ksim::time::UNIX_EPOCH;
 
 use crate::capture::{self, Frame};
 
+/// Flows that end, or endpoints that close, before somebody looks at the events: a flow makes four at most.
+const FINISHED_AT_ONCE: usize = 512;
+
 /// What happened to a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
@@ -82,12 +85,21 @@ impl<'k> Shard<'k> {
 
     /// Ends every flow, as a shutdown does.
     pub fn finish(&mut self, cpu: &Cpu) {
+        while self.finish_some(cpu) {}
+    }
+
+    /// As [`finish`](Self::finish), but a part of it, with which the driver's event ring does not overflow. Returns
+    /// whether there is more to do.
+    pub fn finish_some(&mut self, cpu: &Cpu) -> bool {
         self.settle(cpu);
-        self.host.finish();
+        let more = self.host.finish_some(FINISHED_AT_ONCE);
         self.settle(cpu);
-        // What is still open never passed.
-        self.fates
-            .extend(self.open.drain().map(|(_, number)| (number, Fate::Blocked)));
+        if !more {
+            // What is still open never passed.
+            self.fates
+                .extend(self.open.drain().map(|(_, number)| (number, Fate::Blocked)));
+        }
+        more
     }
 
     /// The fates since the last call, in no order.
