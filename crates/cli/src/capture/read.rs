@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, BufReader, Read, Seek as _};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use flate2::read::MultiGzDecoder;
 use pcap_parser::traits::PcapNGPacketBlock as _;
@@ -84,6 +85,34 @@ struct Interface {
     snap_length: u32,
 }
 
+/// Why the input could not be read on.
+type Fault = Arc<Mutex<Option<String>>>;
+
+fn fault_of(fault: &Fault) -> Option<String> {
+    fault.lock().unwrap_or_else(PoisonError::into_inner).take()
+}
+
+/// Input that ends at a fault, so that the frames before it are given out. That compressed data stops early is no
+/// fault: it is the same as a file that does.
+struct Watched<R> {
+    input: R,
+    fault: Fault,
+}
+
+impl<R: Read> Read for Watched<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.input.read(buffer) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(0),
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => {
+                *self.fault.lock().unwrap_or_else(PoisonError::into_inner) =
+                    Some(error.to_string());
+                Ok(0)
+            }
+            result => result,
+        }
+    }
+}
+
 /// As [`read`], from uncompressed `input`; `file` is its name in errors.
 ///
 /// # Errors
@@ -99,7 +128,16 @@ pub fn read_from(
         offset,
         reason,
     };
-    let mut reader = pcap_parser::create_reader(BUFFER, input).map_err(|_| not_a_capture())?;
+    let too_large = |offset| damaged(offset, "a block is larger than any frame".to_owned());
+    let fault = Fault::default();
+    let input = Watched {
+        input,
+        fault: Arc::clone(&fault),
+    };
+    let end = |offset| fault_of(&fault).map_or(Ok(()), |reason| Err(damaged(offset, reason)));
+    let Ok(mut reader) = pcap_parser::create_reader(BUFFER, input) else {
+        return end(0).and_then(|()| Err(not_a_capture()));
+    };
     let mut context = Context::default();
     let mut capacity = BUFFER;
     let mut refilled_at = usize::MAX;
@@ -114,18 +152,15 @@ pub fn read_from(
                 }
             }
             // At an unexpected end the last frame is cut off.
-            Err(PcapError::Eof | PcapError::UnexpectedEof) => return Ok(()),
+            Err(PcapError::Eof | PcapError::UnexpectedEof) => return end(position),
             Err(PcapError::Incomplete(_)) => {
                 if refilled_at == position && reader.reader_exhausted() {
-                    return Ok(());
+                    return end(position);
                 }
                 if refilled_at == position {
                     capacity *= 2;
                     if capacity > LARGEST_BLOCK || !reader.grow(capacity) {
-                        return Err(damaged(
-                            position,
-                            "a block is larger than any frame".to_owned(),
-                        ));
+                        return Err(too_large(position));
                     }
                 }
                 refilled_at = position;
@@ -134,6 +169,7 @@ pub fn read_from(
                     .map_err(|error| damaged(position, error.to_string()))?;
             }
             Err(PcapError::HeaderNotRecognized) => return Err(not_a_capture()),
+            Err(PcapError::BufferTooSmall) => return Err(too_large(position)),
             Err(PcapError::NomError(_, kind) | PcapError::OwnedNomError(_, kind)) => {
                 return Err(damaged(
                     position,

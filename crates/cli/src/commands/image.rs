@@ -16,24 +16,29 @@ pub fn run(arguments: &Image) -> Result<Ending, BadInput> {
     let image =
         pe_image::Image::parse(&file).map_err(|error| BadInput::new(format!("{name}: {error}")))?;
     if arguments.json {
-        println!(
+        say!(
             "{}",
             serde_json::to_string_pretty(&image).map_err(BadInput::new)?
         );
         return Ok(Ending::Clean);
     }
-    println!(
+    say!(
         "{name}: a driver image for {}, {} bytes in memory",
-        image.machine, image.image_size
+        image.machine,
+        image.image_size
     );
-    println!(
+    say!(
         "entry {:#x}, checksum {:#010x}, subsystem {}",
-        image.entry, image.checksum, image.subsystem
+        image.entry,
+        image.checksum,
+        image.subsystem
     );
     if let Some(kmdf) = &image.kmdf {
-        println!(
+        say!(
             "KMDF {}.{}, {} functions",
-            kmdf.major, kmdf.minor, kmdf.functions
+            kmdf.major,
+            kmdf.minor,
+            kmdf.functions
         );
     }
     let flags = image.characteristics;
@@ -49,7 +54,7 @@ pub fn run(arguments: &Image) -> Result<Ending, BadInput> {
         .into_iter()
         .filter_map(|(set, name)| set.then_some(name))
         .collect();
-    println!(
+    say!(
         "flags: {}",
         if set.is_empty() {
             "none".to_owned()
@@ -57,7 +62,7 @@ pub fn run(arguments: &Image) -> Result<Ending, BadInput> {
             set.join(", ")
         }
     );
-    println!("sections:");
+    say!("sections:");
     for section in &image.sections {
         let protection: String = [
             (section.read, 'r'),
@@ -67,16 +72,18 @@ pub fn run(arguments: &Image) -> Result<Ending, BadInput> {
         .into_iter()
         .map(|(set, letter)| if set { letter } else { '-' })
         .collect();
-        println!(
+        say!(
             "  {:<8} {:#08x} {:>8} bytes {protection}",
-            section.name, section.rva, section.size
+            section.name,
+            section.rva,
+            section.size
         );
     }
-    println!("imports:");
+    say!("imports:");
     for import in &image.imports {
         match &import.name {
-            ImportName::Name(name) => println!("  {}!{name}", import.module),
-            ImportName::Ordinal(ordinal) => println!("  {}!#{ordinal}", import.module),
+            ImportName::Name(name) => say!("  {}!{name}", import.module),
+            ImportName::Ordinal(ordinal) => say!("  {}!#{ordinal}", import.module),
         }
     }
     for finding in pe_image::check(
@@ -87,7 +94,7 @@ pub fn run(arguments: &Image) -> Result<Ending, BadInput> {
             kmdf: image.kmdf.is_some(),
         },
     ) {
-        println!("warning: {finding}");
+        say!("warning: {finding}");
     }
     Ok(Ending::Clean)
 }

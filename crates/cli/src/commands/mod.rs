@@ -1,11 +1,31 @@
 //! The commands, one file each.
 
+/// Prints a line to standard output. That its reader has gone, as `head` does, is no error.
+macro_rules! say {
+    ($($text:tt)*) => {
+        $crate::commands::print(format_args!($($text)*))
+    };
+}
+
 pub mod image;
 pub mod policy;
 pub mod replay;
 pub mod verify;
 
+use std::fmt;
+use std::io::{self, Write as _};
 use std::process::ExitCode;
+
+/// What [`say`] does. Any other failure ends the program: a report that is cut short must not look whole.
+fn print(text: fmt::Arguments<'_>) {
+    match writeln!(io::stdout(), "{text}") {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            eprintln!("error: standard output: {error}");
+            std::process::exit(1);
+        }
+        Ok(()) | Err(_) => {}
+    }
+}
 
 /// How a command ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

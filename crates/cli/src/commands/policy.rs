@@ -19,7 +19,7 @@ pub fn run(command: &Policy) -> Result<Ending, BadInput> {
             let compiled = compile(file, false)?;
             std::fs::write(output, &compiled.blob)
                 .map_err(|error| BadInput::new(format!("{}: {error}", output.display())))?;
-            println!(
+            say!(
                 "{}: {} rules, {} bytes",
                 output.display(),
                 compiled.rule_names.len(),
@@ -33,7 +33,7 @@ pub fn run(command: &Policy) -> Result<Ending, BadInput> {
 fn check(file: &Path, json: bool) -> Result<Ending, BadInput> {
     if !json {
         let compiled = compile(file, false)?;
-        println!(
+        say!(
             "{}: {} rules, no error",
             file.display(),
             compiled.rule_names.len()
@@ -46,7 +46,7 @@ fn check(file: &Path, json: bool) -> Result<Ending, BadInput> {
         Ok(compiled) => (compiled.warnings, true),
         Err(diagnostics) => (diagnostics, false),
     };
-    println!(
+    say!(
         "{}",
         serde_json::to_string_pretty(&diagnostics).map_err(BadInput::new)?
     );

@@ -77,37 +77,38 @@ fn progress_bar() -> ProgressBar {
 }
 
 fn write_json(file: &Path, report: &ReplayReport<'_>) -> Result<(), BadInput> {
-    let mut text = serde_json::to_string_pretty(report).map_err(BadInput::new)?;
-    text.push('\n');
+    let text = serde_json::to_string_pretty(report).map_err(BadInput::new)?;
     if file == Path::new("-") {
-        print!("{text}");
+        say!("{text}");
         return Ok(());
     }
-    std::fs::write(file, text)
+    std::fs::write(file, text + "\n")
         .map_err(|error| BadInput::new(format!("{}: {error}", file.display())))
 }
 
 fn show(outcome: &Outcome, rules: &[String], with_events: bool) {
     if let Some(discovery) = &outcome.discovery {
         let found: Vec<String> = discovery.found.iter().map(ToString::to_string).collect();
-        println!("Local side, found in the traffic: {}", found.join(", "));
+        say!("Local side, found in the traffic: {}", found.join(", "));
     }
     if with_events {
         for event in &outcome.events {
-            println!("{}", events::line(event, rules));
+            say!("{}", events::line(event, rules));
         }
     }
-    println!("{}", table::flows(&outcome.flows, rules));
-    println!("{}", table::callouts(&outcome.callouts));
+    say!("{}", table::flows(&outcome.flows, rules));
+    say!("{}", table::callouts(&outcome.callouts));
     let blocked = outcome.frames - outcome.passed;
     let seconds = outcome.duration.as_secs_f64();
-    println!(
+    say!(
         "{} packets in {seconds:.3} s: {} passed, {blocked} blocked, {} without IP",
-        outcome.frames, outcome.passed, outcome.not_ip
+        outcome.frames,
+        outcome.passed,
+        outcome.not_ip
     );
     let counters = table::counters(outcome);
     if !counters.is_empty() {
-        print!("The driver's counters:\n{counters}");
+        say!("The driver's counters:\n{}", counters.trim_end());
     }
-    println!("{}", table::verifier(&outcome.verifier));
+    say!("{}", table::verifier(&outcome.verifier));
 }

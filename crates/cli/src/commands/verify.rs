@@ -5,8 +5,9 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use ksim::net::{LocalSide, Processes, Setup};
-use ksim::{Bugcheck, Caller, Config, Cpu, Kernel, LoadOptions, OpenError, Report};
+use ksim::{Bugcheck, Caller, Config, Cpu, Kernel, LoadError, LoadOptions, OpenError, Report};
 use serde::Serialize;
+use wfp_schema::NtStatus;
 
 use super::{BadInput, Ending};
 use crate::arguments::Verify;
@@ -48,13 +49,13 @@ pub fn run(arguments: &Verify) -> Result<Ending, BadInput> {
         ..Config::default()
     };
     let kernel = Kernel::new(&config).map_err(BadInput::new)?;
-    let driver = kernel
-        .load(&image, &LoadOptions::named(&name))
-        .map_err(|error| BadInput::new(format!("{}: {error}", arguments.file.display())))?;
     let mut steps = Steps {
         quiet: arguments.json,
         done: Vec::new(),
+        not_started: None,
     };
+    let driver = load(&kernel, &image, &name, &mut steps)
+        .map_err(|error| BadInput::new(format!("{}: {error}", arguments.file.display())))?;
     let ended = exercise(&kernel, driver, &mut steps);
     let (report, bugcheck) = match ended {
         Ok(report) => (report, None),
@@ -64,6 +65,7 @@ pub fn run(arguments: &Verify) -> Result<Ending, BadInput> {
         steps.add(format!("the machine stopped: {bugcheck}"));
     }
     let clean = report.is_clean() && bugcheck.is_none();
+    let not_started = steps.not_started.filter(|_| clean);
     if arguments.json {
         let verification = Verification {
             driver: name,
@@ -71,12 +73,15 @@ pub fn run(arguments: &Verify) -> Result<Ending, BadInput> {
             verifier: VerifierEntry::from(&report),
             bugcheck: bugcheck.map(|bugcheck| bugcheck.to_string()),
         };
-        println!(
+        say!(
             "{}",
             serde_json::to_string_pretty(&verification).map_err(BadInput::new)?
         );
     } else {
-        println!("{}", table::verifier(&report));
+        say!("{}", table::verifier(&report));
+    }
+    if let Some(status) = not_started {
+        return Err(BadInput::new(format!("the driver did not start: {status}")));
     }
     Ok(if clean {
         Ending::Clean
@@ -85,16 +90,39 @@ pub fn run(arguments: &Verify) -> Result<Ending, BadInput> {
     })
 }
 
+/// Loads the driver. Imports that are not simulated are told of, and stop the machine only when they are called.
+fn load(
+    kernel: &Kernel,
+    image: &[u8],
+    name: &str,
+    steps: &mut Steps,
+) -> Result<ksim::Driver, LoadError> {
+    let mut options = LoadOptions {
+        trap_unsimulated: false,
+        ..LoadOptions::named(name)
+    };
+    match kernel.load(image, &options) {
+        Err(LoadError::Unresolved(imports)) => {
+            steps.add(format!("not simulated: {}", imports.join(", ")));
+            options.trap_unsimulated = true;
+            kernel.load(image, &options)
+        }
+        loaded => loaded,
+    }
+}
+
 /// What was done so far, told as it happens.
 struct Steps {
     quiet: bool,
     done: Vec<String>,
+    /// Why the driver did not start, if it did not.
+    not_started: Option<NtStatus>,
 }
 
 impl Steps {
     fn add(&mut self, step: String) {
         if !self.quiet {
-            println!("{step}");
+            say!("{step}");
         }
         self.done.push(step);
     }
@@ -106,6 +134,7 @@ fn exercise(kernel: &Kernel, driver: ksim::Driver, steps: &mut Steps) -> Result<
     let status = driver.start()?;
     steps.add(format!("started: {status}"));
     if !status.is_success() {
+        steps.not_started = Some(status);
         return driver.unload();
     }
     let handles = open_devices(kernel, steps)?;

@@ -1,0 +1,8 @@
+//! The `portcullis` program, run as a user runs it, on the project's own captures and example policy.
+
+mod commands;
+mod files;
+mod input;
+mod program;
+mod replay;
+mod report;

@@ -1,0 +1,91 @@
+//! Running the program.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+/// How a run of the program ended.
+#[derive(Debug)]
+pub(crate) struct Ran {
+    /// Its exit status.
+    pub(crate) status: i32,
+    /// Standard output.
+    pub(crate) output: String,
+    /// Standard error.
+    pub(crate) errors: String,
+}
+
+/// Runs the program with `arguments`.
+pub(crate) fn portcullis<S: AsRef<std::ffi::OsStr>>(arguments: &[S]) -> Ran {
+    let output = Command::new(env!("CARGO_BIN_EXE_portcullis"))
+        .args(arguments)
+        .env("NO_COLOR", "1")
+        .stdin(Stdio::null())
+        .output()
+        .expect("the program was built");
+    Ran {
+        status: output
+            .status
+            .code()
+            .unwrap_or_else(|| panic!("the program was ended by a signal: {output:?}")),
+        output: String::from_utf8(output.stdout).expect("the program prints UTF-8"),
+        errors: String::from_utf8(output.stderr).expect("the program prints UTF-8"),
+    }
+}
+
+/// Replays `capture` with `options` and returns the report, which is to be clean.
+pub(crate) fn report(capture: &str, options: &[&str]) -> Value {
+    let ran = portcullis(&[&["replay", capture, "--json", "-"], options].concat());
+    assert_eq!((ran.status, ran.errors.as_str()), (0, ""), "{options:?}");
+    serde_json::from_str(&ran.output).expect("the report is JSON and nothing else")
+}
+
+fn project(path: &str) -> String {
+    let project = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    project.join(path).display().to_string()
+}
+
+/// One of the project's captures.
+pub(crate) fn capture(name: &str) -> String {
+    project(&format!("tests/captures/{name}"))
+}
+
+/// The example policy.
+pub(crate) fn example_policy() -> String {
+    project("examples/policy.toml")
+}
+
+/// A place for a file of a test's own.
+pub(crate) fn scratch(name: &str) -> String {
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("program");
+    std::fs::create_dir_all(&folder).expect("the folder can be made");
+    folder.join(name).display().to_string()
+}
+
+/// A file of a test's own with these bytes.
+pub(crate) fn scratch_file(name: &str, bytes: &[u8]) -> String {
+    let file = scratch(name);
+    std::fs::write(&file, bytes).expect("the file can be written");
+    file
+}
+
+/// The driver in the program.
+pub(crate) fn driver() -> Vec<u8> {
+    portcullis_cli::simulation::driver_image(None)
+        .expect("cargo xtask test builds the driver first")
+}
+
+/// The driver with another function in the place of the one that frees pool: with one that does nothing it leaks.
+pub(crate) fn driver_that_frees_with(function: &str, name: &str) -> String {
+    let mut image = driver();
+    let frees = b"ExFreePoolWithTag\0";
+    let places: Vec<usize> = (0..image.len())
+        .filter(|&at| image[at..].starts_with(frees))
+        .collect();
+    assert_eq!(places.len(), 1, "the import's name is in the image once");
+    let room = &mut image[places[0]..places[0] + frees.len()];
+    room.fill(0);
+    room[..function.len()].copy_from_slice(function.as_bytes());
+    scratch_file(name, &image)
+}
