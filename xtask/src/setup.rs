@@ -46,7 +46,7 @@ const RUST_PACKAGES: &[&str] = &[
 /// Where Debian's web toolchain is.
 pub(crate) const DEBIAN_CARGO: &str = "/usr/bin/cargo";
 pub(crate) const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
-const DEBIAN_LIBRARY_SOURCE: &str = "/usr/src/rustc-web";
+const DEBIAN_LIBRARY_SOURCE: &str = "/usr/lib/rustlib/src/rust/library";
 
 /// Installs what is missing, and asks nothing.
 pub(crate) fn install() -> anyhow::Result<Tools> {
@@ -157,17 +157,9 @@ fn find_rust() -> Option<Rust> {
     if Arch::ALL.iter().all(|arch| has(arch.target())) {
         return Some(Rust::Target);
     }
-    let source = [DEBIAN_CARGO, DEBIAN_RUSTC]
+    let source = [DEBIAN_CARGO, DEBIAN_RUSTC, DEBIAN_LIBRARY_SOURCE]
         .iter()
-        .all(|file| PathBuf::from(file).is_file())
-        && std::fs::read_dir("/usr/src").is_ok_and(|entries| {
-            entries.flatten().any(|entry| {
-                entry
-                    .path()
-                    .to_string_lossy()
-                    .starts_with(DEBIAN_LIBRARY_SOURCE)
-            })
-        });
+        .all(|place| PathBuf::from(place).exists());
     source.then_some(Rust::DebianSource)
 }
 

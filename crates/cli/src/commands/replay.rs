@@ -18,7 +18,7 @@ const PERMIT_ALL: &str = "default = \"permit\"\n";
 /// Runs the command.
 ///
 /// # Errors
-/// A capture, policy, driver or option that is not usable, or a driver that stopped the machine.
+/// A capture, policy, driver or option that is not usable. A driver that stops the machine is a violation.
 pub fn run(arguments: &Replay) -> Result<Ending, BadInput> {
     let compiled = match &arguments.policy {
         Some(file) => policy::compile(file, true)?,
@@ -39,7 +39,14 @@ pub fn run(arguments: &Replay) -> Result<Ending, BadInput> {
         bar.set_position(done);
     });
     bar.finish_and_clear();
-    let outcome = outcome.map_err(BadInput::new)?;
+    let outcome = match outcome {
+        Ok(outcome) => outcome,
+        Err(error) if error.stopped_the_machine() => {
+            eprintln!("error: {error}");
+            return Ok(Ending::Violation);
+        }
+        Err(error) => return Err(BadInput::new(error)),
+    };
     let on_stdout = arguments.json.as_deref() == Some(Path::new("-"));
     if let Some(file) = &arguments.json {
         write_json(file, &ReplayReport::new(&outcome, &compiled.rule_names))?;

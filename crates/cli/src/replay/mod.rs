@@ -70,6 +70,18 @@ pub enum ReplayError {
     },
 }
 
+impl ReplayError {
+    /// Whether the driver did what stops a machine: a fault of its own, not of the input.
+    #[must_use]
+    pub const fn stopped_the_machine(&self) -> bool {
+        matches!(
+            self,
+            Self::Simulation(SimulationError::Bugcheck(_))
+                | Self::Control(ControlError::Stopped(_))
+        )
+    }
+}
+
 /// A flow as the stack counted it, with what the driver decided.
 #[derive(Debug, Clone)]
 pub struct Flow {

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 
 use crate::program::{
-    driver, driver_that_frees_with, example_policy, portcullis, scratch, scratch_file,
+    capture, driver, driver_that_frees_with, example_policy, portcullis, scratch, scratch_file,
 };
 
 #[test]
@@ -159,6 +159,19 @@ fn imports_that_are_not_simulated_are_named_at_once_and_stop_the_machine_when_ca
             .contains("ntoskrnl.exe!ExFreeNothing is not simulated"),
         "{}",
         ran.output
+    );
+}
+
+#[test]
+fn a_driver_that_stops_the_machine_is_exit_status_2_of_replay() {
+    let file = driver_that_frees_with("ExFreeNothing", "stops-replay.sys");
+    let ran = portcullis(&["replay", &capture("web.pcap"), "--driver", &file]);
+    assert_eq!(ran.status, 2, "{}", ran.errors);
+    assert!(
+        ran.errors
+            .contains("ntoskrnl.exe!ExFreeNothing is not simulated"),
+        "{}",
+        ran.errors
     );
 }
 
