@@ -101,8 +101,11 @@ pub struct Image {
 #[derive(Debug, Args)]
 pub struct Verify {
     /// The driver image
-    #[arg(value_name = "FILE.sys")]
-    pub file: PathBuf,
+    #[arg(value_name = "FILE.sys", required_unless_present = "rules")]
+    pub file: Option<PathBuf>,
+    /// List the verifier's rules: severity, name, what must hold, where it is written
+    #[arg(long, conflicts_with = "file")]
+    pub rules: bool,
     /// Simulated processors
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub cpus: u32,

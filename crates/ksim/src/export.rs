@@ -18,6 +18,7 @@
 //! The macro makes the `extern "win64"` function that a driver calls, and the module's `EXPORTS` table.
 
 use std::collections::HashMap;
+use std::fmt::Debug;
 use std::ops::RangeInclusive;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -86,11 +87,15 @@ fn canonical(module: &'static str) -> &'static str {
         .map_or(module, |(_, module)| module)
 }
 
+/// Names and values of a call's arguments, for reports.
+pub type Arguments<'a> = &'a [(&'static str, &'a dyn Debug)];
+
 /// A call from the driver into the kernel that is in progress.
 #[derive(Debug)]
 pub struct Call<'a> {
     cpu: &'a Cpu,
     export: &'static Export,
+    arguments: Arguments<'a>,
     site: usize,
     stack: usize,
 }
@@ -98,7 +103,7 @@ pub struct Call<'a> {
 impl<'a> Call<'a> {
     /// Begins a call: parks the processor if the machine has crashed, and checks the IRQL.
     #[must_use]
-    pub fn enter(export: &'static Export) -> Self {
+    pub fn enter(export: &'static Export, arguments: Arguments<'a>) -> Self {
         let Some(cpu) = Cpu::current() else {
             // Only a driver calls these, and a driver runs on processors only.
             std::process::abort();
@@ -110,6 +115,7 @@ impl<'a> Call<'a> {
         let call = Call {
             cpu,
             export,
+            arguments,
             site: cpu.return_address(),
             stack: cpu.driver_stack(),
         };
@@ -131,6 +137,15 @@ impl<'a> Call<'a> {
     #[must_use]
     pub const fn name(&self) -> &'static str {
         self.export.name
+    }
+
+    /// Names and values of its arguments, numbers in hexadecimal.
+    #[must_use]
+    pub fn arguments(&self) -> Vec<(&'static str, String)> {
+        self.arguments
+            .iter()
+            .map(|(name, value)| (*name, format!("{value:#x?}")))
+            .collect()
     }
 
     /// The processor.
@@ -251,7 +266,9 @@ macro_rules! exports {
                     fallible: $crate::export::exports!(@fallible $($failure)?),
                     address: || $name as *const () as usize,
                 };
-                let $call = $crate::export::Call::enter(&EXPORT);
+                let arguments: $crate::export::Arguments<'_> =
+                    &[$((stringify!($arg), &$arg)),*];
+                let $call = $crate::export::Call::enter(&EXPORT, arguments);
                 $(
                     if $call.must_fail() {
                         return $failure;

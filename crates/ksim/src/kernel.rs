@@ -17,7 +17,7 @@ use crate::nt::pool::PoolMode;
 use crate::thunks::Thunks;
 use crate::time::{Ticks, Time, UNIX_EPOCH};
 use crate::trap;
-use crate::verifier::Verifier;
+use crate::verifier::{Rule, STOP_HANG, Verifier};
 
 /// What a kernel is made with.
 #[derive(Debug, Clone)]
@@ -334,6 +334,14 @@ impl Machine {
         self.crashed.load(Ordering::Relaxed)
     }
 
+    /// Stops the machine because of a breach of `rule`, which is recorded.
+    pub(crate) fn crash_by(&self, rule: &Rule, bugcheck: Bugcheck) -> ! {
+        if let Some(cpu) = Cpu::current() {
+            self.verifier.stopped_by(cpu, rule, &bugcheck);
+        }
+        self.crash(bugcheck)
+    }
+
     /// Stops the machine and parks the calling processor for ever. The first bug check is the one reported.
     pub(crate) fn crash(&self, bugcheck: Bugcheck) -> ! {
         drop(self.bugcheck.set(bugcheck));
@@ -421,7 +429,7 @@ impl Machine {
                 let others = self.other_waits(cpu);
                 let message =
                     format!("{what}: nothing that is pending or running can end this wait{others}");
-                self.crash(Bugcheck::new(0, [0; 4], message));
+                self.crash_by(&STOP_HANG, Bugcheck::new(0, [0; 4], message));
             }
         }
     }

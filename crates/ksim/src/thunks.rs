@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use crate::cpu::{Cpu, SCRATCH_OFFSET};
 use crate::kernel::Bugcheck;
 use crate::loader::memory::{PAGE, Protection, Region};
+use crate::verifier::STOP_UNSIMULATED;
 
 /// The stubs of one machine.
 #[derive(Debug, Default)]
@@ -151,5 +152,5 @@ extern "win64" fn missing(number: u32) {
         format!("{name} is not simulated, and was called from {place}"),
     );
     bugcheck.stack = crate::trap::driver_stack(machine, cpu.driver_stack());
-    machine.crash(bugcheck)
+    machine.crash_by(&STOP_UNSIMULATED, bugcheck)
 }

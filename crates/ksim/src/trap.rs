@@ -263,7 +263,8 @@ extern "C" fn report() -> ! {
     };
     // SAFETY: written by the handler on this thread before it sent us here.
     let trap = unsafe { *cpu.trap_stacks().trap.get() };
-    cpu.machine().crash(explain::bugcheck(cpu, &trap))
+    let (rule, bugcheck) = explain::bugcheck(cpu, &trap);
+    cpu.machine().crash_by(rule, bugcheck)
 }
 
 extern "C" fn park() -> ! {

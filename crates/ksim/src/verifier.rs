@@ -1,7 +1,10 @@
 //! What Driver Verifier and the DDI ask of a driver, checked while it runs.
 //!
-//! A [`Rule`] is data; a [`Violation`] names the rule, the call, the driver's place, the processor and the IRQL.
-//! What a driver must give back is counted in [`Objects`]; what is left at unload are [`Leak`]s.
+//! A [`Rule`] is data ([`rules`]); a [`Violation`] names the rule, the call with its arguments, the driver with its
+//! stack, the processor and the IRQL. What a driver must give back is tracked; what is left at unload are [`Leak`]s.
+
+mod report;
+pub mod rules;
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -12,135 +15,12 @@ use parking_lot::Mutex;
 
 use crate::cpu::Cpu;
 use crate::export::Call;
+use crate::kernel::Bugcheck;
 use crate::symbols::Symbols;
+use crate::trap;
 
-/// One thing that is checked.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Rule {
-    /// A short stable name, `area-subject`.
-    pub name: &'static str,
-    /// What must hold.
-    pub text: &'static str,
-    /// Where that is written: a DDI page or a bug check.
-    pub source: &'static str,
-}
-
-macro_rules! rules {
-    ($($(#[$meta:meta])* $id:ident = $name:literal, $text:literal, $source:literal;)*) => {
-        $($(#[$meta])* pub const $id: Rule = Rule { name: $name, text: $text, source: $source };)*
-        /// Every rule, in the order of their areas.
-        pub const RULES: &[&Rule] = &[$(&$id),*];
-    };
-}
-
-rules! {
-    /// A function was called at an IRQL that its page excludes.
-    IRQL_RANGE = "irql-range", "a function is called only at the IRQLs its page allows", "DDI pages, req.irql";
-    /// A callback came back at another IRQL.
-    IRQL_RESTORED = "irql-restored", "a callback returns at the IRQL at which it was called", "Driver Verifier: Force IRQL Checking";
-    /// A block was freed that is not allocated.
-    POOL_DOUBLE_FREE = "pool-double-free", "pool is freed once, by the address that was allocated", "bug check 0xC2 BAD_POOL_CALLER";
-    /// A block was freed with another tag.
-    POOL_TAG = "pool-tag", "pool is freed with the tag it was allocated with", "ExFreePoolWithTag";
-    /// Bytes outside an allocated block changed.
-    POOL_OVERRUN = "pool-overrun", "a driver writes only within its allocations", "Driver Verifier: Special Pool";
-    /// Bytes of a freed block changed.
-    POOL_USE_AFTER_FREE = "pool-use-after-free", "a driver does not touch pool that it has freed", "Driver Verifier: Special Pool";
-    /// Pool that a driver may execute.
-    POOL_EXECUTABLE = "pool-executable", "pool is allocated non-executable", "bug check 0xC4 subcode 0x2000";
-    /// Something of the driver's is left after it was unloaded.
-    UNLOAD_LEFT = "unload-left", "a driver gives everything back before its unload routine returns", "bug check 0xC4 subcode 0x62; DRIVER_UNLOAD";
-    /// A handle or object was used that does not exist (any more).
-    OBJECT_STALE = "object-stale", "a handle is used only between its creation and its deletion", "Driver Verifier: Miscellaneous Checks";
-    /// A request was completed twice, or never.
-    REQUEST_COMPLETION = "request-completion", "a request is completed exactly once", "WdfRequestComplete";
-    /// A lock was taken twice, released by a stranger, or held on return.
-    LOCK_PROTOCOL = "lock-protocol", "a lock is released once by its holder, and not held when a callback returns", "Driver Verifier: Deadlock Detection";
-    /// A classify wrote what it had no right to write.
-    CLASSIFY_RIGHTS = "classify-rights", "without FWPS_RIGHT_ACTION_WRITE a callout only vetoes a permit", "FWPS_CALLOUT_CLASSIFY_FN2";
-    /// A classify returned an action that its layer or filter does not have.
-    CLASSIFY_ACTION = "classify-action", "a callout returns an action that its filter's type and its layer allow", "FWPS_ACTION0; FWPS_CALLOUT_CLASSIFY_FN2";
-    /// A block without the WRITE right cleared, or unknown flags.
-    CLASSIFY_BLOCK_RIGHT = "classify-block-right", "a callout that blocks clears FWPS_RIGHT_ACTION_WRITE", "FWPS_CALLOUT_CLASSIFY_FN2";
-    /// Flags of classifyOut that do not fit.
-    CLASSIFY_FLAGS = "classify-flags", "ABSORB goes with BLOCK, and only at layers that have it", "FWPS_CLASSIFY_OUT0";
-    /// An argument that the function's page excludes.
-    ARGUMENT = "argument", "arguments are as the function's page asks", "DDI pages, Parameters";
-    /// A net buffer that was changed and not put back, or touched after it was handed over.
-    NBL_STATE = "nbl-state", "a net buffer list is given back as it was received, and not touched after it was handed over", "NdisRetreatNetBufferDataStart; FwpsInjectNetworkSendAsync0";
-}
-
-/// A breach of a rule.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Violation {
-    /// The rule's name.
-    pub rule: &'static str,
-    /// What happened.
-    pub message: String,
-    /// The function that the driver called, where there is one.
-    pub call: Option<&'static str>,
-    /// Where in the driver: `module+offset`.
-    pub site: Option<String>,
-    /// The processor.
-    pub processor: u32,
-    /// Its IRQL.
-    pub irql: u8,
-}
-
-impl std::fmt::Display for Violation {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}: {}", self.rule, self.message)?;
-        if let Some(call) = self.call {
-            write!(f, ", in {call}")?;
-        }
-        if let Some(site) = &self.site {
-            write!(f, ", called from {site}")?;
-        }
-        write!(f, " (processor {}, IRQL {})", self.processor, self.irql)
-    }
-}
-
-/// What was not given back, summed over one kind, tag and call site.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Leak {
-    /// What kind of thing: `pool`, `callout`, `injection handle`, …
-    pub kind: &'static str,
-    /// Its pool tag or name, where it has one.
-    pub name: String,
-    /// Where in the driver it was made.
-    pub site: String,
-    /// How many.
-    pub count: usize,
-    /// How many bytes, for memory.
-    pub bytes: usize,
-}
-
-impl std::fmt::Display for Leak {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} × {} {}", self.count, self.kind, self.name)?;
-        if self.bytes > 0 {
-            write!(f, " ({} bytes)", self.bytes)?;
-        }
-        write!(f, ", made at {}", self.site)
-    }
-}
-
-/// The verifier's verdict.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Report {
-    /// In the order in which they happened.
-    pub violations: Vec<Violation>,
-    /// What is left now.
-    pub leaks: Vec<Leak>,
-}
-
-impl Report {
-    /// Whether nothing was found.
-    #[must_use]
-    pub const fn is_clean(&self) -> bool {
-        self.violations.is_empty() && self.leaks.is_empty()
-    }
-}
+pub use report::{Leak, Report, Violation};
+pub use rules::*;
 
 /// Something the driver made and has to give back.
 #[derive(Debug, Clone)]
@@ -198,11 +78,18 @@ const KEPT_VIOLATIONS: usize = 1_000;
 impl Verifier {
     /// Records a breach of `rule` by the call in progress.
     pub fn violation(&self, call: &Call<'_>, rule: &Rule, message: impl Into<String>) {
-        self.push(Violation {
+        if !self.keeps_another() {
+            return;
+        }
+        self.violations.lock().push(Violation {
             rule: rule.name,
+            severity: rule.severity,
             message: message.into(),
             call: Some(call.name()),
+            arguments: call.arguments(),
+            driver: self.driver_name(call.site()),
             site: Some(self.place(call.site())),
+            stack: trap::driver_stack(call.machine(), call.stack()),
             processor: call.cpu().index(),
             irql: call.cpu().irql(),
         });
@@ -210,14 +97,53 @@ impl Verifier {
 
     /// Records a breach of `rule` that no call is to blame for alone, such as what a callback returned.
     pub fn violation_at(&self, cpu: &Cpu, rule: &Rule, message: impl Into<String>) {
-        self.push(Violation {
+        if !self.keeps_another() {
+            return;
+        }
+        self.violations.lock().push(Violation {
             rule: rule.name,
+            severity: rule.severity,
             message: message.into(),
             call: None,
+            arguments: Vec::new(),
+            driver: None,
             site: None,
+            stack: Vec::new(),
             processor: cpu.index(),
             irql: cpu.irql(),
         });
+    }
+
+    /// Records the breach of `rule` because of which `cpu` stops its machine.
+    pub(crate) fn stopped_by(&self, cpu: &Cpu, rule: &Rule, bugcheck: &Bugcheck) {
+        if !self.keeps_another() {
+            return;
+        }
+        let site = bugcheck.stack.first().cloned();
+        self.violations.lock().push(Violation {
+            rule: rule.name,
+            severity: rule.severity,
+            message: bugcheck.message.clone(),
+            call: None,
+            arguments: Vec::new(),
+            driver: site
+                .as_ref()
+                .and_then(|site| site.split_once('+'))
+                .map(|(driver, _)| driver.to_owned()),
+            site,
+            stack: bugcheck.stack.clone(),
+            processor: cpu.index(),
+            irql: cpu.irql(),
+        });
+    }
+
+    /// Whether a violation is recorded or only counted.
+    fn keeps_another(&self) -> bool {
+        let keeps = self.violations.lock().len() < KEPT_VIOLATIONS;
+        if !keeps {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+        keeps
     }
 
     pub(crate) fn irql_not_restored(&self, cpu: &Cpu, what: &str, before: u8, after: u8) {
@@ -226,18 +152,6 @@ impl Verifier {
             &IRQL_RESTORED,
             format!("{what} was called at IRQL {before} and returned at {after}"),
         );
-    }
-
-    fn push(&self, violation: Violation) {
-        let mut violations = self.violations.lock();
-        let kept = violations.len() < KEPT_VIOLATIONS;
-        if kept {
-            violations.push(violation);
-        }
-        drop(violations);
-        if !kept {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
-        }
     }
 
     /// From now on `handle` of `kind` must be given back. `name` helps to recognise it; `bytes` for memory.
@@ -351,6 +265,16 @@ impl Verifier {
             .rev()
             .find(|image| image.range.contains(&address))
             .map_or_else(|| format!("{address:#x}"), |image| image.place(address))
+    }
+
+    /// The file name of the image that holds `address`.
+    fn driver_name(&self, address: usize) -> Option<String> {
+        let images = self.images.lock();
+        let image = images
+            .iter()
+            .rev()
+            .find(|image| image.range.contains(&address))?;
+        Some(image.name.clone())
     }
 
     /// Names an address in an image that is loaded.

@@ -38,12 +38,14 @@ struct Verification {
 /// # Errors
 /// A file that cannot be read, or is no driver that can be loaded.
 pub fn run(arguments: &Verify) -> Result<Ending, BadInput> {
-    let name = arguments
-        .file
+    let Some(file) = &arguments.file else {
+        return list_rules(arguments.json);
+    };
+    let name = file
         .file_name()
         .map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-    let image = std::fs::read(&arguments.file)
-        .map_err(|error| BadInput::new(format!("{}: {error}", arguments.file.display())))?;
+    let image = std::fs::read(file)
+        .map_err(|error| BadInput::new(format!("{}: {error}", file.display())))?;
     let config = Config {
         processors: arguments.cpus,
         ..Config::default()
@@ -55,7 +57,7 @@ pub fn run(arguments: &Verify) -> Result<Ending, BadInput> {
         not_started: None,
     };
     let driver = load(&kernel, &image, &name, &mut steps)
-        .map_err(|error| BadInput::new(format!("{}: {error}", arguments.file.display())))?;
+        .map_err(|error| BadInput::new(format!("{}: {error}", file.display())))?;
     let ended = exercise(&kernel, driver, &mut steps);
     let (report, bugcheck) = match ended {
         Ok(report) => (report, None),
@@ -88,6 +90,45 @@ pub fn run(arguments: &Verify) -> Result<Ending, BadInput> {
     } else {
         Ending::Violation
     })
+}
+
+/// A rule of the verifier, for JSON.
+#[derive(Debug, Serialize)]
+struct RuleEntry {
+    name: &'static str,
+    area: &'static str,
+    severity: &'static str,
+    text: &'static str,
+    source: &'static str,
+}
+
+/// Lists the verifier's rules.
+fn list_rules(json: bool) -> Result<Ending, BadInput> {
+    let rules = || ksim::verifier::rules::all();
+    if json {
+        let entries: Vec<RuleEntry> = rules()
+            .map(|rule| RuleEntry {
+                name: rule.name,
+                area: rule.area.name(),
+                severity: rule.severity.name(),
+                text: rule.text,
+                source: rule.source,
+            })
+            .collect();
+        let text = serde_json::to_string_pretty(&entries).map_err(BadInput::new)?;
+        say!("{text}");
+    } else {
+        let width = rules().map(|rule| rule.name.len()).max().unwrap_or(0);
+        for rule in rules() {
+            let (severity, name) = (rule.severity.name(), rule.name);
+            say!(
+                "{severity:7}  {name:width$}  {}  [{}]",
+                rule.text,
+                rule.source
+            );
+        }
+    }
+    Ok(Ending::Clean)
 }
 
 /// Loads the driver. Imports that are not simulated are told of, and stop the machine only when they are called.

@@ -53,11 +53,21 @@ pub struct VerifierEntry {
 #[derive(Debug, Serialize)]
 struct ViolationEntry {
     rule: &'static str,
+    severity: &'static str,
     message: String,
     call: Option<&'static str>,
+    arguments: Vec<ArgumentEntry>,
+    driver: Option<String>,
     site: Option<String>,
+    stack: Vec<String>,
     processor: u32,
     irql: u8,
+}
+
+#[derive(Debug, Serialize)]
+struct ArgumentEntry {
+    name: &'static str,
+    value: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -73,9 +83,20 @@ impl From<&Report> for VerifierEntry {
     fn from(report: &Report) -> Self {
         let violations = report.violations.iter().map(|violation| ViolationEntry {
             rule: violation.rule,
+            severity: violation.severity.name(),
             message: violation.message.clone(),
             call: violation.call,
+            arguments: violation
+                .arguments
+                .iter()
+                .map(|(name, value)| ArgumentEntry {
+                    name,
+                    value: value.clone(),
+                })
+                .collect(),
+            driver: violation.driver.clone(),
             site: violation.site.clone(),
+            stack: violation.stack.clone(),
             processor: violation.processor,
             irql: violation.irql,
         });

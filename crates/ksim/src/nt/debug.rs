@@ -6,10 +6,12 @@ use std::collections::VecDeque;
 
 use parking_lot::Mutex;
 
-use crate::access::In;
+use crate::access::{In, address};
 use crate::cpu::{HIGH, PASSIVE};
 use crate::export::{Call, exports};
 use crate::kernel::Bugcheck;
+use crate::loader::memory::probe;
+use crate::verifier::{STOP_BUGCHECK, STOP_PANIC};
 
 /// Functions with variable arguments: they get the address of the argument list.
 pub(super) const VARIADIC: &[&str] = &["DbgPrint", "DbgPrintEx"];
@@ -50,16 +52,34 @@ fn print(call: &Call<'_>, prefix: In<u8>, template: In<u8>, arguments: In<u64>) 
     0
 }
 
+/// The bug check of wdk-panic's handler; its parameters are the file's name, its length, the line and the column.
+const RUST_PANIC: u32 = u32::from_be_bytes(*b"RPNC");
+
+/// Where Rust code panicked, as its handler told in the parameters of its bug check.
+fn panic_location([file, length, line, column]: [u64; 4]) -> Option<String> {
+    /// No path is longer.
+    const LONGEST: u64 = 4096;
+    let mut bytes = vec![0; usize::try_from(length.min(LONGEST)).ok()?];
+    let readable = probe(address(file), &mut bytes);
+    let file = String::from_utf8_lossy(bytes.get(..readable)?).into_owned();
+    (!file.is_empty()).then(|| format!("{file}:{line}:{column}"))
+}
+
 fn bug_check(call: &Call<'_>, code: u32, parameters: [u64; 4]) -> ! {
     let machine = call.machine();
-    let words = format!(
-        "{} called from {}",
-        call.name(),
-        machine.verifier().place(call.site())
-    );
+    let panic = (code == RUST_PANIC).then(|| panic_location(parameters));
+    let place = machine.verifier().place(call.site());
+    let (rule, words) = match panic {
+        Some(Some(location)) => (&STOP_PANIC, format!("panicked at {location}")),
+        Some(None) => (&STOP_PANIC, format!("panicked, reported from {place}")),
+        None => (
+            &STOP_BUGCHECK,
+            format!("{} called from {place}", call.name()),
+        ),
+    };
     let mut bugcheck = Bugcheck::new(code, parameters, words);
     bugcheck.stack = crate::trap::driver_stack(machine, call.stack());
-    machine.crash(bugcheck)
+    machine.crash_by(rule, bugcheck)
 }
 
 /// The pointer that is the `index`-th argument of a list.

@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 
 use crate::cpu::Cpu;
 use crate::kernel::Machine;
-use crate::verifier::{POOL_OVERRUN, POOL_USE_AFTER_FREE};
+use crate::verifier::{POOL_OVERRUN, POOL_UNDERRUN, POOL_USE_AFTER_FREE};
 use arena::{Arena, Run};
 use heap::Heap;
 
@@ -107,7 +107,30 @@ pub(crate) enum Place {
     Freed { block: Block, address: usize },
 }
 
+/// What a fault at a [`Place`] means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// The block was freed.
+    Freed,
+    /// The block is paged, and the processor was at `DISPATCH_LEVEL` or above.
+    Paged,
+    /// Before its first byte.
+    Before,
+    /// Behind its last byte.
+    Behind,
+}
+
 impl Place {
+    /// What a fault here means.
+    pub(crate) const fn fault(&self) -> Fault {
+        match self {
+            Self::Freed { .. } => Fault::Freed,
+            Self::Live { block, address } if *address < block.address => Fault::Before,
+            Self::Live { block, address } if *address - block.address < block.size => Fault::Paged,
+            Self::Live { .. } => Fault::Behind,
+        }
+    }
+
     /// Continues a sentence such as "read of 8 bytes …".
     pub(crate) fn words(&self, machine: &Machine) -> String {
         let (Self::Live { block, address } | Self::Freed { block, address }) = self;
@@ -347,15 +370,12 @@ impl Damage {
             offset,
             after_free,
         } = self;
-        let rule = if *after_free {
-            &POOL_USE_AFTER_FREE
+        let (rule, verb) = if *after_free {
+            (&POOL_USE_AFTER_FREE, "changed after it was freed")
+        } else if *offset < 0 {
+            (&POOL_UNDERRUN, "was underrun")
         } else {
-            &POOL_OVERRUN
-        };
-        let verb = if *after_free {
-            "changed after it was freed"
-        } else {
-            "was overrun"
+            (&POOL_OVERRUN, "was overrun")
         };
         let site = machine.verifier().place(block.site);
         let words = format!(

@@ -6,7 +6,11 @@ use super::{Trap, emulate, vector};
 use crate::cpu::{Cpu, DISPATCH};
 use crate::kernel::{Bugcheck, Machine};
 use crate::loader::memory::{PAGE, probe};
-use crate::nt::pool::Place;
+use crate::nt::pool::Fault;
+use crate::verifier::{
+    POOL_OVERRUN, POOL_PAGED_ACCESS, POOL_UNDERRUN, POOL_USE_AFTER_FREE, Rule, STOP_STACK,
+    STOP_TRAP, UNLOAD_CODE,
+};
 
 /// Bug check codes that traps become.
 ///
@@ -44,8 +48,8 @@ mod status {
 const WRITE: u64 = 1 << 1;
 const FETCH: u64 = 1 << 4;
 
-/// The bug check that `trap` is.
-pub(super) fn bugcheck(cpu: &Cpu, trap: &Trap) -> Bugcheck {
+/// The bug check that `trap` is, and the rule that was broken.
+pub(super) fn bugcheck(cpu: &Cpu, trap: &Trap) -> (&'static Rule, Bugcheck) {
     let mut bytes = [0; 15];
     let readable = probe(trap.rip, &mut bytes);
     let bytes = bytes.get(..readable).unwrap_or(&[]);
@@ -57,6 +61,7 @@ pub(super) fn bugcheck(cpu: &Cpu, trap: &Trap) -> Bugcheck {
             what.to_owned(),
         )
     };
+    let mut rule = &STOP_TRAP;
     let (code, parameters, what) = match trap.vector {
         vector::DIVIDE => exception(
             status::INTEGER_DIVIDE_BY_ZERO,
@@ -88,7 +93,11 @@ pub(super) fn bugcheck(cpu: &Cpu, trap: &Trap) -> Bugcheck {
                 ),
             },
         },
-        vector::PAGE_FAULT => page_fault(cpu, trap, &instruction),
+        vector::PAGE_FAULT => {
+            let fault;
+            (rule, fault) = page_fault(cpu, trap, &instruction);
+            fault
+        }
         other => exception(
             status::ACCESS_VIOLATION,
             &format!("signal {} (vector {other})", trap.signal),
@@ -113,12 +122,13 @@ pub(super) fn bugcheck(cpu: &Cpu, trap: &Trap) -> Bugcheck {
         cpu.index(),
         cpu.irql()
     );
-    Bugcheck {
+    let bugcheck = Bugcheck {
         code,
         parameters,
         message,
         stack: driver_stack(cpu.machine(), trap.rsp),
-    }
+    };
+    (rule, bugcheck)
 }
 
 fn fast_fail(trap: &Trap) -> (u32, [u64; 4], String) {
@@ -139,7 +149,12 @@ fn fast_fail(trap: &Trap) -> (u32, [u64; 4], String) {
     )
 }
 
-fn page_fault(cpu: &Cpu, trap: &Trap, instruction: &Instruction) -> (u32, [u64; 4], String) {
+/// The rule that a page fault broke, and its bug check: code, parameters, what happened.
+fn page_fault(
+    cpu: &Cpu,
+    trap: &Trap,
+    instruction: &Instruction,
+) -> (&'static Rule, (u32, [u64; 4], String)) {
     let machine = cpu.machine();
     let address = trap.address;
     let fetch = trap.error & FETCH != 0;
@@ -157,19 +172,35 @@ fn page_fault(cpu: &Cpu, trap: &Trap, instruction: &Instruction) -> (u32, [u64; 
     let wide = [address as u64, u64::from(cpu.irql()), kind, trap.rip as u64];
     let narrow = [address as u64, kind, trap.rip as u64, 0];
     if let Some(place) = machine.nt().pool().place(address) {
-        let code = match place {
-            Place::Freed { .. } => code::PAGE_FAULT_IN_FREED_SPECIAL_POOL,
-            Place::Live { .. } => code::PAGE_FAULT_BEYOND_END_OF_ALLOCATION,
+        let (rule, code, parameters) = match place.fault() {
+            Fault::Freed => (
+                &POOL_USE_AFTER_FREE,
+                code::PAGE_FAULT_IN_FREED_SPECIAL_POOL,
+                narrow,
+            ),
+            Fault::Paged => (
+                &POOL_PAGED_ACCESS,
+                code::DRIVER_IRQL_NOT_LESS_OR_EQUAL,
+                wide,
+            ),
+            Fault::Before => (
+                &POOL_UNDERRUN,
+                code::PAGE_FAULT_BEYOND_END_OF_ALLOCATION,
+                narrow,
+            ),
+            Fault::Behind => (
+                &POOL_OVERRUN,
+                code::PAGE_FAULT_BEYOND_END_OF_ALLOCATION,
+                narrow,
+            ),
         };
-        return (code, narrow, format!("{access} {}", place.words(machine)));
+        let words = format!("{access} {}", place.words(machine));
+        return (rule, (code, parameters, words));
     }
     if let Some(place) = machine.verifier().unloaded_place(address) {
         let code = code::DRIVER_UNLOADED_WITHOUT_CANCELLING_PENDING_OPERATIONS;
-        return (
-            code,
-            narrow,
-            format!("{access} at {place}, which is unloaded"),
-        );
+        let words = format!("{access} at {place}, which is unloaded");
+        return (&UNLOAD_CODE, (code, narrow, words));
     }
     if let Some(place) = machine.verifier().driver_place(address) {
         let code = match (fetch, write) {
@@ -177,25 +208,20 @@ fn page_fault(cpu: &Cpu, trap: &Trap, instruction: &Instruction) -> (u32, [u64; 
             (_, true) => code::ATTEMPTED_WRITE_TO_READONLY_MEMORY,
             _ => code::PAGE_FAULT_IN_NONPAGED_AREA,
         };
-        return (
-            code,
-            narrow,
-            format!("{access} at {place}, whose section does not allow it"),
-        );
+        let words = format!("{access} at {place}, whose section does not allow it");
+        return (&STOP_TRAP, (code, narrow, words));
     }
     if cpu.trap_stacks().overflowed(address, trap.rsp) {
-        return (
-            code::UNEXPECTED_KERNEL_MODE_TRAP,
-            [8, 0, 0, 0],
-            format!("stack overflow: {access} at {address:#x}"),
-        );
+        let words = format!("stack overflow: {access} at {address:#x}");
+        let code = code::UNEXPECTED_KERNEL_MODE_TRAP;
+        return (&STOP_STACK, (code, [8, 0, 0, 0], words));
     }
     let words = match address {
         0 => format!("{access} through a null pointer"),
         1..PAGE => format!("{access} through a null pointer plus {address:#x}"),
         _ => format!("{access} at {address:#x}, where no memory is"),
     };
-    if cpu.irql() >= DISPATCH {
+    let fault = if cpu.irql() >= DISPATCH {
         (code::DRIVER_IRQL_NOT_LESS_OR_EQUAL, wide, words)
     } else if address < PAGE {
         (
@@ -205,7 +231,8 @@ fn page_fault(cpu: &Cpu, trap: &Trap, instruction: &Instruction) -> (u32, [u64; 
         )
     } else {
         (code::PAGE_FAULT_IN_NONPAGED_AREA, narrow, words)
-    }
+    };
+    (&STOP_TRAP, fault)
 }
 
 /// The memory operand of a faulting instruction: how it is accessed, and its address.

@@ -1,0 +1,16 @@
+//! What is made, used and given back; and the arguments of calls.
+
+use super::{Area, rules};
+
+rules! {
+    Area::Object;
+
+    /// Something of the driver's is left after it was unloaded.
+    UNLOAD_LEFT = Fatal, "unload-left", "a driver gives everything back before its unload routine returns", "bug check 0xC4 subcode 0x62; DRIVER_UNLOAD";
+    /// Code or data of a driver was used after it was unloaded.
+    UNLOAD_CODE = Fatal, "unload-code", "nothing runs or reads a driver that is unloaded", "bug check 0xCE";
+    /// A handle or object was used that does not exist (any more).
+    OBJECT_STALE = Fatal, "object-stale", "a handle is used only between its creation and its deletion", "Driver Verifier: Miscellaneous Checks";
+    /// An argument that the function's page excludes.
+    ARGUMENT = Error, "argument", "arguments are as the function's page asks", "DDI pages, Parameters";
+}
