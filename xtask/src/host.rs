@@ -46,6 +46,20 @@ pub(crate) fn test(image: &std::path::Path, filter: Option<&str>) -> anyhow::Res
     run(&mut command)
 }
 
+/// Writes the files of docs/ that are made from the code.
+pub(crate) fn docs() -> anyhow::Result<()> {
+    run(cargo()
+        .args([
+            "test",
+            "--quiet",
+            "--package",
+            "ksim",
+            "--test",
+            "functions",
+        ])
+        .env("PORTCULLIS_WRITE_DOCS", "1"))
+}
+
 /// Runs the benchmark program.
 pub(crate) fn bench(arguments: &[String]) -> anyhow::Result<()> {
     let image = driver::build(&setup::install()?, Arch::X86_64)?;

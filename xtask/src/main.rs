@@ -48,6 +48,8 @@ enum Command {
         /// Only tests whose name contains this; skips formatting, lints and image checks
         filter: Option<String>,
     },
+    /// Write the files of docs/ that are made from the code
+    Docs,
     /// Measure the cost of a classify, of a replay, of start and stop
     Bench {
         /// Handed to the benchmark program
@@ -86,6 +88,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Build { arch: None } => host::build().map(drop),
         Command::Demo => host::demo(),
         Command::Test { filter } => checks::run_all(filter.as_deref()),
+        Command::Docs => host::docs(),
         Command::Bench { arguments } => host::bench(&arguments),
         Command::Package { arch } => package::make(arch),
         Command::Clean => shell::clean(),

@@ -43,8 +43,38 @@ pub struct Export {
     pub irql: RangeInclusive<u8>,
     /// Whether it can be made to fail.
     pub fallible: bool,
+    /// Its parameters, in order. A variadic function has one, the list of its arguments.
+    pub parameters: &'static [Parameter],
+    /// Bytes of what it returns: 0 for nothing.
+    pub returns: usize,
     /// Its address, for an import table: the `extern "win64"` function.
     pub address: fn() -> usize,
+}
+
+/// A parameter of a simulated function.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Parameter {
+    /// Its name here.
+    pub name: &'static str,
+    /// Its size in bytes.
+    pub size: usize,
+}
+
+impl Export {
+    /// Whether a driver passes a variable number of arguments.
+    #[must_use]
+    pub fn is_variadic(&self) -> bool {
+        nt::variadic(self.name)
+    }
+
+    /// The address of its documentation; `None` for what is documented nowhere on the web.
+    #[must_use]
+    pub fn page(&self) -> Option<&'static str> {
+        let start = self.doc.find("https://")?;
+        let page = &self.doc[start..];
+        let end = page.find(['>', ')', ' ']).unwrap_or(page.len());
+        Some(&page[..end])
+    }
 }
 
 /// What every part of the kernel gives to drivers.
@@ -258,14 +288,8 @@ macro_rules! exports {
             $(#[doc = $doc])+
             #[allow(non_snake_case, unused_variables, reason = "named as the kernel names it")]
             pub(crate) extern "win64" fn $name($($arg: $ty),*) $(-> $ret)? {
-                static EXPORT: $crate::export::Export = $crate::export::Export {
-                    module: $module,
-                    name: stringify!($name),
-                    doc: concat!($($doc),+),
-                    irql: $irql,
-                    fallible: $crate::export::exports!(@fallible $($failure)?),
-                    address: || $name as *const () as usize,
-                };
+                static EXPORT: $crate::export::Export =
+                    $crate::export::exports!(@export $module, $name($($arg: $ty),*) $(-> $ret)?, $irql, [$($failure)?], $($doc),+);
                 let arguments: $crate::export::Arguments<'_> =
                     &[$((stringify!($arg), &$arg)),*];
                 let $call = $crate::export::Call::enter(&EXPORT, arguments);
@@ -280,15 +304,22 @@ macro_rules! exports {
 
         /// What this file gives to drivers.
         pub(crate) static EXPORTS: &[$crate::export::Export] = &[$(
-            $crate::export::Export {
-                module: $module,
-                name: stringify!($name),
-                doc: concat!($($doc),+),
-                irql: $irql,
-                fallible: $crate::export::exports!(@fallible $($failure)?),
-                address: || $name as *const () as usize,
-            },
+            $crate::export::exports!(@export $module, $name($($arg: $ty),*) $(-> $ret)?, $irql, [$($failure)?], $($doc),+),
         )*];
+    };
+    (@export $module:literal, $name:ident($($arg:ident: $ty:ty),*) $(-> $ret:ty)?, $irql:expr, [$($failure:expr)?], $($doc:literal),+) => {
+        $crate::export::Export {
+            module: $module,
+            name: stringify!($name),
+            doc: concat!($($doc),+),
+            irql: $irql,
+            fallible: $crate::export::exports!(@fallible $($failure)?),
+            parameters: &[$(
+                $crate::export::Parameter { name: stringify!($arg), size: size_of::<$ty>() },
+            )*],
+            returns: 0 $(+ size_of::<$ret>())?,
+            address: || $name as *const () as usize,
+        }
     };
     (@fallible) => { false };
     (@fallible $failure:expr) => { true };

@@ -7,7 +7,7 @@ use super::attributes::{Attributes, Constraints, Parent};
 use super::object::{Body, Id, Kind, Phase, State, not_null, resolve};
 use super::sync::Manner;
 use crate::access::{In, Out};
-use crate::cpu::{Cpu, DISPATCH, PASSIVE};
+use crate::cpu::{Cpu, DISPATCH, HIGH, PASSIVE};
 use crate::export::{Call, exports};
 use crate::verifier::{ARGUMENT, IRQL_RANGE};
 
@@ -61,7 +61,7 @@ exports! {
 
     /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdfdpc/nf-wdfdpc-wdfdpcgetparentobject>
     fn WdfDpcGetParentObject(call, globals: usize, dpc: usize) -> usize,
-    irql PASSIVE..=DISPATCH;
+    irql PASSIVE..=HIGH;
     {
         let id = resolve(&call, dpc, Kind::Dpc);
         call.machine().kmdf().lock().get(id).and_then(|dpc| dpc.parent).map_or(0, Id::handle)

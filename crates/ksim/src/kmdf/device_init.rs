@@ -167,7 +167,7 @@ exports! {
 
     /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdfdevice/nf-wdfdevice-wdfdeviceinitsetioincallercontextcallback>
     fn WdfDeviceInitSetIoInCallerContextCallback(call, globals: usize, init: usize, callback: Option<RequestCallback>),
-    irql PASSIVE..=PASSIVE;
+    irql PASSIVE..=DISPATCH;
     {
         change(&call, init, |init| init.in_caller_context = callback);
     }

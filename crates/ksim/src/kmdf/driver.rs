@@ -10,7 +10,7 @@ use super::attributes::{Attributes, Constraints, Parent};
 use super::memory::set_text;
 use super::object::{Body, Id, Kind, client, not_null, resolve};
 use crate::access::{In, Out};
-use crate::cpu::{Cpu, DISPATCH, PASSIVE};
+use crate::cpu::{Cpu, DISPATCH, HIGH, PASSIVE};
 use crate::export::{Call, exports};
 use crate::nt::io_memory::Guarded;
 use crate::verifier::ARGUMENT;
@@ -69,7 +69,7 @@ exports! {
 
     /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdfdriver/nf-wdfdriver-wdfwdmdrivergetwdfdriverhandle>
     fn WdfWdmDriverGetWdfDriverHandle(call, globals: usize, driver_object: usize) -> usize,
-    irql PASSIVE..=DISPATCH;
+    irql PASSIVE..=HIGH;
     {
         let state = call.machine().kmdf().lock();
         let owner = state.clients.values().find(|client| client.driver_object == driver_object);
@@ -88,7 +88,7 @@ exports! {
 
     /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdfdriver/nf-wdfdriver-wdfdriverisversionavailable>
     fn WdfDriverIsVersionAvailable(call, globals: usize, driver: usize, parameters: In<[u32; 3]>) -> u8,
-    irql PASSIVE..=DISPATCH;
+    irql PASSIVE..=PASSIVE;
     {
         resolve(&call, driver, Kind::Driver);
         not_null(&call, parameters.address(), "VersionAvailableParams");

@@ -34,7 +34,7 @@ exports! {
 
     /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdffileobject/nf-wdffileobject-wdffileobjectgetfilename>
     fn WdfFileObjectGetFileName(call, globals: usize, file: usize) -> usize,
-    irql PASSIVE..=DISPATCH;
+    irql PASSIVE..=PASSIVE;
     {
         let id = resolve(&call, file, Kind::File);
         call.machine().kmdf().lock().file(id).map_or(0, |file| file.wdm.file_name())

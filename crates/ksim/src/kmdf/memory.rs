@@ -7,7 +7,7 @@ use super::attributes::{Attributes, Constraints, Parent};
 use super::life;
 use super::object::{Body, Id, Kind, State, client, not_null, resolve, resolve_any};
 use crate::access::{In, Out};
-use crate::cpu::{DISPATCH, PASSIVE};
+use crate::cpu::{DISPATCH, HIGH, PASSIVE};
 use crate::export::{Call, exports};
 use crate::nt::io_memory::Guarded;
 use crate::verifier::ARGUMENT;
@@ -117,7 +117,7 @@ exports! {
 
     /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdfmemory/nf-wdfmemory-wdfmemoryassignbuffer>
     fn WdfMemoryAssignBuffer(call, globals: usize, memory: usize, buffer: usize, size: usize) -> NtStatus,
-    irql PASSIVE..=DISPATCH;
+    irql PASSIVE..=HIGH;
     {
         let id = resolve(&call, memory, Kind::Memory);
         not_null(&call, buffer, "Buffer");
@@ -133,7 +133,7 @@ exports! {
 
     /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdfmemory/nf-wdfmemory-wdfmemorygetbuffer>
     fn WdfMemoryGetBuffer(call, globals: usize, memory: usize, size: Out<usize>) -> usize,
-    irql PASSIVE..=DISPATCH;
+    irql PASSIVE..=HIGH;
     {
         let id = resolve(&call, memory, Kind::Memory);
         let (address, length) = span(&call, id);
@@ -143,7 +143,7 @@ exports! {
 
     /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdfmemory/nf-wdfmemory-wdfmemorycopytobuffer>
     fn WdfMemoryCopyToBuffer(call, globals: usize, memory: usize, offset: usize, buffer: Out<u8>, bytes: usize) -> NtStatus,
-    irql PASSIVE..=DISPATCH;
+    irql PASSIVE..=HIGH;
     {
         let id = resolve(&call, memory, Kind::Memory);
         not_null(&call, buffer.address(), "Buffer");
@@ -156,7 +156,7 @@ exports! {
 
     /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdfmemory/nf-wdfmemory-wdfmemorycopyfrombuffer>
     fn WdfMemoryCopyFromBuffer(call, globals: usize, memory: usize, offset: usize, buffer: In<u8>, bytes: usize) -> NtStatus,
-    irql PASSIVE..=DISPATCH;
+    irql PASSIVE..=HIGH;
     {
         let id = resolve(&call, memory, Kind::Memory);
         not_null(&call, buffer.address(), "Buffer");

@@ -9,7 +9,7 @@ use super::memory::create;
 use super::object::{Body, General, Id, Kind, Phase, not_null, resolve_any};
 use super::request::Owner;
 use crate::access::{In, Out};
-use crate::cpu::{DISPATCH, PASSIVE};
+use crate::cpu::{DISPATCH, HIGH, PASSIVE};
 use crate::export::{Call, exports};
 use crate::verifier::{ARGUMENT, OBJECT_STALE};
 
@@ -60,7 +60,7 @@ exports! {
 
     /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdfobject/nf-wdfobject-wdfobjectcontextgetobject>
     fn WdfObjectContextGetObject(call, globals: usize, context: usize) -> usize,
-    irql PASSIVE..=DISPATCH;
+    irql PASSIVE..=HIGH;
     {
         let owner = {
             let state = call.machine().kmdf().lock();

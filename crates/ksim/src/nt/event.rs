@@ -5,7 +5,7 @@
 use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 
 use crate::access::Out;
-use crate::cpu::{Cpu, DISPATCH, PASSIVE};
+use crate::cpu::{Cpu, DISPATCH, HIGH, PASSIVE};
 use crate::export::{Call, exports};
 use crate::kernel::Bugcheck;
 use crate::verifier::{ARGUMENT, LOCK_PROTOCOL};
@@ -159,7 +159,7 @@ exports! {
 
     /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdm/nf-wdm-keinitializeevent>
     fn KeInitializeEvent(call, event: Out<u8>, kind: u32, state: u8),
-    irql PASSIVE..=DISPATCH;
+    irql PASSIVE..=HIGH;
     {
         let Ok(kind @ (kind::NOTIFICATION_EVENT | kind::SYNCHRONIZATION_EVENT)) = u8::try_from(kind) else {
             call.violation(&ARGUMENT, format!("event type {kind}"));
@@ -193,7 +193,7 @@ exports! {
 
     /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdm/nf-wdm-keinitializesemaphore>
     fn KeInitializeSemaphore(call, semaphore: Out<u8>, count: i32, limit: i32),
-    irql PASSIVE..=DISPATCH;
+    irql PASSIVE..=PASSIVE;
     {
         if count < 0 || limit <= 0 || count > limit {
             call.violation(&ARGUMENT, format!("a semaphore with count {count} and limit {limit}"));
@@ -220,7 +220,7 @@ exports! {
 
     /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdm/nf-wdm-keinitializemutex>
     fn KeInitializeMutex(call, mutex: Out<u8>, level: u32),
-    irql PASSIVE..=DISPATCH;
+    irql PASSIVE..=HIGH;
     {
         let object = Dispatcher::new(&call, mutex);
         object.initialize(kind::MUTANT, size::MUTANT, 1);
@@ -252,6 +252,6 @@ exports! {
 
     /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdm/nf-wdm-kereadstatesemaphore>
     fn KeReadStateSemaphore(call, semaphore: Out<u8>) -> i32,
-    irql PASSIVE..=DISPATCH;
+    irql PASSIVE..=HIGH;
     { Dispatcher::new(&call, semaphore).state().load(Ordering::SeqCst) }
 }

@@ -116,7 +116,7 @@ exports! {
 
     /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdm/nf-wdm-initializeslisthead>
     fn InitializeSListHead(call, head: Out<usize>),
-    irql PASSIVE..=DISPATCH;
+    irql PASSIVE..=HIGH;
     {
         head.set(0);
         head.offset::<usize>(stack::NEXT).set(0);
@@ -124,17 +124,17 @@ exports! {
 
     /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdm/nf-wdm-exinterlockedpushentryslist>
     fn ExpInterlockedPushEntrySList(call, head: Out<usize>, new: Out<usize>) -> usize,
-    irql PASSIVE..=DISPATCH;
+    irql PASSIVE..=HIGH;
     { push(&call, head, new) }
 
     /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdm/nf-wdm-exinterlockedpopentryslist>
     fn ExpInterlockedPopEntrySList(call, head: Out<usize>) -> usize,
-    irql PASSIVE..=DISPATCH;
+    irql PASSIVE..=HIGH;
     { pop(&call, head, false) }
 
     /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdm/nf-wdm-exinterlockedflushslist>
     fn ExpInterlockedFlushSList(call, head: Out<usize>) -> usize,
-    irql PASSIVE..=DISPATCH;
+    irql PASSIVE..=HIGH;
     { pop(&call, head, true) }
 
     /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdm/nf-wdm-exquerydepthslist>

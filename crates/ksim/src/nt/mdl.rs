@@ -4,7 +4,7 @@
 
 use super::pool::{ALIGNMENT, Freed, Request};
 use crate::access::Out;
-use crate::cpu::{APC, DISPATCH, PASSIVE};
+use crate::cpu::{APC, DISPATCH, HIGH, PASSIVE};
 use crate::export::{Call, exports};
 use crate::verifier::{ARGUMENT, OBJECT_STALE};
 
@@ -224,6 +224,6 @@ exports! {
 
     /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdm/nf-wdm-mmsizeofmdl>
     fn MmSizeOfMdl(call, address: usize, length: usize) -> usize,
-    irql PASSIVE..=DISPATCH;
+    irql PASSIVE..=HIGH;
     { layout::SIZE + 8 * pages(address, length) }
 }

@@ -7,7 +7,7 @@ use wfp_schema::NtStatus;
 
 use super::io_memory::Guarded;
 use crate::access::Out;
-use crate::cpu::{APC, DISPATCH, PASSIVE};
+use crate::cpu::{APC, DISPATCH, HIGH, PASSIVE};
 use crate::export::exports;
 
 /// The system process's id.
@@ -76,12 +76,12 @@ exports! {
 
     /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/ntddk/nf-ntddk-psgetcurrentprocessid>
     fn PsGetCurrentProcessId(call) -> usize,
-    irql PASSIVE..=DISPATCH;
+    irql PASSIVE..=HIGH;
     { call.machine().nt().processes().id(call.cpu().process()).unwrap_or(SYSTEM_PROCESS) as usize }
 
     /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/ntddk/nf-ntddk-psgetprocessid>
     fn PsGetProcessId(call, process: usize) -> usize,
-    irql PASSIVE..=DISPATCH;
+    irql PASSIVE..=HIGH;
     {
         let id = call.machine().nt().processes().id(process);
         id.unwrap_or_else(|| {
@@ -92,17 +92,17 @@ exports! {
 
     /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/ntddk/nf-ntddk-psgetcurrentthreadid>
     fn PsGetCurrentThreadId(call) -> usize,
-    irql PASSIVE..=DISPATCH;
+    irql PASSIVE..=HIGH;
     { (call.cpu().index() as usize + 1) * 4 }
 
     /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdm/nf-wdm-kegetcurrentthread>
     fn KeGetCurrentThread(call) -> usize,
-    irql PASSIVE..=DISPATCH;
+    irql PASSIVE..=HIGH;
     { call.cpu().thread() }
 
     /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/ntifs/nf-ntifs-psgetcurrentthread>
     fn PsGetCurrentThread(call) -> usize,
-    irql PASSIVE..=DISPATCH;
+    irql PASSIVE..=HIGH;
     { call.cpu().thread() }
 
     /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/ntifs/nf-ntifs-pslookupprocessbyprocessid>

@@ -104,7 +104,7 @@ exports! {
 
     /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/ntifs/nf-ntifs-rtlequalsid>
     fn RtlEqualSid(call, first: In<u8>, second: In<u8>) -> u8,
-    irql PASSIVE..=APC;
+    irql PASSIVE..=HIGH;
     {
         let bytes = |sid: In<u8>| {
             let mut bytes = vec![0; sid_length(sid).unwrap_or(0)];

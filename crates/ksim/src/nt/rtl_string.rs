@@ -273,17 +273,17 @@ exports! {
 
     /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdm/nf-wdm-rtlinitunicodestring>
     fn RtlInitUnicodeString(call, to: Out<UnicodeString>, source: Out<u16>),
-    irql PASSIVE..=DISPATCH;
+    irql PASSIVE..=HIGH;
     { initialize(&call, to, source); }
 
     /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdm/nf-wdm-rtlinitansistring>
     fn RtlInitAnsiString(call, to: Out<UnicodeString>, source: Out<u8>),
-    irql PASSIVE..=DISPATCH;
+    irql PASSIVE..=HIGH;
     { initialize(&call, to, source); }
 
     /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdm/nf-wdm-rtlcopyunicodestring>
     fn RtlCopyUnicodeString(call, to: Out<UnicodeString>, from: In<UnicodeString>),
-    irql PASSIVE..=DISPATCH;
+    irql PASSIVE..=HIGH;
     {
         let mut bytes = from.get().map(UnicodeString::bytes).unwrap_or_default();
         let Some(string) = to.get() else { return };
@@ -321,7 +321,7 @@ exports! {
 
     /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdm/nf-wdm-rtlupcaseunicodechar>
     fn RtlUpcaseUnicodeChar(call, unit: u16) -> u16,
-    irql PASSIVE..=PASSIVE;
+    irql PASSIVE..=APC;
     { upcase(unit) }
 
     /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdm/nf-wdm-rtldowncaseunicodechar>
@@ -334,7 +334,7 @@ exports! {
 
     /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/ntddk/nf-ntddk-rtlupcaseunicodestring>
     fn RtlUpcaseUnicodeString(call, to: Out<UnicodeString>, from: In<UnicodeString>, allocate: u8) -> u32,
-    irql PASSIVE..=PASSIVE, fails NtStatus::INSUFFICIENT_RESOURCES.code();
+    irql PASSIVE..=APC, fails NtStatus::INSUFFICIENT_RESOURCES.code();
     { convert(&call, to, &to_bytes(&folded(from, true)), allocate != 0, 0) }
 
     /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdm/nf-wdm-rtlintegertounicodestring>

@@ -68,7 +68,7 @@ exports! {
 
     /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdm/nf-wdm-exinitializerundownprotection>
     fn ExInitializeRundownProtection(call, reference: Out<usize>),
-    irql PASSIVE..=DISPATCH;
+    irql PASSIVE..=APC;
     { reference.set(0); }
 
     /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdm/nf-wdm-exacquirerundownprotection>
@@ -98,12 +98,12 @@ exports! {
 
     /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdm/nf-wdm-exrundowncompleted>
     fn ExRundownCompleted(call, reference: usize),
-    irql PASSIVE..=DISPATCH;
+    irql PASSIVE..=APC;
     { word(&call, reference).store(CLOSED, Ordering::SeqCst); }
 
     /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdm/nf-wdm-exreinitializerundownprotection>
     fn ExReInitializeRundownProtection(call, reference: usize),
-    irql PASSIVE..=DISPATCH;
+    irql PASSIVE..=APC;
     {
         let before = word(&call, reference).swap(0, Ordering::SeqCst);
         if before != CLOSED {

@@ -4,7 +4,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::cpu::{self, DISPATCH, PASSIVE};
+use crate::cpu::{self, DISPATCH, HIGH, PASSIVE};
 use crate::export::{Call, exports};
 use crate::kernel::Bugcheck;
 use crate::trap::code;
@@ -127,21 +127,21 @@ exports! {
 
     /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdm/nf-wdm-exacquirespinlockexclusiveatdpclevel>
     fn ExAcquireSpinLockExclusiveAtDpcLevel(call, lock: usize),
-    irql DISPATCH..=DISPATCH;
+    irql DISPATCH..=HIGH;
     { acquire(&call, lock, true); }
 
     /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdm/nf-wdm-exacquirespinlocksharedatdpclevel>
     fn ExAcquireSpinLockSharedAtDpcLevel(call, lock: usize),
-    irql DISPATCH..=DISPATCH;
+    irql DISPATCH..=HIGH;
     { acquire(&call, lock, false); }
 
     /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdm/nf-wdm-exreleasespinlockexclusivefromdpclevel>
     fn ExReleaseSpinLockExclusiveFromDpcLevel(call, lock: usize),
-    irql DISPATCH..=DISPATCH;
+    irql DISPATCH..=HIGH;
     { release(&call, lock, true); }
 
     /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdm/nf-wdm-exreleasespinlocksharedfromdpclevel>
     fn ExReleaseSpinLockSharedFromDpcLevel(call, lock: usize),
-    irql DISPATCH..=DISPATCH;
+    irql DISPATCH..=HIGH;
     { release(&call, lock, false); }
 }

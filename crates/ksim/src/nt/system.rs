@@ -4,7 +4,7 @@ use wfp_schema::NtStatus;
 
 use super::rtl_string::UnicodeString;
 use crate::access::{In, Out};
-use crate::cpu::{APC, DISPATCH, HIGH, PASSIVE};
+use crate::cpu::{APC, DISPATCH, PASSIVE};
 use crate::export::exports;
 use crate::kernel::Bugcheck;
 use crate::loader;
@@ -57,12 +57,12 @@ exports! {
 
     /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdm/nf-wdm-exgetpreviousmode>
     fn ExGetPreviousMode(call) -> u8,
-    irql PASSIVE..=APC;
+    irql PASSIVE..=DISPATCH;
     { 0 }
 
     /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdm/nf-wdm-exraisestatus>
     fn ExRaiseStatus(call, status: u32),
-    irql PASSIVE..=HIGH;
+    irql PASSIVE..=APC;
     {
         let place = call.machine().verifier().place(call.site());
         let words = format!("ExRaiseStatus({status:#010x}) called from {place}: exceptions are not simulated");
