@@ -129,7 +129,10 @@ pub use id::{CalloutId, FilterId, FlowId, SessionId, SubscriptionId};
 pub use lifetime::Lifetime;
 pub use object::{Callout, Filter, Provider, SubLayer, Weight};
 pub use objects::{CalloutObject, Objects, ProviderObject, SubLayerObject};
-pub use options::{Options, TieOrder};
+pub use options::{
+    AutoWeight, DualModeLayer, EnforcedBeyondData, NoMatch, Options, ParseOptionsError, Part,
+    Question, ReadTransaction, RunningCallout, SeparatedConditions, TieOrder, UserIdType,
+};
 pub use plan::{Plan, Stage};
 pub use record::{Arbitration, Call, Outcome, Recorder, Step};
 pub use session::{Session, TransactionWait};

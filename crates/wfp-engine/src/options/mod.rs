@@ -1,0 +1,315 @@
+//! What the documentation of WFP leaves open, as data.
+//!
+//! Each field of [`Options`] that has named settings is a [`Question`]; the one
+//! table below makes the field, its default, its name in texts and its place in
+//! the [covering array](Options::covering_array).
+
+mod covering;
+mod question;
+mod text;
+
+pub use question::{Part, Question};
+pub use text::ParseOptionsError;
+
+use std::time::Duration;
+use wfp_schema::{Action, ConditionFlags, NtStatus};
+
+/// Which of two equally heavy filters, or sublayers, comes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum TieOrder {
+    /// The one that was added first.
+    #[default]
+    OldestFirst,
+    /// The one that was added last.
+    NewestFirst,
+}
+
+/// How the automatic weight of a filter grows with its conditions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum AutoWeight {
+    /// With every field that has a condition, then with how few values fulfil it.
+    #[default]
+    BySpecificity,
+    /// With every field that has a condition, and with nothing else.
+    ByFields,
+}
+
+/// What conditions on one field are that don't follow each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum SeparatedConditions {
+    /// Alternatives, as those that follow each other are.
+    #[default]
+    Alternatives,
+    /// Two demands, both to be fulfilled.
+    BothRequired,
+    /// An error, `FWP_DUPLICATE_CONDITION`.
+    Refused,
+}
+
+/// What a transaction that only reads is to one that writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum ReadTransaction {
+    /// A view of the objects when it began, which hinders nobody.
+    #[default]
+    Snapshot,
+    /// A share of the one lock: it waits for the writer, and writers wait for it.
+    SharedLock,
+}
+
+/// What unregistering does while functions of the callout run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum RunningCallout {
+    /// It waits until they have returned.
+    #[default]
+    Waits,
+    /// It fails with `DEVICE_BUSY`, and can be tried again.
+    Busy,
+}
+
+/// What a count of enforced bytes means that is larger than the data that was indicated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum EnforcedBeyondData {
+    /// All of the data.
+    #[default]
+    AllData,
+    /// All of the data, and as much of what comes next as is missing.
+    NextData,
+}
+
+/// What a decision is when no filter decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum NoMatch {
+    /// The traffic goes on.
+    #[default]
+    Permit,
+    /// The traffic is dropped.
+    Block,
+}
+
+/// Which layers see IPv4 traffic of a dual-mode socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum DualModeLayer {
+    /// The IPv4 layers, as for any other IPv4 traffic.
+    #[default]
+    V4,
+    /// The IPv6 layers, with IPv4-mapped addresses.
+    V6Mapped,
+}
+
+/// The type of the value that a user identifier field has at run time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum UserIdType {
+    /// `FWP_TOKEN_ACCESS_INFORMATION_TYPE`.
+    #[default]
+    TokenAccessInformation,
+    /// `FWP_TOKEN_INFORMATION_TYPE`.
+    TokenInformation,
+}
+
+macro_rules! questions {
+    ($(
+        $(#[doc = $doc:literal])+
+        $part:ident $field:ident: $type:ty, $source:literal {
+            $first_name:literal = $first:expr
+            $(, $name:literal = $value:expr)+ $(,)?
+        }
+    )+) => {
+        /// Settings of an [`Engine`](crate::Engine) and of what is around it, fixed for its life.
+        ///
+        /// Each field but the two durations is a question that Microsoft's
+        /// documentation does not answer; a driver should work under every answer.
+        /// The default is the likeliest one. [`Options::questions`] lists them. An
+        /// `Options` is written and read as `name=setting,name=setting`, where the
+        /// questions that are left out have their default:
+        ///
+        /// ```
+        /// # use wfp_engine::Options;
+        /// let options: Options = "stop_on_hard_block=yes,filter_ties=newest".parse().unwrap();
+        /// assert!(options.stop_on_hard_block);
+        /// assert_eq!(options.to_string(), "stop_on_hard_block=yes,filter_ties=newest");
+        /// ```
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        #[allow(
+            clippy::struct_excessive_bools,
+            reason = "each is a question of its own"
+        )]
+        pub struct Options {
+            $( $(#[doc = $doc])+ pub $field: $type, )+
+            /// How long a call waits for another session's transaction unless its session says otherwise.
+            pub transaction_wait: Duration,
+            /// How long a user-mode session may keep a transaction open.
+            pub transaction_hold: Duration,
+        }
+
+        impl Default for Options {
+            fn default() -> Self {
+                Self {
+                    $( $field: $first, )+
+                    transaction_wait: Duration::from_secs(15),
+                    transaction_hold: Duration::from_hours(1),
+                }
+            }
+        }
+
+        /// Every question, in the order of the fields.
+        static QUESTIONS: &[Question] = &[$( Question {
+            name: stringify!($field),
+            asks: concat!($($doc),+),
+            source: $source,
+            part: Part::$part,
+            settings: &[$first_name $(, $name)+],
+            get: |options| {
+                let values: &[$type] = &[$first $(, $value)+];
+                values.iter().position(|value| *value == options.$field)
+            },
+            set: |options, setting| {
+                let values: &[$type] = &[$first $(, $value)+];
+                if let Some(value) = values.get(setting) {
+                    options.$field = *value;
+                }
+            },
+        }, )+];
+    };
+}
+
+questions! {
+    /// Stop evaluating sublayers at a hard block. Two sentences of the page on
+    /// filter arbitration contradict each other; by default lighter sublayers
+    /// still see the traffic.
+    Engine stop_on_hard_block: bool, "3.2, 12; ARB-06, ARB-08" { "no" = false, "yes" = true }
+
+    /// A static block filter overrides a heavier sublayer's hard permit.
+    Engine static_block_over_hard_permit: bool, "3.4, 3.6; ARB-04" { "no" = false, "yes" = true }
+
+    /// Whether the block that stands in for a callout that is not registered is
+    /// hard, like that of a static block filter.
+    Engine unregistered_block_is_hard: bool, "2.4, 12; CAL-03, CAL-04" { "yes" = true, "no" = false }
+
+    /// `actionType` that the first callout finds when nothing is decided yet.
+    Engine initial_action_type: u32, "3.5, 12" { "none" = Action::None.value(), "zero" = 0 }
+
+    /// Whether an action type that is neither permit, block nor continue blocks,
+    /// when the callout of a `CALLOUT_UNKNOWN` filter answers it.
+    Engine unknown_answer_blocks: bool, "3.3" { "no" = false, "yes" = true }
+
+    /// What becomes of traffic about which no filter decides.
+    Engine no_match: NoMatch, "3.4, 12; ARB-14" { "permit" = NoMatch::Permit, "block" = NoMatch::Block }
+
+    /// Order of equally heavy filters in one sublayer.
+    Engine filter_ties: TieOrder, "1.3, 12" {
+        "oldest" = TieOrder::OldestFirst, "newest" = TieOrder::NewestFirst
+    }
+
+    /// Order of equally heavy sublayers.
+    Engine sublayer_ties: TieOrder, "1.2, 12" {
+        "oldest" = TieOrder::OldestFirst, "newest" = TieOrder::NewestFirst
+    }
+
+    /// The formula of automatic weights.
+    Engine auto_weight: AutoWeight, "1.3, 12; WGT-02, WGT-03" {
+        "specificity" = AutoWeight::BySpecificity, "fields" = AutoWeight::ByFields
+    }
+
+    /// Weight of the sublayer for filters that name none.
+    Engine universal_weight: u16, "1.2" { "middle" = 0x8000, "low" = 0x0100, "high" = 0xFF00 }
+
+    /// What conditions on one field are when conditions on others stand between them.
+    Engine separated_conditions: SeparatedConditions, "1.5; CND-04" {
+        "alternatives" = SeparatedConditions::Alternatives,
+        "both" = SeparatedConditions::BothRequired,
+        "refused" = SeparatedConditions::Refused,
+    }
+
+    /// Whether the upper end of a range belongs to it.
+    Engine range_includes_high: bool, "1.5; CND-11" { "yes" = true, "no" = false }
+
+    /// Type of the user identifier fields at run time.
+    Network user_id_type: UserIdType, "12" {
+        "token-access-information" = UserIdType::TokenAccessInformation,
+        "token-information" = UserIdType::TokenInformation,
+    }
+
+    /// Whether the tenant network identifier of a virtual switch has 32 bits, rather than 16.
+    Engine wide_tenant_network_id: bool, "4.2, 12" { "no" = false, "yes" = true }
+
+    /// Accept new flow contexts after unregistering was refused for being busy.
+    Engine allow_association_after_busy: bool, "2.5, 12; CAL-14" { "no" = false, "yes" = true }
+
+    /// What unregistering does while functions of the callout run.
+    Engine unregister_while_running: RunningCallout, "2.5; CAL-17" {
+        "waits" = RunningCallout::Waits, "busy" = RunningCallout::Busy
+    }
+
+    /// Status of flow functions for a flow that does not exist.
+    Engine unknown_flow: NtStatus, "6, 12" {
+        "not-found" = NtStatus::NOT_FOUND,
+        "invalid-parameter" = NtStatus::INVALID_PARAMETER,
+        "fwp-not-found" = NtStatus::FWP_NOT_FOUND,
+    }
+
+    /// Notify the deletion of filters whose addition is undone by an abort.
+    Engine notify_delete_on_abort: bool, "1.7, 12; TXN-05" { "yes" = true, "no" = false }
+
+    /// What a transaction that only reads is to one that writes.
+    Engine read_transaction: ReadTransaction, "1.7; TXN-03" {
+        "snapshot" = ReadTransaction::Snapshot, "shared-lock" = ReadTransaction::SharedLock
+    }
+
+    /// Static and dynamic filters stay in force while the base filtering engine is stopped.
+    Engine filters_outlive_bfe: bool, "9, 12" { "no" = false, "yes" = true }
+
+    /// Status of opening a session while the base filtering engine is not running.
+    Engine open_without_bfe: NtStatus, "12; BFE-01" {
+        "rpc-server-unavailable" = NtStatus::RPC_SERVER_UNAVAILABLE,
+        "unsuccessful" = NtStatus::UNSUCCESSFUL,
+        "device-not-ready" = NtStatus::DEVICE_NOT_READY,
+    }
+
+    /// Whether subscribers are told that the base filtering engine is about to
+    /// start, before they are told that it runs.
+    Engine start_pending_is_told: bool, "9; BFE-02" { "yes" = true, "no" = false }
+
+    /// Whether persistent objects are loaded whose provider names no service.
+    /// Two pages contradict each other.
+    Engine provider_needs_service: bool, "1.8" { "no" = false, "yes" = true }
+
+    /// Status of adding a filter whose callout belongs to another layer.
+    Engine callout_of_other_layer: NtStatus, "1.1, 12" {
+        "incompatible-layer" = NtStatus::FWP_INCOMPATIBLE_LAYER,
+        "callout-not-found" = NtStatus::FWP_CALLOUT_NOT_FOUND,
+        "invalid-parameter" = NtStatus::FWP_INVALID_PARAMETER,
+    }
+
+    /// Status of adding a filter with flags that exclude each other or don't go with its action.
+    Engine illegal_filter_flags: NtStatus, "1.4, 12; OBJ-15, OBJ-16, OBJ-17" {
+        "invalid-flags" = NtStatus::FWP_INVALID_FLAGS,
+        "invalid-parameter" = NtStatus::FWP_INVALID_PARAMETER,
+    }
+
+    /// Status of registering a callout without its classify or notify function.
+    Interface null_callout_function: NtStatus, "2.3" {
+        "null-pointer" = NtStatus::FWP_NULL_POINTER,
+        "invalid-parameter" = NtStatus::INVALID_PARAMETER,
+    }
+
+    /// What a count of enforced bytes means that is larger than the data.
+    Network enforced_beyond_data: EnforcedBeyondData, "7, 12; STR-01" {
+        "all-data" = EnforcedBeyondData::AllData, "next-data" = EnforcedBeyondData::NextData
+    }
+
+    /// Whether a callout of a `CALLOUT_TERMINATING` filter can drop a stream's
+    /// connection; documented for `CALLOUT_UNKNOWN` only.
+    Network terminating_drops_connection: bool, "7, 12; STR-06" { "yes" = true, "no" = false }
+
+    /// The flag of the second classify after a pended bind or listen has been completed.
+    Network completed_bind_flag: ConditionFlags, "5.3, 12" {
+        "reclassify" = ConditionFlags::IS_RECLASSIFY,
+        "reauthorize" = ConditionFlags::IS_REAUTHORIZE,
+        "none" = ConditionFlags::NONE,
+    }
+
+    /// The layers that see IPv4 traffic of a dual-mode socket.
+    Network dual_mode_layer: DualModeLayer, "5.1, 12" {
+        "v4" = DualModeLayer::V4, "v6-mapped" = DualModeLayer::V6Mapped
+    }
+}

@@ -1,0 +1,99 @@
+//! Options as data: their names, their text and their covering array.
+
+use std::collections::BTreeSet;
+use wfp_engine::{Options, ParseOptionsError, Question};
+
+#[test]
+fn the_default_is_the_first_setting_of_every_question() {
+    let default = Options::default();
+    for question in Options::questions() {
+        assert_eq!(
+            question.setting(&default),
+            Some(Question::DEFAULT),
+            "{}",
+            question.name()
+        );
+        assert!(question.settings().len() > 1, "{}", question.name());
+        assert!(question.asks().ends_with('.'), "{}", question.asks());
+        assert!(!question.source().is_empty());
+    }
+}
+
+#[test]
+fn names_are_unique_and_every_setting_can_be_chosen_and_told_from_the_others() {
+    let names: BTreeSet<_> = Options::questions().iter().map(Question::name).collect();
+    assert_eq!(names.len(), Options::questions().len());
+    for question in Options::questions() {
+        let settings: BTreeSet<_> = question.settings().iter().collect();
+        assert_eq!(settings.len(), question.settings().len());
+        for setting in 0..question.settings().len() {
+            let options = Options::with(question, setting);
+            assert_eq!(question.setting(&options), Some(setting));
+            for other in Options::questions() {
+                if other.name() != question.name() {
+                    assert_eq!(other.setting(&options), Some(Question::DEFAULT));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_text_gives_the_options_that_wrote_it() {
+    assert_eq!(Options::default().to_string(), "");
+    assert_eq!("".parse(), Ok(Options::default()));
+    for options in Options::covering_array() {
+        assert_eq!(options.to_string().parse(), Ok(options));
+    }
+}
+
+#[test]
+fn a_wrong_text_is_refused_with_its_reason() {
+    let parse = |text: &str| text.parse::<Options>().expect_err(text);
+    assert_eq!(
+        parse("filter_ties"),
+        ParseOptionsError::NoSetting("filter_ties".to_owned())
+    );
+    assert_eq!(
+        parse("tea=green"),
+        ParseOptionsError::UnknownQuestion("tea".to_owned())
+    );
+    assert_eq!(
+        parse("filter_ties=heaviest").to_string(),
+        "`filter_ties` can't be `heaviest`, only oldest or newest"
+    );
+    assert_eq!(
+        parse("filter_ties=newest, filter_ties=oldest"),
+        ParseOptionsError::Twice("filter_ties")
+    );
+}
+
+#[test]
+fn every_pair_of_settings_occurs_in_one_row_of_the_covering_array() {
+    let rows = Options::covering_array();
+    assert_eq!(rows[0], Options::default());
+    let covered: Vec<_> = Options::questions()
+        .iter()
+        .filter(|question| question.suits_a_system())
+        .collect();
+    for (at, first) in covered.iter().enumerate() {
+        for second in &covered[at + 1..] {
+            for a in 0..first.settings().len() {
+                for b in 0..second.settings().len() {
+                    assert!(
+                        rows.iter()
+                            .any(|row| first.setting(row) == Some(a)
+                                && second.setting(row) == Some(b)),
+                        "{}={} with {}={}",
+                        first.name(),
+                        first.settings()[a],
+                        second.name(),
+                        second.settings()[b],
+                    );
+                }
+            }
+        }
+    }
+    println!("{} rows for {} questions", rows.len(), covered.len());
+    assert!(rows.len() <= 20, "{} rows", rows.len());
+}
