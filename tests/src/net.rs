@@ -36,6 +36,7 @@ impl Net {
             local,
             processes,
             shard,
+            ..Setup::default()
         };
         let host = Host::new(kernel.filtering(processor), setup);
         Self {

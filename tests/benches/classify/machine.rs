@@ -232,17 +232,11 @@ impl Indicated {
         let metadata = Metadata {
             present: MetadataFields::from_bits(present.bits() & self.layer.metadata().bits()),
             flow_handle: handle,
-            ip_header_size: 0,
             transport_header_size: UDP_HEADER,
-            process: &self.program,
-            completion_handle: 0,
             endpoint_handle: 1,
-            parent_endpoint_handle: 0,
-            packet_direction: Direction::Outbound,
-            icmp_id_and_sequence: 0,
-            fragment: ksim::net::FragmentData::default(),
             compartment_id: 1,
             path_mtu: 1500,
+            ..Metadata::nothing(&self.program)
         };
         let packet = self.packet.as_deref().map(|bytes| PacketData {
             bytes,
@@ -251,10 +245,8 @@ impl Indicated {
             injection: None,
         });
         with(&Indication {
-            layer: self.layer.id(),
-            values: &values[..fields.len()],
-            metadata: &metadata,
             packet,
+            ..Indication::new(self.layer.id(), &values[..fields.len()], &metadata)
         })
     }
 

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use ksim::net::{LocalSide, Processes, Setup};
+use ksim::net::{LocalSide, Setup};
 use ksim::{Bugcheck, Caller, Config, Cpu, Kernel, LoadError, LoadOptions, OpenError, Report};
 use serde::Serialize;
 use wfp_schema::NtStatus;
@@ -221,8 +221,8 @@ fn traffic(kernel: &Kernel, steps: &mut Steps, when: &str) -> Result<(), Bugchec
         let shard = u16::try_from(index).unwrap_or(u16::MAX);
         let setup = Setup {
             local: local.clone(),
-            processes: Processes::default(),
             shard,
+            ..Setup::default()
         };
         let fates = kernel.on(index, |cpu| replay(cpu, setup))?;
         passed += fates.iter().filter(|fate| **fate == Fate::Passed).count();

@@ -197,7 +197,7 @@ pub fn run(plan: &Plan, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Outcome,
     let setup = Setup {
         local: local_side,
         processes: processes(&plan.processes)?,
-        shard: 0,
+        ..Setup::default()
     };
     let boot_time = first_time(&plan.captures)?;
     let config = Config {

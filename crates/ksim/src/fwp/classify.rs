@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
-use wfp_engine::{ClassifyCall, ClassifyOut, Engine, Flow, FlowId, Request};
+use wfp_engine::{ClassifyCall, ClassifyOut, Engine, Flow, FlowId, Options, Request};
 use wfp_schema::{ConditionFlags, LayerId, LayerKind, MetadataFields};
 
 use super::check::{self, Returned};
@@ -305,6 +305,10 @@ impl Filtering for KernelFiltering {
         } else if let Some(flow) = engine.flow(FlowId::new(flow_handle)) {
             engine.end_flow(&flow);
         }
+    }
+
+    fn options(&self) -> Options {
+        self.cpu().machine().fwp.engine.options().clone()
     }
 
     fn epoch(&self, layer: LayerId) -> u64 {

@@ -42,14 +42,14 @@ fn serve<F: Filtering>(
                 mark: packet.mark,
                 origin: packet.origin,
                 link: 0,
+                hops: 0,
             });
             true
         }
         // A replay forwards nothing: the packet leaves the machine.
         StackRequest::Forward(_) => true,
         StackRequest::InjectStream(data) => {
-            let outbound = data.flags.contains(wfp_schema::StreamFlags::SEND);
-            host.stream_inject(data.flow_handle, data.stage, outbound, &data.bytes)
+            host.stream_inject(data.flow_handle, data.stage, data.flags, &data.bytes)
         }
         StackRequest::Complete { completion_handle } => {
             host.complete(machine.time().now(), *completion_handle)

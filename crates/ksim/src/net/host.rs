@@ -321,7 +321,7 @@ impl<F: Filtering> Host<F> {
             let details = Details {
                 flags,
                 header_sizes: Some((packet.ip_header_len, 0)),
-                fragment: Some(super::indicate::FragmentData {
+                fragment: Some(super::metadata::FragmentData {
                     identification: fragment.identification,
                     offset: fragment.offset,
                     length: u32::try_from(length).unwrap_or(0),

@@ -3,13 +3,13 @@
 //! [`Filtering`] is implemented by whoever knows filters and callouts. A [`Host`](super::Host) owns its
 //! implementation and calls it from one thread, so an implementation may keep scratch memory of its own.
 
-use wfp_schema::{
-    ClassifyOutFlags, Direction, IpVersion, LayerId, MetadataFields, StreamAction, StreamFlags,
-};
+use wfp_engine::Options;
+use wfp_schema::{ClassifyOutFlags, Direction, IpVersion, LayerId, StreamAction, StreamFlags};
 
 pub use wfp_engine::{Token, Value};
 
-use super::process::Identity;
+use super::metadata::Metadata;
+use super::redirect::Redirection;
 
 /// Time in units of 100 nanoseconds; the epoch is the caller's.
 pub type Ticks = u64;
@@ -23,53 +23,11 @@ impl PacketId {
     pub const NONE: Self = Self(u64::MAX);
 }
 
-/// What comes with an indication besides the field values
-/// (`FWPS_INCOMING_METADATA_VALUES0`). A member means something only if its bit is in `present`.
-#[derive(Clone, Copy, Debug)]
-pub struct Metadata<'a> {
-    /// Which members are valid.
-    pub present: MetadataFields,
-    /// The number that [`Filtering::flow_created`] gave.
-    pub flow_handle: u64,
-    /// Bytes of the IP header with its options or extension headers.
-    pub ip_header_size: u32,
-    /// Bytes of the transport header.
-    pub transport_header_size: u32,
-    /// Who owns the endpoint; holds the process path, the process id and the token.
-    pub process: &'a Identity,
-    /// Names a pend of this operation for [`Host::complete`](super::Host::complete).
-    pub completion_handle: u64,
-    /// The endpoint.
-    pub endpoint_handle: u64,
-    /// The listening endpoint of an accepted connection.
-    pub parent_endpoint_handle: u64,
-    /// The packet's direction, during a reauthorization.
-    pub packet_direction: Direction,
-    /// ICMP identifier (high half) and sequence number (low half), host order.
-    pub icmp_id_and_sequence: u32,
-    /// Which fragment of a datagram this is.
-    pub fragment: FragmentData,
-    /// The routing compartment, 1 unless there are several.
-    pub compartment_id: u32,
-    /// Largest IP packet that the path takes.
-    pub path_mtu: u32,
-}
-
-/// `FWPS_INCOMING_METADATA_VALUES0.fragmentMetadata`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct FragmentData {
-    /// The datagram's identification.
-    pub identification: u32,
-    /// Offset of the fragment's data in the datagram, in bytes.
-    pub offset: u16,
-    /// Bytes of data in the fragment.
-    pub length: u32,
-}
-
 /// The packet of an indication, `layerData` where that is a net buffer list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PacketData<'a> {
-    /// The IP packet from its IP header to its end, as far as it was captured.
+    /// The IP packet from its IP header to its end, as far as it was captured. At the layers of the data
+    /// link it is the frame, from its link header.
     pub bytes: &'a [u8],
     /// Where the net buffer's data starts in `bytes`.
     pub offset: usize,
@@ -94,6 +52,28 @@ pub struct Indication<'a> {
     pub metadata: &'a Metadata<'a>,
     /// The packet, where the layer shows one and one exists.
     pub packet: Option<PacketData<'a>>,
+    /// The packets that are chained behind `packet`, one net buffer list each: the other fragments of a
+    /// fragment group at `IPFORWARD`. Their data starts at `packet`'s offset. Empty otherwise.
+    pub chain: &'a [&'a [u8]],
+    /// Names a pend of this classify: for [`Host::complete`](super::Host::complete) where the layer shows a
+    /// `COMPLETION_HANDLE` (`FwpsPendOperation0`), for [`Host::complete_classify`](super::Host::complete_classify)
+    /// where it allows `FwpsPendClassify0`. 0 where nothing may be pended, as in a reauthorization.
+    pub pend_handle: u64,
+}
+
+impl<'a> Indication<'a> {
+    /// An indication without a packet that can't be pended.
+    #[must_use]
+    pub const fn new(layer: LayerId, values: &'a [Value<'a>], metadata: &'a Metadata<'a>) -> Self {
+        Self {
+            layer,
+            values,
+            metadata,
+            packet: None,
+            chain: &[],
+            pend_handle: 0,
+        }
+    }
 }
 
 /// Permit or block.
@@ -114,8 +94,23 @@ pub enum Outcome {
     Block,
     /// Blocked with `FWPS_CLASSIFY_OUT_FLAG_ABSORB`: a callout keeps the packet and may inject it later.
     Absorb,
-    /// Absorbed, and `FwpsPendOperation0` succeeded for the indication's completion handle.
+    /// Pended: `FwpsPendOperation0` or `FwpsPendClassify0` succeeded for the indication's
+    /// [`pend_handle`](Indication::pend_handle). Only meaningful if that is not 0.
     Pend,
+}
+
+/// What callouts set with `FwpsClassifyOptionSet0` while a flow was authorized (`FWP_CLASSIFY_OPTION_TYPE`).
+/// `None` leaves the default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClassifyOptions {
+    /// `MULTICAST_STATE`: whether outbound multicast and broadcast admits answers; it does by default.
+    pub multicast_state: Option<bool>,
+    /// `LOOSE_SOURCE_MAPPING`: whether answers of other peers belong to the flow; they don't by default.
+    pub loose_source_mapping: Option<bool>,
+    /// `UNICAST_LIFETIME` in seconds, 60 by default.
+    pub unicast_lifetime: Option<u32>,
+    /// `MCAST_BCAST_LIFETIME` in seconds, 4 by default.
+    pub group_lifetime: Option<u32>,
 }
 
 /// A callout's place in the waterfall of a stream, named by the implementer of [`Filtering`].
@@ -225,6 +220,29 @@ pub trait Filtering {
 
     /// Classifies at a layer other than `STREAM`.
     fn classify(&mut self, indication: &Indication<'_>) -> Outcome;
+
+    /// Classifies at `ALE_CONNECT_REDIRECT` or `ALE_BIND_REDIRECT`. `redirection` is the layer data: what was asked
+    /// for and, once callouts changed it (`FwpsApplyModifiedLayerData0`), what they made of it.
+    fn redirect(&mut self, indication: &Indication<'_>, redirection: &mut Redirection) -> Outcome {
+        let _ = redirection;
+        self.classify(indication)
+    }
+
+    /// The run-time identifier of the filter that decided the last block or absorb, 0 if that is not known: a
+    /// discard layer shows it.
+    fn blocking_filter(&self) -> u64 {
+        0
+    }
+
+    /// Takes what callouts set with `FwpsClassifyOptionSet0` during the last classify of an authorization.
+    fn classify_options(&mut self) -> ClassifyOptions {
+        ClassifyOptions::default()
+    }
+
+    /// What the engine makes of open questions; asked once, when the host is made.
+    fn options(&self) -> Options {
+        Options::default()
+    }
 
     /// Names the stages of a stream layer for a flow: what is asked in turn, heaviest first (a sublayer,
     /// or one callout's filter). A stage sees only what those before it permitted. `stages` is empty on

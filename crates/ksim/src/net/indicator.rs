@@ -8,9 +8,10 @@ use wfp_schema::flags::ReauthorizeReason;
 use wfp_schema::{ConditionFlags, Direction, IpVersion, Layer, LayerId, LayerKind, MetadataFields};
 
 use super::indicate::{
-    End, Filtering, FlowInfo, FragmentData, Indication, Metadata, Outcome, PacketData, StageId,
-    StreamOutcome, StreamSegment, Token, Value,
+    End, Filtering, FlowInfo, Indication, Outcome, PacketData, StageId, StreamOutcome,
+    StreamSegment, Token, Value,
 };
+use super::metadata::{FragmentData, Metadata};
 use super::packet::{ip_addr, protocol};
 use super::process::{Identity, IdentityId, Processes};
 
@@ -308,10 +309,9 @@ impl<F: Filtering> Indicator<F> {
         let values = fill(plan, &known, conversation, details, &mut values);
         let metadata = metadata(plan, &self.processes, conversation, details);
         self.filtering.classify(&Indication {
-            layer: plan.id,
-            values,
-            metadata: &metadata,
             packet: details.packet,
+            pend_handle: details.completion_handle,
+            ..Indication::new(plan.id, values, &metadata)
         })
     }
 
@@ -327,12 +327,7 @@ impl<F: Filtering> Indicator<F> {
         let mut values = [Value::Empty; MAX_FIELDS];
         let values = fill(plan, &known, conversation, details, &mut values);
         let metadata = metadata(plan, &self.processes, conversation, details);
-        let indication = Indication {
-            layer: plan.id,
-            values,
-            metadata: &metadata,
-            packet: None,
-        };
+        let indication = Indication::new(plan.id, values, &metadata);
         self.filtering.classify_stream(&indication, segment)
     }
 
@@ -500,7 +495,6 @@ fn metadata<'a>(
         flow_handle: details.flow_handle,
         ip_header_size: ip_header_size as u32,
         transport_header_size: transport_header_size as u32,
-        process: processes.identity(conversation.identity),
         completion_handle: details.completion_handle,
         endpoint_handle: details.endpoint_handle,
         parent_endpoint_handle: details.parent_endpoint_handle,
@@ -509,5 +503,6 @@ fn metadata<'a>(
         fragment: details.fragment.unwrap_or_default(),
         compartment_id: COMPARTMENT,
         path_mtu: ETHERNET_MTU,
+        ..Metadata::nothing(processes.identity(conversation.identity))
     }
 }

@@ -1,7 +1,7 @@
 //! What drivers send back into the stack, and the decisions that they delay.
 
 use wfp_schema::flags::ReauthorizeReason;
-use wfp_schema::{ConditionFlags, Direction};
+use wfp_schema::{ConditionFlags, Direction, StreamFlags};
 
 use super::flow::State;
 use super::host::{Entry, Host, Transit};
@@ -9,6 +9,7 @@ use super::indicate::{Filtering, InjectionMark, Outcome, PacketId, StageId, Tick
 use super::indicator::{Details, Point};
 use super::key::Link;
 use super::packet::{Fragment, Packet, Transport};
+use super::redirect::{Completion, Request};
 use super::report::{PacketReport, Reason};
 use super::stream::Delivered;
 use super::tcp::Surroundings;
@@ -27,17 +28,26 @@ pub enum InjectionPoint {
     TransportSend,
     /// `FwpsInjectTransportReceiveAsync0`: on from `INBOUND_TRANSPORT`.
     TransportReceive,
+    /// `FwpsInjectForwardAsync0`: on its way to another host, no layer sees it.
+    Forward,
+    /// `FwpsInjectMacSendAsync0`: a frame, on from the outbound layers of the data link.
+    MacSend,
+    /// `FwpsInjectMacReceiveAsync0`: a frame, on from the inbound layers of the data link.
+    MacReceive,
 }
 
 impl InjectionPoint {
     const fn outbound(self) -> bool {
-        matches!(self, Self::NetworkSend | Self::TransportSend)
+        matches!(
+            self,
+            Self::NetworkSend | Self::TransportSend | Self::Forward | Self::MacSend
+        )
     }
 
     const fn entry(self) -> Entry {
         match self {
-            Self::NetworkSend | Self::NetworkReceive => Entry::Network,
             Self::TransportSend | Self::TransportReceive => Entry::Transport,
+            _ => Entry::Network,
         }
     }
 }
@@ -47,7 +57,7 @@ impl InjectionPoint {
 pub struct Injection<'a> {
     /// Where it comes in.
     pub point: InjectionPoint,
-    /// The packet from its IP header.
+    /// The packet from its IP header; a frame from its link header.
     pub bytes: &'a [u8],
     /// Shown with each indication of it.
     pub mark: InjectionMark,
@@ -57,6 +67,9 @@ pub struct Injection<'a> {
     pub origin: Option<PacketId>,
     /// The link.
     pub link: Link,
+    /// How many times what this packet was cloned from had been injected before, by whichever driver. A packet
+    /// that goes round too often is dropped: drivers inject each other's packets without end.
+    pub hops: u32,
 }
 
 /// What tells packets apart.
@@ -352,6 +365,21 @@ impl<F: Filtering> Host<F> {
         true
     }
 
+    /// `FwpsCompleteClassify0` for the pend handle of a classify at a redirect layer or at
+    /// `ALE_ENDPOINT_CLOSURE`. `changes` are versions of the layer data that were applied meanwhile, oldest first.
+    /// `false` if there is no such classify.
+    pub fn complete_classify(
+        &mut self,
+        now: Ticks,
+        pend_handle: u64,
+        completion: Completion,
+        changes: &[Request],
+    ) -> bool {
+        self.advance_to(now);
+        let _ = (pend_handle, completion, changes);
+        false
+    }
+
     /// `FwpsFlowAbort0`: resets the flow with this handle. `false` if there is none.
     pub fn abort(&mut self, flow_handle: u64) -> bool {
         let Some(flow) = self.flow_with(flow_handle) else {
@@ -377,15 +405,16 @@ impl<F: Filtering> Host<F> {
         })
     }
 
-    /// `FwpsStreamInjectAsync0`: data for the stages after the injecting one. `false` if there is no such
-    /// flow.
+    /// `FwpsStreamInjectAsync0`: data for the stages after the injecting one. `flags` say which way, and
+    /// whether the direction ends behind the data. `false` if there is no such flow.
     pub fn stream_inject(
         &mut self,
         flow_handle: u64,
         stage: StageId,
-        outbound: bool,
+        flags: StreamFlags,
         bytes: &[u8],
     ) -> bool {
+        let outbound = flags.contains(StreamFlags::SEND);
         self.with_stream(flow_handle, |connection, around| {
             connection.inject(around, stage, outbound, bytes)
         })

@@ -45,24 +45,28 @@ mod indicator;
 mod inject;
 mod key;
 mod local;
+mod metadata;
 pub mod packet;
 mod path;
 mod process;
 mod reassembly;
+mod redirect;
 mod report;
 mod stream;
 mod tcp;
 
 pub use host::{Host, IDLE_TIMEOUT, Setup};
 pub use indicate::{
-    End, Filtering, FlowInfo, FragmentData, Indication, InjectionMark, Metadata, Outcome,
-    PacketData, PacketId, StageId, StreamOutcome, StreamSegment, Ticks, Token, Value, Verdict,
+    ClassifyOptions, End, Filtering, FlowInfo, Indication, InjectionMark, Outcome, PacketData,
+    PacketId, StageId, StreamOutcome, StreamSegment, Ticks, Token, Value, Verdict,
 };
 pub use inject::{Injection, InjectionPoint};
 pub use key::{Ends, Link, flow_hash, sender_begins};
 pub use local::{Discovery, Found, LocalSide, Scope};
+pub use metadata::{Discard, FragmentData, LinkMetadata, Metadata};
 pub use packet::{Malformed, Packet};
 pub use process::{BadSid, Identity, IdentityId, Processes, Sid, nt_path};
+pub use redirect::{Completion, Redirection, Request};
 pub use report::{Counters, FlowIndex, FlowReport, PacketReport, Reason};
 
 #[cfg(test)]

@@ -4,8 +4,8 @@ use std::cell::RefCell;
 
 use wfp_schema::flags::RuntimeFilterFlags;
 use wfp_schema::{
-    Action, CalloutFlags, ClassifyOutFlags, Direction, FilterFlags, Guid, IpVersion, Layer,
-    LayerId, LayerKind, MetadataFields, NtStatus, Rights,
+    Action, CalloutFlags, ClassifyOutFlags, FilterFlags, Guid, IpVersion, Layer, LayerId,
+    LayerKind, MetadataFields, NtStatus, Rights,
 };
 
 use crate::access::{In, Out, Plain};
@@ -21,8 +21,8 @@ use crate::fwp::session::{FwpmEngineClose0, FwpmEngineOpen0};
 use crate::fwp::{Config, KernelFiltering};
 use crate::kernel::Kernel;
 use crate::net::{
-    Filtering, FragmentData, Identity, Indication, InjectionMark, Metadata, Outcome, PacketData,
-    PacketId, Sid, Value,
+    Filtering, Identity, Indication, InjectionMark, Metadata, Outcome, PacketData, PacketId, Sid,
+    Value,
 };
 use crate::verifier::Report;
 
@@ -325,10 +325,9 @@ impl<'a> Driver<'a> {
     ) -> Outcome {
         let metadata = shown.metadata(&self.identity);
         self.filtering.classify(&Indication {
-            layer,
-            values,
-            metadata: &metadata,
             packet: shown.packet,
+            pend_handle: shown.completion,
+            ..Indication::new(layer, values, &metadata)
         })
     }
 
@@ -344,12 +343,7 @@ impl<'a> Driver<'a> {
             ..Shown::default()
         };
         let metadata = shown.metadata(&self.identity);
-        let indication = Indication {
-            layer,
-            values: &[],
-            metadata: &metadata,
-            packet: None,
-        };
+        let indication = Indication::new(layer, &[], &metadata);
         self.filtering.classify_stream(&indication, segment)
     }
 
@@ -418,15 +412,11 @@ impl<'a> Shown<'a> {
             flow_handle: self.flow,
             ip_header_size,
             transport_header_size,
-            process,
             completion_handle: self.completion,
             endpoint_handle: self.endpoint,
-            parent_endpoint_handle: 0,
-            packet_direction: Direction::Outbound,
-            icmp_id_and_sequence: 0,
-            fragment: FragmentData::default(),
             compartment_id: 1,
             path_mtu: 1500,
+            ..Metadata::nothing(process)
         }
     }
 }

@@ -13,6 +13,7 @@ fn injection(point: InjectionPoint, bytes: &[u8]) -> Injection<'_> {
         mark: InjectionMark(7),
         origin: None,
         link: 0,
+        hops: 0,
     }
 }
 

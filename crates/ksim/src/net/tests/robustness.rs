@@ -153,7 +153,7 @@ proptest! {
                     InjectionPoint::TransportSend,
                     InjectionPoint::TransportReceive,
                 ][index % 4];
-                host.inject(&Injection { point, bytes, mark: InjectionMark(1), origin: None, link: 0 });
+                host.inject(&Injection { point, bytes, mark: InjectionMark(1), origin: None, link: 0, hops: 0 });
             }
             let handles: Vec<_> =
                 host.filtering().shown.iter().map(|shown| shown.completion_handle).collect();

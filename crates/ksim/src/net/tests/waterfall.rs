@@ -203,7 +203,7 @@ fn injected_data_is_shown_to_the_stages_after_only() {
     host.packet(0, &talk.say(true, b"x"));
     host.filtering().pieces.clear();
     let handle = host.flows()[0].handles[0];
-    assert!(host.stream_inject(handle, StageId(1), false, b"injected"));
+    assert!(host.stream_inject(handle, StageId(1), StreamFlags::RECEIVE, b"injected"));
     expect(&mut host, &[(2, "injected")]);
 }
 

@@ -1,0 +1,99 @@
+//! Redirection of connections and binds: the layer data that callouts may change, version by version.
+//!
+//! <https://learn.microsoft.com/windows-hardware/drivers/network/using-bind-or-connect-redirection>
+
+use super::indicate::End;
+
+/// `FWPS_CONNECT_REQUEST0` or `FWPS_BIND_REQUEST0`: what was asked for, then what each redirector made of it.
+///
+/// Also a flow's redirect records: who redirected it, from where, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Redirection {
+    versions: Vec<Request>,
+}
+
+impl Redirection {
+    /// What was asked for, changed by nobody.
+    #[must_use]
+    pub fn new(request: Request) -> Self {
+        Self {
+            versions: vec![request],
+        }
+    }
+
+    /// What was asked for, before anybody changed it.
+    #[must_use]
+    pub fn original(&self) -> &Request {
+        &self.versions[0]
+    }
+
+    /// The newest version, which counts.
+    #[must_use]
+    pub fn current(&self) -> &Request {
+        self.versions.last().unwrap_or(&self.versions[0])
+    }
+
+    /// All versions, the original first (`previousVersion` is the chain the other way).
+    #[must_use]
+    pub fn versions(&self) -> &[Request] {
+        &self.versions
+    }
+
+    /// Adds a version (`FwpsApplyModifiedLayerData0`): layer data that was changed, or not.
+    pub fn apply(&mut self, version: Request) {
+        self.versions.push(version);
+    }
+
+    /// Whether the newest version differs from the original one.
+    #[must_use]
+    pub fn is_redirected(&self) -> bool {
+        let (first, last) = (self.original(), self.current());
+        first.local != last.local || first.remote != last.remote
+    }
+}
+
+/// One version of a connect or bind request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// `localAddressAndPort`. A bind redirect may change it.
+    pub local: End,
+    /// `remoteAddressAndPort`. A connect redirect may change it; a bind has none: unspecified.
+    pub remote: End,
+    /// `portReservationToken`, 0 without a reservation.
+    pub port_reservation_token: u64,
+    /// `localRedirectTargetPID`: the process that a loopback redirect goes to, 0 without.
+    pub target_process: u32,
+    /// `localRedirectHandle` of the redirector, 0 without: tells redirectors apart.
+    pub redirect_handle: u64,
+    /// `localRedirectContext`, named by the implementer of [`Filtering`](super::Filtering), 0 without.
+    pub context: u64,
+    /// `modifierFilterId`: the filter whose callout made this version, 0 for the original.
+    pub modifier_filter: u64,
+}
+
+impl Request {
+    /// What an application asks for.
+    #[must_use]
+    pub const fn of(local: End, remote: End) -> Self {
+        Self {
+            local,
+            remote,
+            port_reservation_token: 0,
+            target_process: 0,
+            redirect_handle: 0,
+            context: 0,
+            modifier_filter: 0,
+        }
+    }
+}
+
+/// How a pended classify goes on (`FwpsCompleteClassify0`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Completion {
+    /// `classifyOut` permits: final.
+    Permit,
+    /// `classifyOut` blocks: final.
+    Block,
+    /// No `classifyOut`: the layer is classified again.
+    Again,
+}
