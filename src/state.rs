@@ -2,7 +2,9 @@
 
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 
-use portcullis_core::{Clock, EventSink, FlowSlot, FlowTable, Portcullis};
+use portcullis_core::{
+    AssemblyPool, AssemblySlot, Clock, EventSink, FlowSlot, FlowTable, Portcullis,
+};
 use portcullis_proto::{
     Counter, DriverState, EventKind, EventRecord, LifecycleStep, status::STEP_SLOTS,
 };
@@ -13,11 +15,19 @@ use wfp::{
 use crate::{device, events::Events, kmdf::Driver, policy::PolicyStore};
 
 /// The core over the kernel's locks and memory.
-pub(crate) type Core =
-    Portcullis<RawSpinLock, PoolVec<FlowSlot<RawSpinLock>>, PolicyStore, Events, SystemClock>;
+pub(crate) type Core = Portcullis<
+    RawSpinLock,
+    PoolVec<FlowSlot<RawSpinLock>>,
+    PoolVec<AssemblySlot<RawSpinLock>>,
+    PolicyStore,
+    Events,
+    SystemClock,
+>;
 
 /// Flows that can be followed at a time.
 const FLOWS: usize = 16_384;
+/// QUIC connections whose host name can be sought at a time: each takes a few milliseconds and 7 KiB.
+const ASSEMBLIES: usize = 128;
 
 /// Tags of the pool, one for each owner.
 pub(crate) mod tag {
@@ -27,6 +37,8 @@ pub(crate) mod tag {
     pub(crate) const GLOBAL: Tag = Tag::new(*b"PcGl");
     /// The table of flows.
     pub(crate) const FLOWS: Tag = Tag::new(*b"PcFl");
+    /// Memory to read QUIC's first packets.
+    pub(crate) const QUIC: Tag = Tag::new(*b"PcQu");
     /// The event ring.
     pub(crate) const EVENTS: Tag = Tag::new(*b"PcEv");
     /// Policies.
@@ -52,8 +64,10 @@ impl Clock for SystemClock {
 /// Allocates the core.
 pub(crate) fn create(_driver: Driver, passive: Passive) -> Result {
     let slots = PoolVec::try_from_fn(tag::FLOWS, FLOWS, |_| FlowSlot::new())?;
+    let assemblies = PoolVec::try_from_fn(tag::QUIC, ASSEMBLIES, |_| AssemblySlot::new())?;
     let core = Portcullis::new(
         FlowTable::new(slots),
+        AssemblyPool::new(assemblies),
         PolicyStore::try_new()?,
         Events::try_new()?,
         SystemClock,

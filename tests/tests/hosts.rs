@@ -1,5 +1,9 @@
 //! Rules for hosts: what they drop, and that they drop nothing else.
 
+#[path = "../../crates/core/tests/shared/quic.rs"]
+#[allow(dead_code, unreachable_pub, reason = "shared with the core's tests")]
+mod quic;
+
 use ksim::Config;
 use ksim::ndis::MdlLayout;
 use portcullis_proto::event::{EventKind, HostSource};
@@ -96,6 +100,39 @@ fn a_name_is_found_wherever_the_first_message_is_cut_in_two() {
             );
         }
     }
+    world.end();
+}
+
+#[test]
+fn a_name_in_the_first_packets_of_a_quic_connection_decides_about_it() {
+    let mut world = World::with_policy(NO_ADS);
+    for (version, port) in [(quic::Version::One, 20_001), (quic::Version::Two, 20_002)] {
+        for (client, server) in [
+            ("192.0.2.10", "198.51.100.1:443"),
+            ("[2001:db8::10]", "[2001:db8::80]:443"),
+        ] {
+            let client = format!("{client}:{port}");
+            let connection = quic::Client::new(version, &[7; 8]);
+            // A handshake message without its record's header.
+            let hello = client_hello(Some("ads.example.net")).split_off(5);
+            let (first, second) = hello.split_at(60);
+            let packets = [
+                connection.initial(0, &quic::crypto(60, second)),
+                connection.initial(1, &quic::crypto(0, first)),
+            ];
+            let [waits, decides] = packets.map(|packet| udp(&client, server, &packet));
+            assert!(world.net.passes(waits), "its name is not known yet");
+            assert!(!world.net.passes(decides));
+            assert!(!world.net.passes(udp(server, &client, b"answer")));
+            let events = world.events();
+            let named = events
+                .iter()
+                .find(|event| event.kind == EventKind::HostName.raw())
+                .expect("the name is told");
+            assert_eq!(named.host_source, HostSource::Quic.raw());
+        }
+    }
+    assert_eq!(world.counter(Counter::HostQuic), 4);
     world.end();
 }
 

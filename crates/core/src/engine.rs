@@ -11,9 +11,11 @@
 
 mod report;
 
-use crate::connection::{Connection, Listener, UDP};
+use crate::connection::{Connection, Listener};
 use crate::flow::{Flow, FlowHandle, FlowSlot, FlowTable, Transfer};
-use crate::inspect::{DNS_PORT, HostName, HostSniffer, Outcome, question};
+use crate::inspect::{
+    AssemblyPool, AssemblySlot, HostName, HostSniffer, NoRoom, Outcome, Quic, question,
+};
 use crate::policy::{Decision, Host, PolicyView};
 use crate::statistics::Statistics;
 use lock_api::RawMutex;
@@ -82,27 +84,37 @@ pub enum NotFollowed {
 
 /// The decisions of a driver: policy, flows, events and counters in one place.
 ///
-/// `R` is the lock, `S` the storage for flows, `P` the policy source, `E` the event sink, `C` the clock.
-pub struct Portcullis<R, S, P, E, C> {
+/// `R` is the lock, `S` the storage for flows, `A` that for [QUIC](crate::inspect::quic), `P` the policy source, `E` the
+/// event sink, `C` the clock.
+pub struct Portcullis<R, S, A, P, E, C> {
     flows: FlowTable<R, S>,
+    assemblies: AssemblyPool<R, A>,
     statistics: Statistics,
     policy: P,
     events: E,
     clock: C,
 }
 
-impl<R, S, P, E, C> Portcullis<R, S, P, E, C>
+impl<R, S, A, P, E, C> Portcullis<R, S, A, P, E, C>
 where
     R: RawMutex,
     S: AsRef<[FlowSlot<R>]>,
+    A: AsRef<[AssemblySlot<R>]>,
     P: PolicySource,
     E: EventSink,
     C: Clock,
 {
     /// Puts the parts together.
-    pub const fn new(flows: FlowTable<R, S>, policy: P, events: E, clock: C) -> Self {
+    pub const fn new(
+        flows: FlowTable<R, S>,
+        assemblies: AssemblyPool<R, A>,
+        policy: P,
+        events: E,
+        clock: C,
+    ) -> Self {
         Self {
             flows,
+            assemblies,
             statistics: Statistics::new(),
             policy,
             events,
@@ -113,6 +125,11 @@ where
     /// The followed flows.
     pub const fn flows(&self) -> &FlowTable<R, S> {
         &self.flows
+    }
+
+    /// The QUIC connections whose host name is sought.
+    pub const fn assemblies(&self) -> &AssemblyPool<R, A> {
+        &self.assemblies
     }
 
     /// The counters.
@@ -229,7 +246,10 @@ where
     /// A flow's context could not be associated: the flow is not followed after all.
     pub fn flow_abandoned(&self, handle: FlowHandle) {
         self.statistics.count(Counter::FlowAssociateFailed);
-        if self.flows.remove(handle, |_| ()).is_some() {
+        let removed = self
+            .flows
+            .remove(handle, |flow| self.assemblies.release(&mut flow.quic));
+        if removed.is_some() {
             self.statistics.count(Counter::FlowsDeleted);
         }
     }
@@ -270,7 +290,7 @@ where
     }
 
     /// A datagram of a flow that is not TCP, at `DATAGRAM_DATA`. `data` is its payload after the transport header; it is
-    /// only asked for bytes of DNS queries.
+    /// only asked for bytes of DNS queries, and while the flow's host name is sought.
     ///
     /// `handle` is the flow's context; without one, or with one that names no flow, the datagram passes.
     pub fn datagram<'d>(
@@ -281,17 +301,27 @@ where
     ) -> DatagramVerdict {
         let result = self.with_flow(handle, |flow| {
             flow.count(indication.transfer, indication.bytes);
-            let is_dns = flow.protocol == UDP && flow.connection().responder_port() == DNS_PORT;
-            let event = if is_dns && indication.transfer.is_initiators(flow.direction) {
-                self.decide_query(flow, data)
-            } else {
-                if is_dns {
-                    self.statistics.count(Counter::RepliesFollowed);
-                }
-                (flow.epoch != self.policy.epoch())
-                    .then(|| self.decide_again(flow, false))
-                    .flatten()
-            };
+            let is_initiators = indication.transfer.is_initiators(flow.direction);
+            if flow.is_dns() && is_initiators {
+                let event = self.decide_query(flow, data);
+                return (flow.is_blocked(), event);
+            }
+            let mut found = false;
+            if flow.is_dns() {
+                self.statistics.count(Counter::RepliesFollowed);
+            } else if flow.host_source.is_none() {
+                let Ok(known) = self.sniff_datagram(flow, is_initiators, indication.bytes, data)
+                else {
+                    // Whoever sent it sends it again. Were it to pass, a flood of others would hide its name.
+                    self.statistics.count(Counter::QuicNoRoom);
+                    return (flow.decision.host_dependent, None);
+                };
+                found = known;
+            }
+            let must_decide = found || flow.epoch != self.policy.epoch();
+            let event = must_decide
+                .then(|| self.decide_again(flow, found))
+                .flatten();
             (flow.is_blocked(), event)
         });
         let Some((is_blocked, event)) = result else {
@@ -311,6 +341,7 @@ where
     /// A followed flow ended: `flowDeleteFn`.
     pub fn flow_deleted(&self, handle: FlowHandle) {
         let ended = self.flows.remove(handle, |flow| {
+            self.assemblies.release(&mut flow.quic);
             let is_unknown = flow.host_source.is_none();
             let event = flow.reported.then(|| {
                 let mut event = self.event(EventKind::FlowClosed, flow.decision, flow.epoch);
@@ -387,6 +418,26 @@ where
         flow.host_source.is_some()
     }
 
+    /// Looks for the server name in a datagram. Whether the host is now known, or known to be none.
+    fn sniff_datagram<'d>(
+        &self,
+        flow: &mut Flow,
+        is_initiators: bool,
+        bytes: u64,
+        data: impl IntoIterator<Item = &'d [u8]>,
+    ) -> Result<bool, NoRoom> {
+        let outcome = match (is_initiators, flow.quic) {
+            (true, _) => {
+                let name = &mut flow.question;
+                self.assemblies.push(&mut flow.quic, bytes, data, name)?
+            }
+            (false, Quic::Unseen) => Outcome::None(HostSource::NeverSent),
+            (false, Quic::Seeking(_)) => Outcome::NeedMore,
+        };
+        flow.host_source = self.source(outcome);
+        Ok(flow.host_source.is_some())
+    }
+
     fn push<'d>(
         &self,
         sniffer: &mut HostSniffer,
@@ -418,6 +469,7 @@ where
             HostSource::Tls => Counter::HostTls,
             HostSource::Http => Counter::HostHttp,
             HostSource::Dns => Counter::HostDns,
+            HostSource::Quic => Counter::HostQuic,
             HostSource::NotRecognized => Counter::HostNotRecognized,
             HostSource::Absent => Counter::HostAbsent,
             HostSource::Malformed => Counter::HostMalformed,

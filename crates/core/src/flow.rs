@@ -1,11 +1,11 @@
 //! The flows that are followed: a fixed number of slots, each with its own lock.
 
-use crate::connection::{Application, Connection, Endpoint, TCP};
-use crate::inspect::{HostName, HostSniffer};
+use crate::connection::{Application, Connection, Endpoint, TCP, UDP};
+use crate::free_list::{FreeList, Link, Linked};
+use crate::inspect::{DNS_PORT, HostName, HostSniffer, Quic};
 use crate::policy::{Decision, Host};
 use core::net::{IpAddr, Ipv4Addr};
 use core::num::NonZeroU64;
-use core::sync::atomic::{AtomicU32, Ordering};
 use lock_api::{Mutex, MutexGuard, RawMutex};
 use portcullis_proto::event::{HostSource, MAX_PATH_UNITS, MAX_SID};
 use portcullis_proto::policy::{Action, Direction};
@@ -97,8 +97,9 @@ pub struct Flow {
     pub(crate) dropped: bool,
     /// Where its host name came from, or why there is none.
     pub(crate) host_source: Option<HostSource>,
-    /// Of a DNS flow the last query's question; of a stream the sniffer has the name.
+    /// Of a DNS flow the last query's question, of QUIC the server's name; of a stream the sniffer has the name.
     pub(crate) question: HostName,
+    pub(crate) quic: Quic,
     pub(crate) sniffer: HostSniffer,
     user_length: u8,
     user: [u8; MAX_SID],
@@ -131,6 +132,7 @@ impl Flow {
             dropped: false,
             host_source: None,
             question: HostName::EMPTY,
+            quic: Quic::Unseen,
             sniffer: HostSniffer::never(),
             user_length: 0,
             user: [0; MAX_SID],
@@ -155,6 +157,7 @@ impl Flow {
         self.dropped = false;
         self.host_source = None;
         self.question = HostName::EMPTY;
+        self.quic = Quic::Unseen;
         self.sniffer = if connection.protocol == TCP {
             HostSniffer::stream(connection.responder_port())
         } else {
@@ -228,11 +231,16 @@ impl Flow {
     pub(crate) fn host(&self) -> Host<'_> {
         match self.host_source {
             None => Host::Pending,
-            Some(HostSource::Tls | HostSource::Http | HostSource::Dns) => {
+            Some(HostSource::Tls | HostSource::Http | HostSource::Dns | HostSource::Quic) => {
                 Host::Known(self.host_name().as_bytes())
             }
             Some(_) => Host::Never,
         }
+    }
+
+    /// Whether its datagrams are DNS.
+    pub(crate) fn is_dns(&self) -> bool {
+        self.protocol == UDP && self.connection().responder_port() == DNS_PORT
     }
 
     /// Whether the flow has been found to be blocked.
@@ -259,8 +267,7 @@ fn keep(to: &mut [u8], from: &[u8]) -> Option<usize> {
 /// Storage for one flow.
 pub struct FlowSlot<R> {
     slot: Mutex<R, Slot>,
-    /// Index plus one of the next free slot; 0 for none. Changed only under the table's lock.
-    next_free: AtomicU32,
+    link: Link,
 }
 
 #[derive(Debug)]
@@ -280,8 +287,14 @@ impl<R: RawMutex> FlowSlot<R> {
                 used: false,
                 flow: Flow::new(),
             }),
-            next_free: AtomicU32::new(0),
+            link: Link::new(),
         }
+    }
+}
+
+impl<R> Linked for FlowSlot<R> {
+    fn link(&self) -> &Link {
+        &self.link
     }
 }
 
@@ -309,27 +322,15 @@ pub struct FollowedFlow {
 /// Taking and freeing a slot costs one short lock on the free list; everything else locks only the flow's own slot.
 /// The two are never held together.
 pub struct FlowTable<R, S> {
-    /// Index plus one of the first free slot.
-    free: Mutex<R, u32>,
-    used: AtomicU32,
-    capacity: u32,
+    free: FreeList<R>,
     slots: S,
 }
 
 impl<R: RawMutex, S: AsRef<[FlowSlot<R>]>> FlowTable<R, S> {
     /// A table over free slots. Slots beyond 2³² − 2 are not used.
     pub fn new(slots: S) -> Self {
-        let all = slots.as_ref();
-        let capacity = u32::try_from(all.len())
-            .unwrap_or(u32::MAX - 1)
-            .min(u32::MAX - 1);
-        for (slot, next) in all.iter().zip(2..=capacity) {
-            slot.next_free.store(next, Ordering::Relaxed);
-        }
         Self {
-            free: Mutex::new(u32::from(capacity > 0)),
-            used: AtomicU32::new(0),
-            capacity,
+            free: FreeList::new(slots.as_ref()),
             slots,
         }
     }
@@ -337,13 +338,13 @@ impl<R: RawMutex, S: AsRef<[FlowSlot<R>]>> FlowTable<R, S> {
     /// Flows that can be followed at a time.
     #[must_use]
     pub const fn capacity(&self) -> u32 {
-        self.capacity
+        self.free.capacity()
     }
 
     /// Flows followed now.
     #[must_use]
     pub fn len(&self) -> u32 {
-        self.used.load(Ordering::Relaxed)
+        self.free.used()
     }
 
     /// Whether no flow is followed.
@@ -355,7 +356,7 @@ impl<R: RawMutex, S: AsRef<[FlowSlot<R>]>> FlowTable<R, S> {
     /// Whether no further flow can be followed.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.len() >= self.capacity
+        self.len() >= self.capacity()
     }
 
     /// Begins to follow a flow; `prepare` completes it before anyone else can see it. `None`: the table is full.
@@ -364,7 +365,7 @@ impl<R: RawMutex, S: AsRef<[FlowSlot<R>]>> FlowTable<R, S> {
         connection: &Connection<'_>,
         prepare: impl FnOnce(&mut Flow),
     ) -> Option<FlowHandle> {
-        let index = self.take_free()?;
+        let index = self.free.take(self.slots.as_ref())?;
         let entry = self.slots.as_ref().get(index as usize)?;
         let mut slot = entry.slot.lock();
         slot.generation = slot.generation.wrapping_add(1);
@@ -380,19 +381,23 @@ impl<R: RawMutex, S: AsRef<[FlowSlot<R>]>> FlowTable<R, S> {
     }
 
     /// Ends a flow; `last` sees it under its lock before its slot is free. `None`: the handle names no followed flow.
-    pub(crate) fn remove<T>(&self, handle: FlowHandle, last: impl FnOnce(&Flow) -> T) -> Option<T> {
-        let index = handle.index()?;
+    pub(crate) fn remove<T>(
+        &self,
+        handle: FlowHandle,
+        last: impl FnOnce(&mut Flow) -> T,
+    ) -> Option<T> {
+        let index = u32::try_from(handle.index()?).ok()?;
         let mut slot = self.lock(handle)?;
-        let result = last(&slot.flow);
+        let result = last(&mut slot.flow);
         slot.used = false;
         drop(slot);
-        self.give_free(index);
+        self.free.give(self.slots.as_ref(), index);
         Some(result)
     }
 
     /// Shows each followed flow, with no lock held. A flow that begins or ends meanwhile may be shown or not.
     pub fn for_each(&self, mut show: impl FnMut(FollowedFlow)) {
-        for (index, entry) in (0..self.capacity).zip(self.slots.as_ref()) {
+        for (index, entry) in (0..self.capacity()).zip(self.slots.as_ref()) {
             let slot = entry.slot.lock();
             let followed = slot.used.then(|| {
                 FlowHandle::new(index, slot.generation).map(|handle| FollowedFlow {
@@ -413,27 +418,5 @@ impl<R: RawMutex, S: AsRef<[FlowSlot<R>]>> FlowTable<R, S> {
         let entry = self.slots.as_ref().get(handle.index()?)?;
         let slot = entry.slot.lock();
         (slot.used && slot.generation == handle.generation()).then_some(slot)
-    }
-
-    fn take_free(&self) -> Option<u32> {
-        let mut free = self.free.lock();
-        let index = free.checked_sub(1)?;
-        let entry = self.slots.as_ref().get(index as usize)?;
-        *free = entry.next_free.load(Ordering::Relaxed);
-        drop(free);
-        self.used.fetch_add(1, Ordering::Relaxed);
-        Some(index)
-    }
-
-    fn give_free(&self, index: usize) {
-        let (Some(entry), Ok(place)) = (self.slots.as_ref().get(index), u32::try_from(index + 1))
-        else {
-            return;
-        };
-        let mut free = self.free.lock();
-        entry.next_free.store(*free, Ordering::Relaxed);
-        *free = place;
-        drop(free);
-        self.used.fetch_sub(1, Ordering::Relaxed);
     }
 }

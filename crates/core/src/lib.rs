@@ -18,6 +18,7 @@ pub mod connection;
 pub mod engine;
 pub mod events;
 pub mod flow;
+mod free_list;
 pub mod inspect;
 pub mod policy;
 pub mod statistics;
@@ -29,6 +30,7 @@ pub use engine::{
 };
 pub use events::EventRing;
 pub use flow::{FlowHandle, FlowSlot, FlowTable, Transfer};
+pub use inspect::{AssemblyPool, AssemblySlot};
 pub use policy::{Decision, Host, Policy, PolicyError, PolicyView};
 pub use portcullis_proto::policy::{Action, Direction};
 pub use statistics::Statistics;

@@ -113,6 +113,11 @@ wire_enum! {
         EndpointsClosed = 47, "endpoints closed";
         /// DNS responses and other datagrams of a flow's responder, permitted as its last question was.
         RepliesFollowed = 48, "replies followed";
+        /// Host names from a QUIC connection's first packets.
+        HostQuic = 49, "host from QUIC";
+        /// QUIC datagrams that came while as many connections' names were sought as there is room for. Those whose
+        /// host decides were discarded, to be sent again.
+        QuicNoRoom = 50, "no room for QUIC";
     }
 }
 

@@ -57,6 +57,8 @@ wire_enum! {
         Http = 2, "http";
         /// A DNS question.
         Dns = 3, "dns";
+        /// The server name of the `ClientHello` in a QUIC connection's first packets.
+        Quic = 4, "quic";
         /// None: the first bytes are of no protocol that names a host.
         NotRecognized = 16, "not-recognized";
         /// None: the protocol's host was left out.

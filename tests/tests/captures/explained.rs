@@ -21,12 +21,21 @@ pub(crate) fn explanation(difference: &Difference) -> Option<usize> {
 }
 
 /// All explanations.
-pub(crate) const EXPLANATIONS: [Explanation; 12] = [
+pub(crate) const EXPLANATIONS: [Explanation; 13] = [
     Explanation {
         name: "another protocol's name",
-        reason: "names are taken from TLS over TCP, HTTP/1 and DNS",
-        times: 63,
-        explains: other_protocol,
+        reason: "names are taken from TLS, HTTP/1, DNS and QUIC",
+        times: 46,
+        explains: |difference| other_protocol(difference, &OTHER_PROTOCOLS),
+    },
+    Explanation {
+        name: "an older QUIC",
+        reason: "names are taken from versions 1 and 2 and draft 29, not from Google's QUIC and older drafts",
+        times: 11,
+        explains: |difference| {
+            OLDER_QUIC.contains(&difference.capture.as_str())
+                && other_protocol(difference, &["QUIC"])
+        },
     },
     Explanation {
         name: "the flow inside a tunnel",
@@ -145,17 +154,20 @@ fn found_has(difference: &Difference, address: &str) -> bool {
 }
 
 /// Protocols that name hosts and that the driver does not parse.
-const OTHER_PROTOCOLS: [&str; 9] = [
-    "DHCP", "MDNS", "MGCP", "NetBIOS", "QUIC", "SMTP", "SSDP", "SSH", "STUN",
+const OTHER_PROTOCOLS: [&str; 8] = [
+    "DHCP", "MDNS", "MGCP", "NetBIOS", "SMTP", "SSDP", "SSH", "STUN",
 ];
 
-fn other_protocol(difference: &Difference) -> bool {
+/// Captures of Google's QUIC (versions Q024 to Q050) and of draft 23.
+const OLDER_QUIC: [&str; 4] = ["quic-23.pcap", "quic.pcap", "quic046.pcap", "quic_q43.pcap"];
+
+fn other_protocol(difference: &Difference, protocols: &[&str]) -> bool {
     let Some(expected) = &difference.expected else {
         return false;
     };
     difference.kind == Kind::Host
         && found_host(difference).is_none()
-        && OTHER_PROTOCOLS.contains(&expected.app_protocol())
+        && protocols.contains(&expected.app_protocol())
 }
 
 /// Captures with flows in tunnels: IPv4 in IPv6, and GTP.

@@ -4,16 +4,22 @@
 //! the same result. They keep a few words of state and the name itself, never the bytes, and give up at a bound
 //! ([`MAX_STREAM`]). Work is linear in the bytes given.
 //!
-//! What is understood: the server name in a TLS `ClientHello` (RFC 8446, RFC 6066), the host of a first HTTP/1 request
-//! (RFC 9112), and the first question of a DNS query (RFC 1035), in a datagram or on a TCP connection to port 53.
+//! What is understood: the server name in a TLS `ClientHello` (RFC 8446, RFC 6066), on TCP or in QUIC ([`quic`]), the
+//! host of a first HTTP/1 request (RFC 9112), and the first question of a DNS query (RFC 1035), in a datagram or on a
+//! TCP connection to port 53. QUIC alone has to keep bytes, in an [assembly](quic::Assembly).
 
+mod assembly;
 mod dns;
 mod http;
 mod name;
+pub mod quic;
 mod tls;
 
+pub use assembly::{AssemblyPool, AssemblySlot};
 pub use dns::question;
 pub use name::HostName;
+
+pub(crate) use assembly::{NoRoom, Quic};
 
 use dns::DnsParser;
 use http::HttpParser;

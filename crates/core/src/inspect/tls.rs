@@ -133,8 +133,9 @@ impl Field {
     }
 }
 
+/// Reads the handshake message, whatever carries it.
 #[derive(Clone, Copy, Debug)]
-struct ClientHello {
+pub(super) struct ClientHello {
     begun: bool,
     field: Field,
     /// The number read so far, and how many of its bytes.
@@ -154,7 +155,7 @@ struct ClientHello {
 }
 
 impl ClientHello {
-    const fn new() -> Self {
+    pub(super) const fn new() -> Self {
         Self {
             begun: false,
             field: Field::Type,
@@ -171,7 +172,7 @@ impl ClientHello {
         }
     }
 
-    fn push(&mut self, mut bytes: &[u8], name: &mut HostName) -> Outcome {
+    pub(super) fn push(&mut self, mut bytes: &[u8], name: &mut HostName) -> Outcome {
         self.begun = true;
         loop {
             if self.skip > 0 {

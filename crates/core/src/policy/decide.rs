@@ -3,7 +3,6 @@
 use super::matching::Facts;
 use super::view::PolicyView;
 use crate::connection::{Connection, Listener, TCP, UDP};
-use crate::inspect::DNS_PORT;
 use portcullis_proto::event::NO_RULE;
 use portcullis_proto::policy::{
     Action, Dimension, Direction, HOST_SUFFIX, HostRecord, LEAF, LeafRecord, MAX_DEPTH, RULE_HOST,
@@ -42,8 +41,7 @@ impl Host<'static> {
     #[must_use]
     pub const fn of(connection: &Connection<'_>) -> Self {
         match connection.protocol {
-            TCP => Self::Pending,
-            UDP if connection.responder_port() == DNS_PORT => Self::Pending,
+            TCP | UDP => Self::Pending,
             _ => Self::Never,
         }
     }

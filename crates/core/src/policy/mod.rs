@@ -19,8 +19,8 @@
 //! - So no connection passes more than its first message without its final decision, and rules for hosts never weaken
 //!   a block for what names no host.
 //!
-//! Only TCP, and UDP to port 53, can have a host ([`Host::of`]). Each DNS query's first question is the host of that
-//! datagram; what the responder answers is treated as the last query was.
+//! Only TCP and UDP can have a host ([`Host::of`]): UDP if it is QUIC, or DNS. Each DNS query's first question is the
+//! host of that datagram; what the responder answers is treated as the last query was.
 //!
 //! # Listening
 //!

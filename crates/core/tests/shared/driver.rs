@@ -2,9 +2,9 @@
 
 use parking_lot::RawMutex;
 use portcullis_core::{
-    Application, Clock, Connection, Direction, Endpoint, EventRing, EventSink, FlowHandle,
-    FlowSlot, FlowTable, Indication, Policy, PolicySource, PolicyView, Portcullis, StreamVerdict,
-    Transfer,
+    Application, AssemblyPool, AssemblySlot, Clock, Connection, Direction, Endpoint, EventRing,
+    EventSink, FlowHandle, FlowSlot, FlowTable, Indication, Policy, PolicySource, PolicyView,
+    Portcullis, StreamVerdict, Transfer,
 };
 use portcullis_policy::{Options, compile};
 use portcullis_proto::{Counter, EventKind, EventRecord};
@@ -40,7 +40,17 @@ impl Clock for CountingClock {
     }
 }
 
-pub type Core = Portcullis<RawMutex, Vec<FlowSlot<RawMutex>>, CurrentPolicy, Ring, CountingClock>;
+pub type Core = Portcullis<
+    RawMutex,
+    Vec<FlowSlot<RawMutex>>,
+    Vec<AssemblySlot<RawMutex>>,
+    CurrentPolicy,
+    Ring,
+    CountingClock,
+>;
+
+/// QUIC connections whose host can be sought at a time.
+pub const ASSEMBLIES: usize = 2;
 
 pub type Ring = EventRing<RawMutex, Vec<EventRecord>>;
 
@@ -48,8 +58,10 @@ pub type Ring = EventRing<RawMutex, Vec<EventRecord>>;
 pub fn core(flows: usize, policy: &str) -> Core {
     let slots = std::iter::repeat_with(FlowSlot::new).take(flows).collect();
     let ring = EventRing::new(vec![EventRecord::default(); 4096]);
+    let assemblies = std::iter::repeat_with(AssemblySlot::new).take(ASSEMBLIES);
     let core = Portcullis::new(
         FlowTable::new(slots),
+        AssemblyPool::new(assemblies.collect()),
         CurrentPolicy::default(),
         ring,
         CountingClock::default(),

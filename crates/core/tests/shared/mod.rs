@@ -4,3 +4,4 @@
 pub mod classbench;
 pub mod driver;
 pub mod messages;
+pub mod quic;
