@@ -124,7 +124,7 @@ fn weight(raw: RawValue) -> Result<Weight, NtStatus> {
     }
 }
 
-fn conditions(first: In<RawCondition>, count: u32) -> Result<Vec<Condition>, NtStatus> {
+pub(super) fn conditions(first: In<RawCondition>, count: u32) -> Result<Vec<Condition>, NtStatus> {
     if count > MOST_CONDITIONS {
         return Err(NtStatus::FWP_OUT_OF_BOUNDS);
     }

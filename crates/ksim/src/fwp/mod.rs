@@ -61,7 +61,12 @@ pub(crate) static EXPORTS: &[&[Export]] = &[
     flow::EXPORTS,
     inject::EXPORTS,
     nbl::EXPORTS,
-    objects::EXPORTS,
+    objects::callout::EXPORTS,
+    objects::filter::EXPORTS,
+    objects::layer::EXPORTS,
+    objects::provider::EXPORTS,
+    objects::query::EXPORTS,
+    objects::sublayer::EXPORTS,
     session::EXPORTS,
 ];
 

@@ -10,14 +10,7 @@ use super::layout::management::{
     RawAction, RawCallout, RawCondition, RawDisplayData, RawFilter, RawProvider, RawSubLayer,
 };
 use super::layout::value::{RawBlob, RawValue};
-use crate::access::{In, Out, Plain};
-
-/// A structure that a query returns.
-pub(super) trait Shown: Plain {}
-impl Shown for RawProvider {}
-impl Shown for RawSubLayer {}
-impl Shown for RawCallout {}
-impl Shown for RawFilter {}
+use crate::access::{In, Out};
 
 const NO_DATA: RawBlob = RawBlob {
     size: 0,

@@ -3,7 +3,7 @@
 use wfp_schema::Guid;
 
 use super::value::{RawBlob, RawValue};
-use crate::access::{In, plain};
+use crate::access::{In, Out, plain};
 use crate::ndis::layout::layout;
 
 /// `FWPM_DISPLAY_DATA0`.
@@ -104,7 +104,31 @@ pub(crate) struct RawFilter {
     pub(crate) effective_weight: RawValue,
 }
 
+/// `FWPM_FIELD0`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RawField {
+    pub(crate) key: Out<Guid>,
+    pub(crate) kind: u32,
+    pub(crate) data_type: u32,
+}
+
+/// `FWPM_LAYER0`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RawLayer {
+    pub(crate) key: Guid,
+    pub(crate) display: RawDisplayData,
+    pub(crate) flags: u32,
+    pub(crate) field_count: u32,
+    pub(crate) fields: Out<RawField>,
+    pub(crate) default_sublayer: Guid,
+    pub(crate) id: u16,
+}
+
 plain!(
+    RawField,
+    RawLayer,
     RawSession,
     RawProvider,
     RawSubLayer,
@@ -122,6 +146,10 @@ layout! {
     RawProvider 64 { key @ 0, display @ 16, flags @ 32, data @ 40, service @ 56 }
     RawSubLayer 72 { key @ 0, display @ 16, flags @ 32, provider @ 40, data @ 48, weight @ 64 }
     RawCallout 88 { key @ 0, display @ 16, flags @ 32, provider @ 40, data @ 48, layer @ 64, id @ 80 }
+    RawField 16 { key @ 0, kind @ 8, data_type @ 12 }
+    RawLayer 72 {
+        key @ 0, display @ 16, flags @ 32, field_count @ 36, fields @ 40, default_sublayer @ 48, id @ 64,
+    }
     RawAction 20 { kind @ 0, key @ 4 }
     RawCondition 40 { field @ 0, match_type @ 16, value @ 24 }
     RawFilter 200 {

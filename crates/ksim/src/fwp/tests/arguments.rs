@@ -203,7 +203,7 @@ fn the_conditions_of_a_filter_reach_its_callout() {
     use super::support::{OK, at, into};
     use crate::fwp::layout::management::{RawAction, RawCondition};
     use crate::fwp::layout::value::RawRange;
-    use crate::fwp::objects::FwpmFilterAdd0;
+    use crate::fwp::objects::filter::FwpmFilterAdd0;
     use wfp_schema::{MatchType, condition};
 
     run_clean(Config::default(), |driver| {

@@ -22,7 +22,7 @@ use crate::fwp::flow::{
     FwpsPendOperation0,
 };
 use crate::fwp::layout::management::RawAction;
-use crate::fwp::objects::{FwpmFilterAdd0, FwpmFilterDeleteById0};
+use crate::fwp::objects::filter::{FwpmFilterAdd0, FwpmFilterDeleteById0};
 use crate::fwp::stack::StackRequest;
 use crate::net::{End, Filtering, FlowInfo, Outcome};
 

@@ -2,6 +2,7 @@
 
 mod arguments;
 mod bfe;
+mod enumerations;
 mod flows;
 mod injection;
 mod objects;

@@ -9,12 +9,19 @@ use crate::access::{In, Out};
 use crate::fwp::Config;
 use crate::fwp::layout::management::{RawCallout, RawFilter, RawProvider, RawSubLayer};
 use crate::fwp::layout::value::RawValue;
-use crate::fwp::objects::{
-    FwpmCalloutAdd0, FwpmCalloutDeleteByKey0, FwpmCalloutGetByKey0, FwpmFilterAdd0,
-    FwpmFilterCreateEnumHandle0, FwpmFilterDeleteByKey0, FwpmFilterDestroyEnumHandle0,
-    FwpmFilterEnum0, FwpmFilterGetById0, FwpmFreeMemory0, FwpmProviderAdd0,
-    FwpmProviderDeleteByKey0, FwpmProviderGetByKey0, FwpmSubLayerAdd0, FwpmSubLayerDeleteByKey0,
-    FwpmSubLayerGetByKey0,
+use crate::fwp::objects::callout::{
+    FwpmCalloutAdd0, FwpmCalloutDeleteByKey0, FwpmCalloutGetByKey0,
+};
+use crate::fwp::objects::filter::{
+    FwpmFilterAdd0, FwpmFilterCreateEnumHandle0, FwpmFilterDeleteByKey0,
+    FwpmFilterDestroyEnumHandle0, FwpmFilterEnum0, FwpmFilterGetById0,
+};
+use crate::fwp::objects::provider::{
+    FwpmProviderAdd0, FwpmProviderDeleteByKey0, FwpmProviderGetByKey0,
+};
+use crate::fwp::objects::query::FwpmFreeMemory0;
+use crate::fwp::objects::sublayer::{
+    FwpmSubLayerAdd0, FwpmSubLayerDeleteByKey0, FwpmSubLayerGetByKey0,
 };
 use crate::fwp::session::{
     FwpmEngineClose0, FwpmEngineOpen0, FwpmTransactionAbort0, FwpmTransactionBegin0,
@@ -331,7 +338,7 @@ fn an_enumeration_returns_everything_once() {
             .collect();
         let mut handle = 0;
         assert_eq!(
-            FwpmFilterCreateEnumHandle0(driver.engine, 0, into(&mut handle)),
+            FwpmFilterCreateEnumHandle0(driver.engine, In::null(), into(&mut handle)),
             OK
         );
         let mut found = Vec::new();

@@ -187,7 +187,8 @@ fn without_the_right_a_callout_only_vetoes() {
     let classify_after_a_hard_permit = |behaviour: fn(&mut Classify<'_>)| {
         use super::support::{OK, at, raw_sublayer};
         use crate::access::Out;
-        use crate::fwp::objects::{FwpmFilterAdd0, FwpmSubLayerAdd0};
+        use crate::fwp::objects::filter::FwpmFilterAdd0;
+        use crate::fwp::objects::sublayer::FwpmSubLayerAdd0;
 
         let mut outcome = Outcome::Absorb;
         let report = run(Config::default(), |driver| {
@@ -234,7 +235,8 @@ fn a_callout_that_is_not_registered_blocks_or_permits_as_its_filter_says() {
     use super::support::{OK, at, raw_callout};
     use crate::access::Out;
     use crate::fwp::layout::management::RawAction;
-    use crate::fwp::objects::{FwpmCalloutAdd0, FwpmFilterAdd0};
+    use crate::fwp::objects::callout::FwpmCalloutAdd0;
+    use crate::fwp::objects::filter::FwpmFilterAdd0;
 
     let permit = FilterFlags::PERMIT_IF_CALLOUT_UNREGISTERED;
     // CAL-03, CAL-04, CAL-05, CAL-06

@@ -352,7 +352,7 @@ fn a_condition_selects_the_flows_of_a_stream_callout() {
     use crate::access::In;
     use crate::fwp::layout::management::{RawAction, RawCondition};
     use crate::fwp::layout::value::RawValue;
-    use crate::fwp::objects::FwpmFilterAdd0;
+    use crate::fwp::objects::filter::FwpmFilterAdd0;
     use wfp_schema::{DataType, MatchType, condition};
 
     run_clean(Config::default(), |driver| {

@@ -16,7 +16,9 @@ use crate::fwp::layout::kernel::{
 };
 use crate::fwp::layout::value::RawValue;
 use crate::fwp::layout::{kernel, management};
-use crate::fwp::objects::{FwpmCalloutAdd0, FwpmFilterAdd0, FwpmSubLayerAdd0};
+use crate::fwp::objects::callout::FwpmCalloutAdd0;
+use crate::fwp::objects::filter::FwpmFilterAdd0;
+use crate::fwp::objects::sublayer::FwpmSubLayerAdd0;
 use crate::fwp::session::{FwpmEngineClose0, FwpmEngineOpen0};
 use crate::fwp::{Config, KernelFiltering};
 use crate::kernel::Kernel;
