@@ -1,7 +1,7 @@
 //! How decisions of filters and sublayers combine into one.
 
 use crate::id::{CalloutId, FilterId};
-use crate::options::Options;
+use crate::options::{NoMatch, Options};
 use wfp_schema::{Action, ClassifyOutFlags, Guid, Rights};
 
 /// What a classify comes to.
@@ -52,13 +52,22 @@ pub struct Verdict {
 
 impl Verdict {
     /// No filter decided.
-    pub const UNDECIDED: Self = Self {
-        decision: Decision::Permit,
-        hard: false,
-        vetoed: false,
-        absorb: false,
-        by: None,
-    };
+    pub const UNDECIDED: Self = Self::without_filter(NoMatch::Permit);
+
+    /// What it comes to if no filter decided.
+    #[must_use]
+    pub const fn without_filter(no_match: NoMatch) -> Self {
+        Self {
+            decision: match no_match {
+                NoMatch::Permit => Decision::Permit,
+                NoMatch::Block => Decision::Block,
+            },
+            hard: false,
+            vetoed: false,
+            absorb: false,
+            by: None,
+        }
+    }
 
     /// Whether the traffic goes on.
     #[must_use]
@@ -94,13 +103,16 @@ pub enum Answer {
 impl Answer {
     /// What the action type that a callout wrote counts as (`FWPS_ACTION0`).
     #[must_use]
-    pub const fn normalized(filter_action: Action, answered: u32) -> Self {
+    pub const fn normalized(filter_action: Action, answered: u32, options: &Options) -> Self {
         const BLOCK: u32 = Action::Block.value();
         const PERMIT: u32 = Action::Permit.value();
+        const CONTINUE: u32 = Action::Continue.value();
         match (filter_action, answered) {
             (Action::CalloutInspection, _) => Self::Continue,
             (_, PERMIT) => Self::Decision(Decision::Permit),
             (_, BLOCK) | (Action::CalloutTerminating, _) => Self::Decision(Decision::Block),
+            (_, CONTINUE) => Self::Continue,
+            _ if options.unknown_answer_blocks => Self::Decision(Decision::Block),
             _ => Self::Continue,
         }
     }
@@ -177,7 +189,10 @@ impl Arbiter {
         current.by = Some(next.by);
     }
 
-    pub(crate) const fn verdict(mut self) -> Verdict {
+    pub(crate) const fn verdict(mut self, options: &Options) -> Verdict {
+        if self.verdict.by.is_none() {
+            return Verdict::without_filter(options.no_match);
+        }
         self.verdict.absorb &= !self.verdict.is_permit();
         self.verdict
     }

@@ -120,6 +120,9 @@ impl<H: Host> Engine<H> {
                 return false;
             }
             state.bfe = to;
+            if to == BfeState::StartPending && !self.options.start_pending_is_told {
+                return true;
+            }
             state.subscribers.values().cloned().collect()
         };
         for subscriber in subscribers {
@@ -136,7 +139,7 @@ impl<H: Host> Engine<H> {
         if store.filters.is_empty() {
             return;
         }
-        let mut writer = Writer::of_system(self.host.now(), Objects::built_in());
+        let mut writer = Writer::of_system(self.host.now(), Objects::built_in(&self.options));
         self.load(&mut writer, &store, Lifetime::BootTime);
         let mut state = lock(&self.state);
         // Until the base filtering engine starts there are no objects to manage.
@@ -163,7 +166,7 @@ impl<H: Host> Engine<H> {
             let store = std::mem::take(&mut state.store);
             (store, std::mem::take(&mut state.outliving))
         };
-        let mut writer = Writer::of_system(self.host.now(), Objects::built_in());
+        let mut writer = Writer::of_system(self.host.now(), Objects::built_in(&self.options));
         self.load(&mut writer, &store, Lifetime::Persistent);
         writer.layers.extend(all_layers());
         writer.deleted.extend(leftover);
@@ -174,10 +177,10 @@ impl<H: Host> Engine<H> {
     /// are only kept; those that their callout refuses are left out.
     fn load(&self, writer: &mut Writer<H>, store: &BootStore, loaded: Lifetime) {
         for provider in &store.providers {
-            let disabled = provider
-                .service
-                .as_deref()
-                .is_some_and(|service| !self.host.service_starts_automatically(service));
+            let disabled = match provider.service.as_deref() {
+                Some(service) => !self.host.service_starts_automatically(service),
+                None => self.options.provider_needs_service,
+            };
             writer.objects.insert_provider(ProviderObject {
                 provider: provider.clone(),
                 lifetime: Lifetime::Persistent,
@@ -240,7 +243,7 @@ impl<H: Host> Engine<H> {
         let mut writer = Writer::of_system(self.host.now(), state.objects.clone());
         if self.options.filters_outlive_bfe {
             state.outliving = writer.objects.filters().cloned().collect();
-            state.objects = Objects::built_in();
+            state.objects = Objects::built_in(&self.options);
             drop(state);
         } else {
             writer.remove_all(|lifetime| lifetime != Lifetime::BuiltIn);

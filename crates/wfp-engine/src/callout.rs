@@ -3,6 +3,7 @@
 use crate::engine::Engine;
 use crate::host::{Host, Wait};
 use crate::id::CalloutId;
+use crate::options::RunningCallout;
 use crate::rundown::{Rundown, Running};
 use crate::sync::lock;
 use arc_swap::{ArcSwapOption, Guard};
@@ -221,7 +222,8 @@ impl<H: Host> Engine<H> {
     ///
     /// # Errors
     /// `FWP_CALLOUT_NOT_FOUND`; `FWP_IN_USE` while another thread unregisters
-    /// it; `DEVICE_BUSY` while a flow has a context of it.
+    /// it; `DEVICE_BUSY` while a flow has a context of it, and with
+    /// [`RunningCallout::Busy`] while one of its functions runs.
     pub fn unregister_by_id(&self, id: CalloutId) -> Result<(), NtStatus> {
         let slot = self
             .registered_slots()
@@ -277,6 +279,13 @@ impl<H: Host> Engine<H> {
             let mut contexts = lock(&registered.contexts);
             if contexts.count > 0 {
                 contexts.refused |= !self.options.allow_association_after_busy;
+                drop(contexts);
+                registered.unregistering.store(false, Ordering::Release);
+                return Err(NtStatus::DEVICE_BUSY);
+            }
+            if registered.running.running() > 0
+                && self.options.unregister_while_running == RunningCallout::Busy
+            {
                 drop(contexts);
                 registered.unregistering.store(false, Ordering::Release);
                 return Err(NtStatus::DEVICE_BUSY);

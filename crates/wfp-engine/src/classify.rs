@@ -142,7 +142,7 @@ impl<H: Host> Engine<H> {
                 }
             }
         }
-        let verdict = arbiter.verdict();
+        let verdict = arbiter.verdict(&self.options);
         recorder.verdict(verdict);
         verdict
     }
@@ -218,7 +218,8 @@ impl<H: Host> Engine<H> {
                 None
             }
             Asked::Called(flow_context) => {
-                let mut answer = Answer::normalized(record.filter.action, out.action);
+                let mut answer =
+                    Answer::normalized(record.filter.action, out.action, &self.options);
                 if !arbiter.writable() && answer == Answer::Decision(Decision::Permit) {
                     answer = Answer::Continue;
                 }

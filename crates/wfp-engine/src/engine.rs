@@ -78,10 +78,9 @@ impl<H: Host> Engine<H> {
     pub fn boot(host: H, options: Options, store: BootStore) -> Self {
         let engine = Self {
             host,
-            options,
             state: Mutex::new(State {
                 bfe: BfeState::Stopped,
-                objects: Objects::built_in(),
+                objects: Objects::built_in(&options),
                 writer: None,
                 sessions: HashMap::new(),
                 subscribers: BTreeMap::new(),
@@ -94,6 +93,7 @@ impl<H: Host> Engine<H> {
             flows: RwLock::default(),
             next_flow: AtomicU64::new(1),
             generations: std::array::from_fn(|_| AtomicU64::new(0)),
+            options,
         };
         engine.load_boot_time();
         engine

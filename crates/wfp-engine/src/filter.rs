@@ -65,7 +65,7 @@ impl FilterRecord {
         self.effective_weight
     }
 
-    /// Its conditions, ordered by field.
+    /// Its conditions: those side by side on one field are alternatives.
     #[must_use]
     pub fn conditions(&self) -> &[RuntimeCondition] {
         &self.conditions

@@ -219,7 +219,7 @@ impl<H: Host> Engine<H> {
             |state, objects, dynamic| {
                 check_name(filter.name.as_deref())?;
                 if filter.flags.contains(FilterFlags::DISABLED) {
-                    return Err(NtStatus::FWP_INVALID_FLAGS);
+                    return Err(self.options.illegal_filter_flags);
                 }
                 filter.key = state.key_or_new(filter.key);
                 self.accept_filter(objects, filter, dynamic, FilterId::new(state.next()))
@@ -326,7 +326,9 @@ impl<H: Host> Engine<H> {
         let sublayer = objects
             .sublayer(filter.sublayer)
             .ok_or(NtStatus::FWP_SUBLAYER_NOT_FOUND)?;
-        check_flags(filter.flags, filter.action)?;
+        if !are_legal(filter.flags, filter.action) {
+            return Err(self.options.illegal_filter_flags);
+        }
         if filter.flags.contains(FilterFlags::HAS_PROVIDER_CONTEXT) {
             return Err(NtStatus::FWP_PROVIDER_CONTEXT_NOT_FOUND);
         }
@@ -364,8 +366,9 @@ impl<H: Host> Engine<H> {
         } else {
             None
         };
-        let conditions = condition::check(layer, &filter.conditions)?;
-        let effective_weight = weight::effective(filter.weight, &conditions)?;
+        let conditions = condition::check(layer, &filter.conditions, &self.options)?;
+        let effective_weight =
+            weight::effective(filter.weight, &conditions, self.options.auto_weight)?;
         check_new(objects.filter_by_key(filter.key).is_some())?;
         Ok(Accepted {
             record: FilterRecord {
@@ -383,17 +386,13 @@ impl<H: Host> Engine<H> {
     }
 }
 
-/// Checks which flags a filter of this action may have.
-const fn check_flags(flags: FilterFlags, action: Action) -> Result<(), NtStatus> {
+/// Whether a filter of this action may have these flags.
+const fn are_legal(flags: FilterFlags, action: Action) -> bool {
     let both = FilterFlags::PERSISTENT.union(FilterFlags::BOOTTIME);
     let asks = matches!(action, Action::CalloutTerminating | Action::CalloutUnknown);
-    if !flags.unknown().is_empty()
-        || flags.contains(both)
-        || (flags.contains(FilterFlags::PERMIT_IF_CALLOUT_UNREGISTERED) && !asks)
-    {
-        return Err(NtStatus::FWP_INVALID_FLAGS);
-    }
-    Ok(())
+    flags.unknown().is_empty()
+        && !flags.contains(both)
+        && (asks || !flags.contains(FilterFlags::PERMIT_IF_CALLOUT_UNREGISTERED))
 }
 
 const fn check_name(name: Option<&str>) -> Result<(), NtStatus> {

@@ -9,6 +9,7 @@ use crate::host::Host;
 use crate::id::{CalloutId, FilterId};
 use crate::lifetime::Lifetime;
 use crate::object::{Callout, Provider, SubLayer};
+use crate::options::Options;
 use rpds::RedBlackTreeMapSync as Map;
 use std::fmt;
 use std::sync::Arc;
@@ -103,15 +104,13 @@ impl<H: Host> fmt::Debug for Objects<H> {
     }
 }
 
-/// Weight of the sublayer for filters that name none. Windows' number is not
-/// documented; it leaves room for lighter and heavier ones.
-const UNIVERSAL_WEIGHT: u16 = 0x8000;
-/// Weight of the other built-in sublayers, but for the inspection sublayer, the lightest.
+/// Weight of the built-in sublayers other than the universal one and the
+/// inspection sublayer, which is the lightest.
 const BUILT_IN_WEIGHT: u16 = 0xC000;
 
 impl<H: Host> Objects<H> {
     /// The built-in objects.
-    pub(crate) fn built_in() -> Self {
+    pub(crate) fn built_in(options: &Options) -> Self {
         let mut objects = Self {
             providers: Map::new_sync(),
             sublayers: Map::new_sync(),
@@ -137,7 +136,7 @@ impl<H: Host> Objects<H> {
                     name: Some(name.to_owned()),
                     weight: match key {
                         sublayer::INSPECTION => 0,
-                        sublayer::UNIVERSAL => UNIVERSAL_WEIGHT,
+                        sublayer::UNIVERSAL => options.universal_weight,
                         _ => BUILT_IN_WEIGHT,
                     },
                     ..SubLayer::default()

@@ -165,7 +165,7 @@ impl<H: Host> Engine<H> {
             }
             Asked::NotOnFlow | Asked::Deleted => (Stage::Skipped, None),
             Asked::Called(_) => (
-                Stage::Called(Answer::normalized(action, out.action)),
+                Stage::Called(Answer::normalized(action, out.action, &self.options)),
                 Some(out),
             ),
         }

@@ -6,6 +6,7 @@ use crate::host::{Host, Wait};
 use crate::id::{FilterId, SessionId};
 use crate::lifetime::Lifetime;
 use crate::objects::Objects;
+use crate::options::ReadTransaction;
 use crate::session::TransactionWait;
 use crate::sync::lock;
 use std::collections::BTreeSet;
@@ -129,7 +130,8 @@ impl<H: Host> Engine<H> {
     /// Begins an explicit transaction (`FwpmTransactionBegin0`).
     ///
     /// One that writes waits for another session's to end. One that only reads
-    /// sees the objects as they are now until it ends, and waits for nothing.
+    /// sees the objects as they are now until it ends; whether it waits too is
+    /// [`Options::read_transaction`](crate::Options::read_transaction).
     ///
     /// # Errors
     /// `FWP_TXN_IN_PROGRESS` if the session has one; `FWP_TIMEOUT`;
@@ -141,13 +143,18 @@ impl<H: Host> Engine<H> {
             if state.has_transaction(session)? {
                 return Err(NtStatus::FWP_TXN_IN_PROGRESS);
             }
-            if read_only {
+            if read_only && self.options.read_transaction == ReadTransaction::Snapshot {
                 let objects = state.objects.clone();
                 state.session(session)?.reading = Some(objects);
                 return Ok(());
             }
         }
-        let mut state = self.acquire(session)?;
+        let mut state = self.acquire(session, read_only)?;
+        if read_only {
+            let objects = state.objects.clone();
+            state.session(session)?.reading = Some(objects);
+            return Ok(());
+        }
         let now = self.host.now();
         let objects = state.objects.clone();
         state.writer = Some(Writer::new(Some(session), true, now, objects));
@@ -212,7 +219,7 @@ impl<H: Host> Engine<H> {
             }
             if !state.has_transaction(session)? {
                 drop(state);
-                state = self.acquire(session)?;
+                state = self.acquire(session, false)?;
                 let now = self.host.now();
                 let objects = state.objects.clone();
                 state.writer = Some(Writer::new(Some(session), false, now, objects));
@@ -247,7 +254,7 @@ impl<H: Host> Engine<H> {
     /// Makes a change on the engine's own behalf: waits as long as it takes.
     pub(crate) fn write_as_system(&self, change: impl FnOnce(&mut Writer<H>)) {
         let mut state = self.lock_current();
-        while state.writer.is_some() {
+        while state.writer.is_some() || self.is_read(&state) {
             drop(state);
             self.host.wait(Wait::Transaction { until: None });
             state = self.lock_current();
@@ -279,8 +286,12 @@ impl<H: Host> Engine<H> {
         }
     }
 
-    /// Locks the state for a session once no transaction writes.
-    fn acquire(&self, session: SessionId) -> Result<MutexGuard<'_, State<H>>, NtStatus> {
+    /// Locks the state for a session's transaction once no other hinders it.
+    fn acquire(
+        &self,
+        session: SessionId,
+        read_only: bool,
+    ) -> Result<MutexGuard<'_, State<H>>, NtStatus> {
         let start = self.host.now();
         loop {
             let mut state = self.lock_current();
@@ -290,7 +301,7 @@ impl<H: Host> Engine<H> {
                 TransactionWait::Limit(limit) => Some(limit),
                 TransactionWait::Infinite => None,
             };
-            if state.writer.is_none() {
+            if state.writer.is_none() && (read_only || !self.is_read(&state)) {
                 return Ok(state);
             }
             drop(state);
@@ -300,6 +311,12 @@ impl<H: Host> Engine<H> {
             }
             self.host.wait(Wait::Transaction { until });
         }
+    }
+
+    /// Whether transactions that only read keep others from writing.
+    fn is_read(&self, state: &State<H>) -> bool {
+        self.options.read_transaction == ReadTransaction::SharedLock
+            && state.sessions.values().any(|open| open.reading.is_some())
     }
 
     /// Locks the state, without a user session's transaction that has been open for too long.

@@ -2,6 +2,7 @@
 
 use crate::condition::{ConditionValue, RuntimeCondition};
 use crate::object::Weight;
+use crate::options::AutoWeight;
 use wfp_schema::weight::{AUTO_WEIGHT_BITS, WEIGHT_RANGE_MAX};
 use wfp_schema::{MatchType, NtStatus};
 
@@ -9,12 +10,20 @@ use wfp_schema::{MatchType, NtStatus};
 ///
 /// # Errors
 /// `FWP_INVALID_WEIGHT` for a range above 15.
-pub(crate) fn effective(weight: Weight, conditions: &[RuntimeCondition]) -> Result<u64, NtStatus> {
+pub(crate) fn effective(
+    weight: Weight,
+    conditions: &[RuntimeCondition],
+    formula: AutoWeight,
+) -> Result<u64, NtStatus> {
+    let automatic = || match formula {
+        AutoWeight::BySpecificity => by_specificity(conditions),
+        AutoWeight::ByFields => by_fields(conditions),
+    };
     match weight {
         Weight::Exact(weight) => Ok(weight),
-        Weight::Auto => Ok(automatic(conditions)),
+        Weight::Auto => Ok(automatic()),
         Weight::Range(range) if range <= WEIGHT_RANGE_MAX => {
-            Ok((u64::from(range) << AUTO_WEIGHT_BITS) | automatic(conditions))
+            Ok((u64::from(range) << AUTO_WEIGHT_BITS) | automatic())
         }
         Weight::Range(_) => Err(NtStatus::FWP_INVALID_WEIGHT),
     }
@@ -27,12 +36,12 @@ const EXACT: u64 = 128;
 const SPECIFICITY_SHIFT: u32 = 16;
 const MAX_ALTERNATIVES: u64 = (1 << SPECIFICITY_SHIFT) - 1;
 
-/// The automatic weight. Windows' formula is not published; this one is
+/// An automatic weight. Windows' formula is not published; this one is
 /// deterministic, and grows with every field that has a condition, then with
 /// how few values fulfil it.
 ///
 /// No layer has 2^19 fields, so the sum stays below 2^60.
-fn automatic(conditions: &[RuntimeCondition]) -> u64 {
+fn by_specificity(conditions: &[RuntimeCondition]) -> u64 {
     conditions
         .chunk_by(|left, right| left.field == right.field)
         .map(|alternatives| {
@@ -42,6 +51,12 @@ fn automatic(conditions: &[RuntimeCondition]) -> u64 {
             PER_FIELD + (widest << SPECIFICITY_SHIFT) - others.min(MAX_ALTERNATIVES)
         })
         .sum()
+}
+
+/// Another: it only counts the fields that have conditions.
+fn by_fields(conditions: &[RuntimeCondition]) -> u64 {
+    let fields = conditions.chunk_by(|left, right| left.field == right.field);
+    fields.map(|_| PER_FIELD).sum()
 }
 
 /// From 0 (nearly anything fulfils it) to [`EXACT`].

@@ -45,7 +45,7 @@ fn register(
     // SAFETY: flowDeleteFn has one version only.
     let flow_delete = unsafe { function::<FlowDelete>(raw.flow_delete) };
     let (Some(classify), Some(notify)) = (classify, notify) else {
-        return Err(NULL_POINTER);
+        return Err(call.machine().fwp.engine.options().null_callout_function);
     };
     let registered = call.machine().fwp.engine.register(Registration {
         key: raw.key,

@@ -37,11 +37,11 @@ pub enum AutoWeight {
 /// What conditions on one field are that don't follow each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum SeparatedConditions {
-    /// Alternatives, as those that follow each other are.
+    /// Two demands, both to be fulfilled: the page calls consecutive conditions alternatives.
     #[default]
-    Alternatives,
-    /// Two demands, both to be fulfilled.
     BothRequired,
+    /// Alternatives, as those that follow each other are.
+    Alternatives,
     /// An error, `FWP_DUPLICATE_CONDITION`.
     Refused,
 }
@@ -215,8 +215,8 @@ questions! {
 
     /// What conditions on one field are when conditions on others stand between them.
     Engine separated_conditions: SeparatedConditions, "1.5; CND-04" {
-        "alternatives" = SeparatedConditions::Alternatives,
         "both" = SeparatedConditions::BothRequired,
+        "alternatives" = SeparatedConditions::Alternatives,
         "refused" = SeparatedConditions::Refused,
     }
 

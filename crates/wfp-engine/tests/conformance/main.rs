@@ -15,6 +15,7 @@ mod flows;
 mod objects;
 mod properties;
 mod sessions;
+mod settings;
 mod stream;
 mod transactions;
 mod world;
