@@ -2,6 +2,7 @@
 //!
 //! Whatever is wrong with a request has a status of its own, and changes nothing.
 
+use kmdf::{Driver, Request};
 use portcullis_proto::{
     Counter,
     counter::StatisticsReply,
@@ -17,10 +18,7 @@ use wfp::{NtStatus, Result, irql::Passive};
 use zerocopy::IntoBytes;
 
 use crate::{
-    callouts, device, events,
-    kmdf::Driver,
-    policy,
-    request::Request,
+    callouts, device, events, policy,
     state::{self, Core},
 };
 

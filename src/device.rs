@@ -1,15 +1,11 @@
 //! The control device: its name, who may open it, its queues and its work items.
 
+use kmdf::{ControlDevice, Driver, Queue, WorkItem};
 use portcullis_proto::device::{DEVICE_NAME, DEVICE_TYPE, SECURITY_DESCRIPTOR, SYMBOLIC_LINK_NAME};
 use wdk_sys::WDFWORKITEM;
 use wfp::{NtStatus, Result, cell::KernelCell, device::Device, irql::Passive, wide};
 
-use crate::{
-    control, events,
-    kmdf::{ControlDevice, Driver, Queue, WorkItem},
-    management,
-    state::tag,
-};
+use crate::{control, events, management, state::tag};
 
 static DEVICE: KernelCell<ControlDevice> = KernelCell::new(tag::GLOBAL);
 static QUEUES: KernelCell<Queues> = KernelCell::new(tag::GLOBAL);
@@ -35,7 +31,8 @@ pub(crate) fn create(driver: Driver, passive: Passive) -> Result {
         DEVICE_TYPE,
     )?;
     if let Err(status) = DEVICE.try_set(device, passive) {
-        device.delete();
+        // SAFETY: nobody knows of the device yet.
+        unsafe { device.delete() };
         return Err(status);
     }
     Ok(())
@@ -45,7 +42,8 @@ pub(crate) fn create(driver: Driver, passive: Passive) -> Result {
 pub(crate) fn delete(passive: Passive) {
     // SAFETY: nothing else uses the device: it is the last thing that goes.
     if let Some(device) = unsafe { DEVICE.take(passive) } {
-        device.delete();
+        // SAFETY: as above; callouts and the subscription went before it.
+        unsafe { device.delete() };
     }
 }
 

@@ -6,6 +6,7 @@
 
 use core::sync::atomic::{AtomicBool, Ordering};
 
+use kmdf::Request;
 use portcullis_core::{EventRing, EventSink};
 use portcullis_proto::{Counter, EventRecord, event::EventsReply};
 use wfp::{NtStatus, Result, pool::PoolVec, sync::RawSpinLock};
@@ -13,7 +14,6 @@ use zerocopy::IntoBytes;
 
 use crate::{
     device,
-    request::Request,
     state::{self, Core, tag},
 };
 

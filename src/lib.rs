@@ -8,8 +8,8 @@
 //! 2. `callouts` has the one table of callouts. A file below it turns a layer's data into what
 //!    the core asks for, and the core's answer into the layer's verdict.
 //! 3. A classify allocates nothing, waits for nothing, and loops over nothing without a bound.
-//! 4. `unsafe` is for KMDF's calls (`kmdf`, `request`) and for entry points. WFP is safe
-//!    behind the crate `wfp`.
+//! 4. `unsafe` is for entry points. KMDF is safe behind the crate `kmdf`, WFP behind the
+//!    crate `wfp`.
 //! 5. What can fail says so with a status, and leaves nothing half done.
 
 #![no_std]
@@ -19,22 +19,19 @@ mod callouts;
 mod control;
 mod device;
 mod events;
-mod kmdf;
 mod lifecycle;
 mod management;
 mod policy;
 mod registration;
-mod request;
 mod state;
 
 // A panic halts the machine with a bug check; there is nothing sensible to go on with.
 extern crate wdk_panic;
 
+use kmdf::Driver;
 use wdk_alloc::WdkAllocator;
 use wdk_sys::{DRIVER_OBJECT, NTSTATUS, PCUNICODE_STRING, WDFDRIVER};
 use wfp::{NtStatus, irql::Passive};
-
-use crate::kmdf::Driver;
 
 /// Only for dependencies that might allocate: the driver itself takes tagged memory from
 /// [`wfp::pool`], whose failures it can handle.

@@ -7,10 +7,11 @@
 //! one's end → unregister each callout by its identifier → delete the management objects, close
 //! the session, end the subscription → free memory → delete the device.
 
+use kmdf::Driver;
 use portcullis_proto::LifecycleStep;
 use wfp::{Result, irql::Passive};
 
-use crate::{control, device, kmdf::Driver, management, registration, state};
+use crate::{control, device, management, registration, state};
 
 /// A row of the list.
 struct Step {

@@ -5,6 +5,7 @@
 
 use core::sync::atomic::{AtomicBool, Ordering};
 
+use kmdf::Driver;
 use portcullis_proto::{Counter, DriverState, LifecycleStep};
 use wfp::{
     NtStatus, Result,
@@ -21,7 +22,6 @@ use wfp::{
 use crate::{
     callouts::{self, Object},
     device,
-    kmdf::Driver,
     state::{self, tag},
 };
 

@@ -2,6 +2,7 @@
 
 use core::time::Duration;
 
+use kmdf::Driver;
 use portcullis_proto::{Counter, LifecycleStep};
 use wfp::{
     Result,
@@ -15,7 +16,6 @@ use wfp::{
 
 use crate::{
     callouts, device,
-    kmdf::Driver,
     state::{self, tag},
 };
 

@@ -2,6 +2,7 @@
 
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 
+use kmdf::Driver;
 use portcullis_core::{
     AssemblyPool, AssemblySlot, Clock, EventSink, FlowSlot, FlowTable, Portcullis,
 };
@@ -12,7 +13,7 @@ use wfp::{
     NtStatus, Result, cell::KernelCell, irql::Passive, pool::PoolVec, sync::RawSpinLock, time,
 };
 
-use crate::{device, events::Events, kmdf::Driver, policy::PolicyStore};
+use crate::{device, events::Events, policy::PolicyStore};
 
 /// The core over the kernel's locks and memory.
 pub(crate) type Core = Portcullis<

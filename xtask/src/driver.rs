@@ -10,7 +10,8 @@ use crate::setup::Tools;
 use crate::shell::{self, run, step};
 
 /// The packages that only build for a Windows target.
-pub(crate) const PACKAGES: &[&str] = &["portcullis", "wfp", "wfp-sys"];
+pub(crate) const PACKAGES: &[&str] =
+    &["portcullis", "conformance-driver", "kmdf", "wfp", "wfp-sys"];
 
 /// The KMDF version the driver asks for, as Cargo.toml's metadata has it.
 pub(crate) const KMDF_VERSION: &str = "1.31";
@@ -94,16 +95,35 @@ pub(crate) fn build(tools: &Tools, arch: Arch) -> anyhow::Result<PathBuf> {
     Ok(image)
 }
 
+/// Builds the driver of the conformance tests, which do not ship it, and returns its image.
+pub(crate) fn build_conformance(tools: &Tools) -> anyhow::Result<PathBuf> {
+    step("building the conformance driver");
+    let arch = Arch::X86_64;
+    let root = shell::root();
+    run(kit::cargo(tools, arch, "build", &root)?.args([
+        "--package",
+        "conformance-driver",
+        "--features",
+        "conformance-driver/image",
+    ]))?;
+    image(&root, arch, "conformance_driver.dll", "conformance.sys")
+}
+
 /// Builds the driver in `checkout`, this repository or a copy of it.
 pub(crate) fn build_in(tools: &Tools, arch: Arch, checkout: &Path) -> anyhow::Result<PathBuf> {
     run(kit::cargo(tools, arch, "build", checkout)?.args(["--package", "portcullis", "--lib"]))?;
+    image(checkout, arch, "portcullis.dll", "portcullis.sys")
+}
+
+/// Gives the library that was built in `checkout` the name of a driver.
+fn image(checkout: &Path, arch: Arch, library: &str, name: &str) -> anyhow::Result<PathBuf> {
     let output = checkout
         .join(kit::OUTPUT)
         .join(arch.target())
         .join("release");
-    let image = output.join("portcullis.sys");
-    fs::copy(output.join("portcullis.dll"), &image)
-        .with_context(|| format!("no driver in {}", output.display()))?;
+    let image = output.join(name);
+    fs::copy(output.join(library), &image)
+        .with_context(|| format!("no {library} in {}", output.display()))?;
     Ok(image)
 }
 

@@ -269,10 +269,10 @@ fn forget_stale(root: &Path, arch: Arch, checkout: &Path) -> anyhow::Result<()> 
     // Nor does Cargo look at the kit's libraries: without its output it links again.
     let output = folder.join(arch.target()).join("release");
     let libraries = newest(&root.join("Lib"))?;
-    for image in [
-        output.join("portcullis.dll"),
-        output.join("deps/portcullis.dll"),
-    ] {
+    for image in ["portcullis.dll", "conformance_driver.dll"]
+        .into_iter()
+        .flat_map(|name| [output.join(name), output.join("deps").join(name)])
+    {
         if image.exists() && modified(&image) < libraries {
             fs::remove_file(image)?;
         }
@@ -322,5 +322,11 @@ pub(crate) fn lint(tools: &Tools) -> anyhow::Result<()> {
     for package in driver::PACKAGES {
         command.args(["--package", package]);
     }
-    run(command.args(["--", "-D", "warnings"]))
+    run(command.args([
+        "--features",
+        "conformance-driver/image",
+        "--",
+        "-D",
+        "warnings",
+    ]))
 }

@@ -40,6 +40,9 @@ enum Command {
         /// Build the driver alone, for this architecture
         #[arg(long, value_enum)]
         arch: Option<Arch>,
+        /// Build the driver of the conformance tests alone
+        #[arg(long, conflicts_with = "arch")]
+        conformance: bool,
     },
     /// Replay a recorded capture through the real driver and show what it decided
     Demo,
@@ -84,8 +87,13 @@ fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Setup { check: true } => setup::check(),
         Command::Setup { check: false } => setup::install().map(drop),
-        Command::Build { arch: Some(arch) } => driver::build(&setup::install()?, arch).map(drop),
-        Command::Build { arch: None } => host::build().map(drop),
+        Command::Build {
+            conformance: true, ..
+        } => driver::build_conformance(&setup::install()?).map(drop),
+        Command::Build {
+            arch: Some(arch), ..
+        } => driver::build(&setup::install()?, arch).map(drop),
+        Command::Build { arch: None, .. } => host::build().map(drop),
         Command::Demo => host::demo(),
         Command::Test { filter } => checks::run_all(filter.as_deref()),
         Command::Docs => host::docs(),

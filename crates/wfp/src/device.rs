@@ -24,7 +24,9 @@ impl Device {
         Self(object)
     }
 
-    pub(crate) const fn as_ptr(self) -> *mut DEVICE_OBJECT {
+    /// The device object, for calls that this crate doesn't offer.
+    #[must_use]
+    pub const fn as_ptr(self) -> *mut DEVICE_OBJECT {
         self.0.as_ptr()
     }
 }

@@ -5,16 +5,16 @@ use core::{mem::ManuallyDrop, ptr};
 use wdk_sys::{NTSTATUS, PVOID, WDFREQUEST, call_unsafe_wdf_function_binding};
 use wfp::{NtStatus, Result};
 
-use crate::kmdf::Queue;
+use crate::Queue;
 
 /// A request that the driver owns. Dropping it completes it with `STATUS_CANCELLED`.
 #[must_use]
-pub(crate) struct Request(WDFREQUEST);
+pub struct Request(WDFREQUEST);
 
 impl Request {
     /// # Safety
     /// The framework has just handed the request over, and it has not been completed or passed on.
-    pub(crate) const unsafe fn new(request: WDFREQUEST) -> Self {
+    pub const unsafe fn new(request: WDFREQUEST) -> Self {
         Self(request)
     }
 
@@ -23,7 +23,7 @@ impl Request {
     /// All control codes are `METHOD_BUFFERED`, so this is a copy in kernel memory that user mode
     /// cannot change, and it is also where the output goes: read it before asking for
     /// [`output`](Self::output), which the borrows make sure of.
-    pub(crate) fn input(&self) -> &[u8] {
+    pub fn input(&self) -> &[u8] {
         let mut buffer: PVOID = ptr::null_mut();
         let mut length = 0;
         // SAFETY: the request is the driver's. A request without input fails this.
@@ -45,7 +45,7 @@ impl Request {
     }
 
     /// Room for the output, all zeros; empty if there is none. It takes the place of the input.
-    pub(crate) fn output(&mut self) -> &mut [u8] {
+    pub fn output(&mut self) -> &mut [u8] {
         let mut buffer: PVOID = ptr::null_mut();
         let mut length = 0;
         // SAFETY: the request is the driver's. A request without output fails this.
@@ -70,7 +70,7 @@ impl Request {
     }
 
     /// Completes the request: with so many bytes of output, or a failure.
-    pub(crate) fn complete(self, result: Result<usize>) {
+    pub fn complete(self, result: Result<usize>) {
         let (status, information) = match result {
             Ok(written) => (NtStatus::SUCCESS, written),
             Err(status) => (status, 0),
@@ -82,7 +82,7 @@ impl Request {
     ///
     /// # Errors
     /// The queue takes no requests: the request comes back.
-    pub(crate) fn forward(self, queue: Queue) -> core::result::Result<(), (Self, NtStatus)> {
+    pub fn forward(self, queue: Queue) -> core::result::Result<(), (Self, NtStatus)> {
         // SAFETY: the request is the driver's; on success it is the queue's.
         let status: NTSTATUS = unsafe {
             call_unsafe_wdf_function_binding!(WdfRequestForwardToIoQueue, self.0, queue.handle())

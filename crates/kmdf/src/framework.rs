@@ -1,8 +1,4 @@
-//! The part of KMDF that the driver uses, a function for each call.
-//!
-//! A handle here is valid from its creation until the device is deleted, which is the last thing
-//! that stopping the driver does; the framework checks no handle, so nothing outside this module
-//! makes one.
+//! The framework's objects, a function for each call.
 
 use core::ptr::{self, NonNull};
 
@@ -15,7 +11,7 @@ use wdk_sys::{
 };
 use wfp::{NtStatus, Result, device::Device, wide::Wide};
 
-use crate::request::Request;
+use crate::Request;
 
 /// `Size` of a structure that begins with it.
 const fn size_of_ulong<T>() -> ULONG {
@@ -64,12 +60,12 @@ fn attributes(parent: WDFOBJECT, passive: bool) -> WDF_OBJECT_ATTRIBUTES {
 
 /// The driver.
 #[derive(Clone, Copy)]
-pub(crate) struct Driver(WDFDRIVER);
+pub struct Driver(WDFDRIVER);
 
 impl Driver {
     /// `WdfDriverCreate`, for a driver without Plug and Play. The framework deletes the driver
     /// after `unload`, or when `DriverEntry` fails, and then `unload` is not called.
-    pub(crate) fn create(
+    pub fn create(
         object: &mut DRIVER_OBJECT,
         registry_path: PCUNICODE_STRING,
         unload: PFN_WDF_DRIVER_UNLOAD,
@@ -111,7 +107,7 @@ impl Drop for DeviceInit {
 
 /// A control device: reachable by name, with no hardware behind it.
 #[derive(Clone, Copy)]
-pub(crate) struct ControlDevice(WDFDEVICE);
+pub struct ControlDevice(WDFDEVICE);
 
 // SAFETY: the framework's functions may be called on a handle from any thread.
 unsafe impl Send for ControlDevice {}
@@ -123,7 +119,7 @@ impl ControlDevice {
     ///
     /// `descriptor` (SDDL) says who may open it. `FILE_DEVICE_SECURE_OPEN` makes the I/O manager
     /// apply that to names below the device's too.
-    pub(crate) fn create(
+    pub fn create(
         driver: Driver,
         name: Wide<'_>,
         descriptor: Wide<'_>,
@@ -174,7 +170,7 @@ impl ControlDevice {
     }
 
     /// `WdfDeviceCreateSymbolicLink`. The link goes with the device.
-    pub(crate) fn create_symbolic_link(self, name: Wide<'_>) -> Result {
+    pub fn create_symbolic_link(self, name: Wide<'_>) -> Result {
         let name = unicode(name)?;
         // SAFETY: the device exists, and the string lives during the call.
         check(unsafe {
@@ -183,32 +179,35 @@ impl ControlDevice {
     }
 
     /// `WdfControlFinishInitializing`: from now on requests arrive.
-    pub(crate) fn finish_initializing(self) {
+    pub fn finish_initializing(self) {
         // SAFETY: the device exists.
         unsafe { call_unsafe_wdf_function_binding!(WdfControlFinishInitializing, self.0) };
     }
 
     /// The device object for WFP.
-    pub(crate) fn wdm(self) -> Result<Device> {
+    pub fn wdm(self) -> Result<Device> {
         // SAFETY: the device exists.
         let object =
             unsafe { call_unsafe_wdf_function_binding!(WdfDeviceWdmGetDeviceObject, self.0) };
         let object = NonNull::new(object).ok_or(NtStatus::UNSUCCESSFUL)?;
-        // SAFETY: deleting the device is the last step of stopping, after every callout has been
-        // unregistered and every subscription has ended.
+        // SAFETY: whoever deletes the device vouches that nothing made with the result is left.
         Ok(unsafe { Device::new(object) })
     }
 
     /// `WdfObjectDelete`. Queues, work items and the symbolic link go with the device.
-    pub(crate) fn delete(self) {
-        // SAFETY: nothing uses the device or its children any more.
+    ///
+    /// # Safety
+    /// Neither the device nor any of these is used any more, and every callout that was registered with it,
+    /// and every subscription, is gone.
+    pub unsafe fn delete(self) {
+        // SAFETY: forwarded from the caller.
         unsafe { call_unsafe_wdf_function_binding!(WdfObjectDelete, self.0.cast()) };
     }
 }
 
 /// A queue of requests.
 #[derive(Clone, Copy)]
-pub(crate) struct Queue(WDFQUEUE);
+pub struct Queue(WDFQUEUE);
 
 // SAFETY: the framework's functions may be called on a handle from any thread.
 unsafe impl Send for Queue {}
@@ -218,7 +217,7 @@ unsafe impl Sync for Queue {}
 impl Queue {
     /// The device's default queue: it hands control requests over as they come, at
     /// `PASSIVE_LEVEL`, several at a time.
-    pub(crate) fn create_default(
+    pub fn create_default(
         device: ControlDevice,
         control: PFN_WDF_IO_QUEUE_IO_DEVICE_CONTROL,
     ) -> Result<Self> {
@@ -235,7 +234,7 @@ impl Queue {
 
     /// A queue that holds requests until they are asked for. The framework completes those that
     /// are cancelled meanwhile.
-    pub(crate) fn create_manual(device: ControlDevice) -> Result<Self> {
+    pub fn create_manual(device: ControlDevice) -> Result<Self> {
         Self::create(
             device,
             WDF_IO_QUEUE_CONFIG {
@@ -268,7 +267,7 @@ impl Queue {
     }
 
     /// The oldest request that the queue holds.
-    pub(crate) fn next(self) -> Option<Request> {
+    pub fn next(self) -> Option<Request> {
         let mut request: WDFREQUEST = ptr::null_mut();
         // SAFETY: the queue exists.
         let status = unsafe {
@@ -285,19 +284,21 @@ impl Queue {
 
     /// `WdfIoQueuePurgeSynchronously`: refuses what comes, cancels what waits, and waits for what
     /// is being worked on.
-    pub(crate) fn purge(self) {
+    pub fn purge(self) {
         // SAFETY: the queue exists, and no callback of it is on this thread's stack.
         unsafe { call_unsafe_wdf_function_binding!(WdfIoQueuePurgeSynchronously, self.0) };
     }
 
-    pub(crate) const fn handle(self) -> WDFQUEUE {
+    /// The handle, for calls that this crate does not offer.
+    #[must_use]
+    pub const fn handle(self) -> WDFQUEUE {
         self.0
     }
 }
 
 /// Work that runs at `PASSIVE_LEVEL`, once for any number of requests before it begins.
 #[derive(Clone, Copy)]
-pub(crate) struct WorkItem(WDFWORKITEM);
+pub struct WorkItem(WDFWORKITEM);
 
 // SAFETY: the framework's functions may be called on a handle from any thread.
 unsafe impl Send for WorkItem {}
@@ -305,7 +306,8 @@ unsafe impl Send for WorkItem {}
 unsafe impl Sync for WorkItem {}
 
 impl WorkItem {
-    pub(crate) fn create(device: ControlDevice, work: PFN_WDF_WORKITEM) -> Result<Self> {
+    /// `WdfWorkItemCreate`. The work item goes with the device.
+    pub fn create(device: ControlDevice, work: PFN_WDF_WORKITEM) -> Result<Self> {
         let mut config = WDF_WORKITEM_CONFIG {
             Size: size_of_ulong::<WDF_WORKITEM_CONFIG>(),
             EvtWorkItemFunc: work,
@@ -326,13 +328,13 @@ impl WorkItem {
     }
 
     /// Asks for a run. At IRQL <= `DISPATCH_LEVEL`.
-    pub(crate) fn enqueue(self) {
+    pub fn enqueue(self) {
         // SAFETY: the work item exists.
         unsafe { call_unsafe_wdf_function_binding!(WdfWorkItemEnqueue, self.0) };
     }
 
     /// Waits until it neither runs nor waits to run. Not from the work itself.
-    pub(crate) fn flush(self) {
+    pub fn flush(self) {
         // SAFETY: the work item exists, and is not what runs this.
         unsafe { call_unsafe_wdf_function_binding!(WdfWorkItemFlush, self.0) };
     }
