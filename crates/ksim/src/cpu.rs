@@ -1,7 +1,8 @@
-//! Simulated processors: a host thread each, with an IRQL and a KPCR.
+//! Simulated processors: an IRQL, a KPCR, and the locks that are held there.
 //!
-//! [`Kernel::on`](crate::Kernel::on) runs a closure on a processor and waits for it. A processor whose driver
-//! code faulted is parked for ever: its frames are never unwound or touched again.
+//! [`Kernel::on`](crate::Kernel::on) runs a closure on a processor and waits for it. A thread whose driver code
+//! faulted is parked for ever: its frames are never unwound or touched again. Which thread is on a processor is the
+//! [scheduler's](crate::sched) business.
 
 use std::cell::Cell;
 use std::ffi::c_void;
@@ -9,12 +10,13 @@ use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU64, Ordering};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 
 use crate::access::address;
 use crate::export::Export;
 use crate::kernel::{Bugcheck, Kernel, Machine};
 use crate::nt::spin::HeldLocks;
+use crate::sched::{Job, Thread};
 use crate::trap;
 
 /// `PASSIVE_LEVEL`.
@@ -31,12 +33,8 @@ const KPCR_SIZE: usize = 0x3000;
 /// Where, behind the KPCR, import thunks leave the driver's return address and stack pointer.
 pub(crate) const SCRATCH_OFFSET: u32 = 0x2000;
 
-/// Where, behind the KPCR, the processor's thread object lies.
-const THREAD_OFFSET: usize = 0x1000;
-/// `KTHREAD.ApcState.Process` of x64 Windows 10, which `PsGetCurrentProcess` reads.
-pub(crate) const KTHREAD_APC_PROCESS: usize = 0xb8;
-/// `KTHREAD.Process` of x64 Windows 10.
-pub(crate) const KTHREAD_PROCESS: usize = 0x220;
+/// `KPCR.CurrentPrcb.CurrentThread` of x64 Windows 10.
+const CURRENT_THREAD: usize = 0x188;
 
 /// What an import thunk writes through GS before it jumps to the simulated function.
 #[repr(C)]
@@ -54,9 +52,32 @@ pub struct Cpu {
     machine: std::sync::Weak<Machine>,
     /// The function that the driver called last.
     export: AtomicPtr<Export>,
-    parked: AtomicBool,
     locks: HeldLocks,
-    trap: trap::Stacks,
+    #[cfg(test)]
+    locals: tests::Locals,
+}
+
+/// What a processor holds that belongs to the thread on it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Context {
+    thread: usize,
+    irql: u8,
+    export: *mut Export,
+    return_address: u64,
+    stack_pointer: u64,
+}
+
+impl Context {
+    /// The context of a thread that is in no call.
+    pub(crate) const fn of(thread: usize) -> Self {
+        Self {
+            thread,
+            irql: PASSIVE,
+            export: ptr::null_mut(),
+            return_address: 0,
+            stack_pointer: 0,
+        }
+    }
 }
 
 /// The page range that GS points at while this processor's thread runs.
@@ -94,11 +115,10 @@ impl Kpcr {
         }
         let kpcr = Self(base.cast());
         let address = base as u64;
-        // Offsets of x64 Windows 10: Self, CurrentPrcb, Prcb.Number, Prcb.CurrentThread.
+        // Offsets of x64 Windows 10: Self, CurrentPrcb, Prcb.Number.
         kpcr.write(0x18, address);
         kpcr.write(0x20, address + 0x180);
         kpcr.write(0x1a4, index);
-        kpcr.write(0x188, address + THREAD_OFFSET as u64);
         Ok(kpcr)
     }
 
@@ -140,9 +160,9 @@ impl Cpu {
             kpcr: Kpcr::new(index)?,
             machine,
             export: AtomicPtr::new(ptr::null_mut()),
-            parked: AtomicBool::new(false),
             locks: HeldLocks::default(),
-            trap: trap::Stacks::new()?,
+            #[cfg(test)]
+            locals: tests::Locals::default(),
         })
     }
 
@@ -192,47 +212,85 @@ impl Cpu {
             .store(ptr::from_ref(export).cast_mut(), Ordering::Relaxed);
     }
 
-    /// Whether this processor has stopped for ever.
-    #[must_use]
-    pub fn is_parked(&self) -> bool {
-        self.parked.load(Ordering::SeqCst)
-    }
-
     /// The spin locks that this processor holds.
     pub(crate) const fn locks(&self) -> &HeldLocks {
         &self.locks
     }
 
-    pub(crate) const fn trap_stacks(&self) -> &trap::Stacks {
-        &self.trap
+    /// What the test drivers on this processor keep.
+    #[cfg(test)]
+    pub(crate) const fn locals(&self) -> &tests::Locals {
+        &self.locals
     }
 
-    /// The thread object (`KTHREAD`) that drivers find in the KPCR.
+    /// The stacks on which the calling thread, which runs on this processor, survives a trap.
+    pub(crate) fn trap_stacks(&self) -> &trap::Stacks {
+        Thread::current()
+            .expect("a processor runs on threads only")
+            .trap_stacks()
+    }
+
+    /// The object (`KTHREAD`) of the thread that runs on this processor.
     #[must_use]
     pub fn thread(&self) -> usize {
-        self.kpcr.0 as usize + THREAD_OFFSET
+        address(self.kpcr.word(CURRENT_THREAD).load(Ordering::Relaxed))
     }
 
-    /// The process object in whose context this processor runs.
+    /// The process object in whose context the calling thread runs.
     #[must_use]
     pub fn process(&self) -> usize {
-        address(
-            self.kpcr
-                .word(THREAD_OFFSET + KTHREAD_PROCESS)
-                .load(Ordering::Relaxed),
-        )
+        Thread::current().map_or(0, Thread::process)
     }
 
-    /// From now on this processor runs in the context of the process object at `process`; returns the one before.
+    /// From now on the calling thread runs in the context of the process object at `process`; returns the one before.
     pub fn set_process(&self, process: usize) -> usize {
+        Thread::current().map_or(0, |thread| thread.set_process(process))
+    }
+
+    /// What belongs to the thread on this processor.
+    pub(crate) fn context(&self) -> Context {
+        Context {
+            thread: self.thread(),
+            irql: self.irql(),
+            export: self.export.load(Ordering::Relaxed),
+            return_address: self.kpcr.scratch().return_address.load(Ordering::Relaxed),
+            stack_pointer: self.kpcr.scratch().stack_pointer.load(Ordering::Relaxed),
+        }
+    }
+
+    /// A thread goes on that had left this processor with `context`.
+    pub(crate) fn set_context(&self, context: Context) {
         self.kpcr
-            .word(THREAD_OFFSET + KTHREAD_APC_PROCESS)
-            .store(process as u64, Ordering::Relaxed);
-        address(
-            self.kpcr
-                .word(THREAD_OFFSET + KTHREAD_PROCESS)
-                .swap(process as u64, Ordering::Relaxed),
-        )
+            .word(CURRENT_THREAD)
+            .store(context.thread as u64, Ordering::Relaxed);
+        self.irql.store(context.irql, Ordering::Relaxed);
+        self.export.store(context.export, Ordering::Relaxed);
+        let scratch = self.kpcr.scratch();
+        scratch
+            .return_address
+            .store(context.return_address, Ordering::Relaxed);
+        scratch
+            .stack_pointer
+            .store(context.stack_pointer, Ordering::Relaxed);
+    }
+
+    /// From now on the calling host thread runs on this processor.
+    pub(crate) fn attach(&self) {
+        // SAFETY: glibc uses FS only, so GS is free on x86-64 Linux; the KPCR outlives this thread's use of it.
+        let set = unsafe {
+            libc::syscall(
+                libc::SYS_arch_prctl,
+                ARCH_SET_GS,
+                self.kpcr.0.cast::<c_void>(),
+            )
+        };
+        assert_eq!(set, 0, "arch_prctl(ARCH_SET_GS)");
+        CURRENT.set(ptr::from_ref(self));
+    }
+
+    /// The calling host thread is on no processor any more.
+    pub(crate) fn detach() {
+        CURRENT.set(ptr::null());
     }
 
     /// The driver's return address of the call now in progress, as the import thunk recorded it.
@@ -252,6 +310,7 @@ impl Cpu {
         if self.machine().crashed() {
             park_for_ever();
         }
+        self.machine().scheduler().point(self, what);
         let before = self.set_irql(irql);
         let locks = self.locks.count();
         let result = call();
@@ -267,62 +326,6 @@ impl Cpu {
         }
         result
     }
-}
-
-/// One closure for a processor, with the place its completion is told to.
-type Job = Box<dyn FnOnce(&Cpu) + Send>;
-
-/// The queue of a processor's thread.
-#[derive(Default)]
-pub(crate) struct JobQueue {
-    jobs: Mutex<(Vec<Job>, bool)>,
-    changed: Condvar,
-}
-
-impl std::fmt::Debug for JobQueue {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("JobQueue").finish_non_exhaustive()
-    }
-}
-
-impl JobQueue {
-    pub(crate) fn close(&self) {
-        self.jobs.lock().1 = true;
-        self.changed.notify_all();
-    }
-
-    fn push(&self, job: Job) {
-        self.jobs.lock().0.push(job);
-        self.changed.notify_all();
-    }
-
-    fn next(&self) -> Option<Job> {
-        let mut jobs = self.jobs.lock();
-        self.changed
-            .wait_while(&mut jobs, |(jobs, closed)| jobs.is_empty() && !*closed);
-        (!jobs.0.is_empty()).then(|| jobs.0.remove(0))
-    }
-}
-
-/// The body of a processor's thread.
-pub(crate) fn run(cpu: &Cpu, queue: &JobQueue) {
-    // SAFETY: glibc uses FS only, so GS is free on x86-64 Linux; the KPCR outlives this thread's use of it.
-    let set = unsafe {
-        libc::syscall(
-            libc::SYS_arch_prctl,
-            ARCH_SET_GS,
-            cpu.kpcr.0.cast::<c_void>(),
-        )
-    };
-    assert_eq!(set, 0, "arch_prctl(ARCH_SET_GS)");
-    CURRENT.set(ptr::from_ref(cpu));
-    trap::watch_thread(cpu);
-    cpu.set_process(cpu.machine().nt().processes().system());
-    while let Some(job) = queue.next() {
-        job(cpu);
-    }
-    trap::unwatch_thread();
-    CURRENT.set(ptr::null());
 }
 
 const ARCH_SET_GS: libc::c_int = 0x1001;
@@ -363,23 +366,19 @@ impl Kernel {
         let told = Arc::clone(&completion);
         let machine: &Machine = self;
         let job: Box<dyn FnOnce(&Cpu) + Send + '_> = Box::new(move |cpu| {
-            machine.set_busy(true);
             let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
                 let result = work(cpu);
                 machine.run_pending(cpu);
                 result
             }));
-            machine.set_busy(false);
             *told.result.lock() = Some(result);
             machine.wake();
         });
         // SAFETY: the closure's borrows live until this function returns, and it returns only when the closure
-        // has finished, or when its processor is parked after a crash and never runs again.
+        // has finished, or when its thread is parked after a crash and never runs again.
         let job: Job =
             unsafe { std::mem::transmute::<Box<dyn FnOnce(&Cpu) + Send + '_>, Job>(job) };
-        self.queue(index).push(job);
-        let outcome = self.await_processor(index, || completion.result.lock().take());
-        match outcome {
+        match self.run_job(index, job, || completion.result.lock().take()) {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(panic)) => std::panic::resume_unwind(panic),
             Err(bugcheck) => Err(bugcheck),
@@ -387,15 +386,50 @@ impl Kernel {
     }
 }
 
-/// Stops the calling processor for ever: its kernel has crashed.
+/// Stops the calling thread for ever, on its processor: its kernel has crashed.
 pub(crate) fn park_for_ever() -> ! {
     static NEVER: AtomicBool = AtomicBool::new(false);
     if let Some(cpu) = Cpu::current() {
-        cpu.parked.store(true, Ordering::SeqCst);
-        cpu.machine().wake();
+        if let Some(thread) = Thread::current() {
+            thread.set_parked();
+        }
+        debug_assert!(cpu.machine().crashed());
     }
     while !NEVER.load(Ordering::Relaxed) {
         std::thread::park();
     }
     unreachable!("nobody sets NEVER")
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::any::{Any, TypeId};
+    use std::collections::HashMap;
+
+    use parking_lot::Mutex;
+
+    /// A value of each type for the processor that all its threads share.
+    #[derive(Debug, Default)]
+    pub(crate) struct Locals(Mutex<HashMap<TypeId, Option<Box<dyn Any + Send>>>>);
+
+    impl Locals {
+        /// Uses the value; not while it is being used.
+        pub(crate) fn with<T: Any + Send + Default, R>(
+            &self,
+            use_it: impl FnOnce(&mut T) -> R,
+        ) -> R {
+            let id = TypeId::of::<T>();
+            let taken = self
+                .0
+                .lock()
+                .insert(id, None)
+                .map(|before| before.expect("used while it is being used"));
+            let mut value = taken
+                .and_then(|value| value.downcast::<T>().ok())
+                .unwrap_or_default();
+            let result = use_it(&mut value);
+            self.0.lock().insert(id, Some(value));
+            result
+        }
+    }
 }

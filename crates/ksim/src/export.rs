@@ -149,6 +149,7 @@ impl<'a> Call<'a> {
             site: cpu.return_address(),
             stack: cpu.driver_stack(),
         };
+        cpu.machine().scheduler().point(cpu, export.name);
         if !export.irql.contains(&cpu.irql()) {
             call.violation(
                 &IRQL_RANGE,

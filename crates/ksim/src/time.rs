@@ -1,11 +1,13 @@
 //! Virtual time, and what becomes due in it.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
 use crate::cpu::Cpu;
+use crate::sched::Scheduler;
 
 /// 100-nanosecond units, the kernel's time unit.
 pub type Ticks = u64;
@@ -16,6 +18,8 @@ pub struct Deferred {
     pub what: &'static str,
     /// The work; it raises the IRQL itself (see [`Cpu::enter_driver`]).
     pub run: Box<dyn FnOnce(&Cpu) + Send>,
+    /// The only processor that may do it.
+    pub processor: Option<u32>,
 }
 
 impl std::fmt::Debug for Deferred {
@@ -31,23 +35,31 @@ impl std::fmt::Debug for Deferred {
 pub struct TimerId(u64);
 
 /// The clock of a kernel with its timers and its queue of deferred work.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Time {
     /// System time, 100 ns since 1601-01-01 UTC.
     now: AtomicU64,
     next_id: AtomicU64,
-    timers: Mutex<BTreeMap<(Ticks, TimerId), Deferred>>,
+    /// What becomes pending when; nothing where somebody waits until then.
+    timers: Mutex<BTreeMap<(Ticks, TimerId), Option<Deferred>>>,
     pending: Mutex<VecDeque<Deferred>>,
+    /// How many are pending.
+    count: AtomicUsize,
+    scheduler: Arc<Scheduler>,
 }
 
 /// 100-ns units between 1601-01-01 and 1970-01-01.
 pub const UNIX_EPOCH: Ticks = 116_444_736_000_000_000;
 
 impl Time {
-    pub(crate) fn starting_at(now: Ticks) -> Self {
+    pub(crate) fn starting_at(now: Ticks, scheduler: Arc<Scheduler>) -> Self {
         Self {
             now: AtomicU64::new(now),
-            ..Self::default()
+            next_id: AtomicU64::new(0),
+            timers: Mutex::default(),
+            pending: Mutex::default(),
+            count: AtomicUsize::new(0),
+            scheduler,
         }
     }
 
@@ -65,7 +77,9 @@ impl Time {
             if entry.key().0 > to {
                 break;
             }
-            self.pending.lock().push_back(entry.remove());
+            if let Some(work) = entry.remove() {
+                self.put(work);
+            }
         }
     }
 
@@ -74,12 +88,30 @@ impl Time {
         self.advance_to(self.now().saturating_add(by));
     }
 
-    /// Makes `work` pending at once.
+    /// Makes `work` pending at once, for any processor.
     pub fn defer(&self, what: &'static str, run: impl FnOnce(&Cpu) + Send + 'static) {
-        self.pending.lock().push_back(Deferred {
+        self.defer_on(None, what, run);
+    }
+
+    /// Makes `work` pending at once, for one processor if it is given.
+    pub fn defer_on(
+        &self,
+        processor: Option<u32>,
+        what: &'static str,
+        run: impl FnOnce(&Cpu) + Send + 'static,
+    ) {
+        self.put(Deferred {
             what,
             run: Box::new(run),
+            processor,
         });
+        self.scheduler.deferred();
+    }
+
+    fn put(&self, work: Deferred) {
+        let mut pending = self.pending.lock();
+        pending.push_back(work);
+        self.count.store(pending.len(), Ordering::SeqCst);
     }
 
     /// Makes `work` pending when the clock reaches `due`.
@@ -89,19 +121,29 @@ impl Time {
         what: &'static str,
         run: impl FnOnce(&Cpu) + Send + 'static,
     ) -> TimerId {
-        let id = TimerId(self.next_id.fetch_add(1, Ordering::Relaxed));
+        let id = self.next_id();
         if due <= self.now() {
             self.defer(what, run);
         } else {
-            self.timers.lock().insert(
-                (due, id),
-                Deferred {
-                    what,
-                    run: Box::new(run),
-                },
-            );
+            let work = Deferred {
+                what,
+                run: Box::new(run),
+                processor: None,
+            };
+            self.timers.lock().insert((due, id), Some(work));
         }
         id
+    }
+
+    /// The clock does not jump over `due`, until when somebody waits.
+    pub(crate) fn alarm(&self, due: Ticks) -> TimerId {
+        let id = self.next_id();
+        self.timers.lock().insert((due, id), None);
+        id
+    }
+
+    fn next_id(&self) -> TimerId {
+        TimerId(self.next_id.fetch_add(1, Ordering::Relaxed))
     }
 
     /// Takes a timer back that has not become due; `false` when it has.
@@ -124,13 +166,30 @@ impl Time {
         self.timers.lock().len() + self.pending.lock().len()
     }
 
-    pub(crate) fn take_pending(&self) -> Option<Deferred> {
-        self.pending.lock().pop_front()
+    /// The first deferred work that processor `index` may do.
+    pub(crate) fn take_pending(&self, index: u32) -> Option<Deferred> {
+        if !self.has_pending() {
+            return None;
+        }
+        let mut pending = self.pending.lock();
+        let here = |work: &Deferred| work.processor.is_none_or(|only| only == index);
+        let place = pending.iter().position(here)?;
+        let work = pending.remove(place);
+        self.count.store(pending.len(), Ordering::SeqCst);
+        work
+    }
+
+    /// The processor that has to do the first deferred work, where only one may.
+    pub(crate) fn pending_processor(&self) -> Option<u32> {
+        if !self.has_pending() {
+            return None;
+        }
+        self.pending.lock().front().and_then(|work| work.processor)
     }
 
     /// Whether deferred work is waiting for a processor.
     #[must_use]
     pub fn has_pending(&self) -> bool {
-        !self.pending.lock().is_empty()
+        self.count.load(Ordering::SeqCst) > 0
     }
 }

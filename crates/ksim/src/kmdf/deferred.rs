@@ -19,7 +19,7 @@ pub(crate) struct Deferral {
     /// Enqueued, and its callback not begun: enqueueing it again changes nothing.
     queued: bool,
     /// The processor on which the callback runs.
-    running: Option<u32>,
+    running: Option<usize>,
 }
 
 exports! {
@@ -191,7 +191,7 @@ fn run(cpu: &Cpu, id: Id, level: Level) {
         }
         body(&mut state, id).map(|deferral| {
             deferral.queued = false;
-            deferral.running = Some(cpu.index());
+            deferral.running = Some(cpu.thread());
             (deferral.callback, manner)
         })
     };
@@ -216,7 +216,7 @@ fn run(cpu: &Cpu, id: Id, level: Level) {
 /// Waits until it is neither enqueued nor running.
 fn flush(call: &Call<'_>, id: Id) {
     let running = body(&mut call.machine().kmdf().lock(), id).and_then(|deferral| deferral.running);
-    if running == Some(call.cpu().index()) {
+    if running == Some(call.cpu().thread()) {
         call.violation(&ARGUMENT, "waits for a callback inside that callback");
         return;
     }
@@ -234,7 +234,7 @@ fn wait_until_idle(cpu: &Cpu, id: Id) {
 /// It is deleted: what is enqueued runs first where that can be waited for, and is forgotten otherwise.
 pub(crate) fn dispose(cpu: &Cpu, id: Id) {
     let running = body(&mut cpu.machine().kmdf().lock(), id).and_then(|deferral| deferral.running);
-    if cpu.irql() == PASSIVE && running != Some(cpu.index()) {
+    if cpu.irql() == PASSIVE && running != Some(cpu.thread()) {
         wait_until_idle(cpu, id);
     } else if let Some(deferral) = body(&mut cpu.machine().kmdf().lock(), id) {
         deferral.queued = false;

@@ -10,8 +10,8 @@ use super::timer::due_time;
 use crate::access::{In, Out, Shared};
 use crate::cpu::{DISPATCH, PASSIVE};
 use crate::export::{Call, exports};
-use crate::kernel::Wait;
 use crate::nt::spin::{KeAcquireSpinLockRaiseToDpc, KeReleaseSpinLock};
+use crate::sched::Wait;
 use crate::verifier::{ARGUMENT, IRQL_RANGE, LOCK_PROTOCOL};
 
 /// What a WDFSPINLOCK holds.
@@ -26,7 +26,7 @@ pub(crate) struct SpinLock {
 /// What a WDFWAITLOCK holds.
 #[derive(Debug, Default)]
 pub(crate) struct WaitLock {
-    owner: Option<u32>,
+    owner: Option<usize>,
 }
 
 /// `WDF_RECURSIVE_LOCK`.
@@ -84,7 +84,7 @@ exports! {
     {
         let id = resolve(&call, lock, Kind::WaitLock);
         let owner = call.machine().kmdf().lock().wait_lock(id).and_then(|lock| lock.owner.take());
-        if owner != Some(call.cpu().index()) {
+        if owner != Some(call.cpu().thread()) {
             let message = "releases a wait lock that this thread does not hold";
             fatal(&call, &LOCK_PROTOCOL, [INVALID_LOCK_OPERATION, lock as u64, 0], message);
         }
@@ -180,7 +180,7 @@ fn acquire_wait_lock(call: &Call<'_>, id: Id, timeout: Option<i64>) -> NtStatus 
         state.wait_lock(id).is_none_or(|lock| {
             let free = lock.owner.is_none();
             if free {
-                lock.owner = Some(cpu.index());
+                lock.owner = Some(cpu.thread());
             }
             free
         })
@@ -189,7 +189,7 @@ fn acquire_wait_lock(call: &Call<'_>, id: Id, timeout: Option<i64>) -> NtStatus 
         .kmdf()
         .lock()
         .wait_lock(id)
-        .is_some_and(|lock| lock.owner == Some(cpu.index()));
+        .is_some_and(|lock| lock.owner == Some(cpu.thread()));
     if recursive {
         let message = "acquires a wait lock that this thread holds already";
         fatal(

@@ -20,7 +20,7 @@ type Later = Box<dyn FnOnce(&Cpu) + Send>;
 /// The callback lock of a device or queue.
 #[derive(Default)]
 pub(crate) struct CallbackLock {
-    owner: Option<u32>,
+    owner: Option<usize>,
     later: Vec<Later>,
 }
 
@@ -35,7 +35,7 @@ impl fmt::Debug for CallbackLock {
 impl CallbackLock {
     /// Whether a callback that this lock guards runs on `cpu`.
     pub(crate) fn is_held_by(&self, cpu: &Cpu) -> bool {
-        self.owner == Some(cpu.index())
+        self.owner == Some(cpu.thread())
     }
 }
 
@@ -133,7 +133,7 @@ impl Manner {
         later: impl FnOnce(&Cpu) + Send + 'static,
     ) -> bool {
         if let Some(lock) = self.lock.and_then(|lock| callback_lock(state, lock))
-            && lock.owner == Some(cpu.index())
+            && lock.owner == Some(cpu.thread())
         {
             lock.later.push(Box::new(later));
             return false;
@@ -184,7 +184,7 @@ pub(crate) fn acquire(cpu: &Cpu, id: Id, passive: bool) {
         };
         let free = lock.owner.is_none();
         if free {
-            lock.owner = Some(cpu.index());
+            lock.owner = Some(cpu.thread());
         }
         free
     };
@@ -196,7 +196,7 @@ pub(crate) fn acquire(cpu: &Cpu, id: Id, passive: bool) {
         if machine.crashed() {
             cpu::park_for_ever();
         }
-        std::thread::yield_now();
+        machine.scheduler().spin(cpu);
     }
 }
 

@@ -24,7 +24,7 @@ pub(crate) struct Timer {
     /// Expirations whose callback has not returned.
     expired: u32,
     /// The processor on which the callback runs.
-    running: Option<u32>,
+    running: Option<usize>,
 }
 
 /// `sizeof(WDF_TIMER_CONFIG)` up to 1.9, in 1.11, and since 1.13.
@@ -66,7 +66,7 @@ exports! {
             call.violation(&IRQL_RANGE, "waits for a timer above PASSIVE_LEVEL");
             return 0;
         }
-        let inside = call.machine().kmdf().lock().timer(id).is_some_and(|timer| timer.running == Some(call.cpu().index()));
+        let inside = call.machine().kmdf().lock().timer(id).is_some_and(|timer| timer.running == Some(call.cpu().thread()));
         if wait != 0 && inside {
             call.violation(&ARGUMENT, "waits for a timer in that timer's callback");
             return 0;
@@ -207,7 +207,7 @@ fn call_back(cpu: &Cpu, id: Id) {
             return;
         }
         let found = state.timer(id).map(|timer| {
-            timer.running = Some(cpu.index());
+            timer.running = Some(cpu.thread());
             (timer.callback, manner)
         });
         // The handle stays good until the callback returns.
@@ -242,6 +242,6 @@ pub(crate) fn dispose(cpu: &Cpu, id: Id) {
         .kmdf()
         .lock()
         .timer(id)
-        .is_some_and(|timer| timer.running == Some(cpu.index()));
+        .is_some_and(|timer| timer.running == Some(cpu.thread()));
     stop(cpu, id, !inside && cpu.irql() == PASSIVE);
 }

@@ -12,7 +12,8 @@ use super::io_irp::{Irp, Major, Method, Parameters};
 use super::io_memory::Guarded;
 use super::io_security::{Caller, FILE_READ_DATA, FILE_WRITE_DATA};
 use crate::cpu::{self, Cpu};
-use crate::kernel::{Bugcheck, Kernel, Wait};
+use crate::kernel::{Bugcheck, Kernel};
+use crate::sched::Wait;
 use crate::time::Ticks;
 
 /// Why a device was not opened.

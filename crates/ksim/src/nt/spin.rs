@@ -145,7 +145,7 @@ fn acquire(call: &Call<'_>, lock: usize) {
                     "waits for a spin lock whose holder waits for one of this processor's",
                 );
             }
-            std::thread::yield_now();
+            cpu.machine().scheduler().spin(cpu);
         } else {
             std::hint::spin_loop();
         }

@@ -62,7 +62,7 @@ fn acquire(call: &Call<'_>, lock: usize, exclusive: bool) {
                 words,
             ));
         }
-        std::thread::yield_now();
+        call.machine().scheduler().spin(call.cpu());
     }
 }
 

@@ -6,7 +6,8 @@ use super::event::Dispatcher;
 use crate::access::{In, Out};
 use crate::cpu::{APC, Cpu, DISPATCH, HIGH, PASSIVE};
 use crate::export::{Call, exports};
-use crate::kernel::{Bugcheck, Wait};
+use crate::kernel::Bugcheck;
+use crate::sched::Wait;
 use crate::time::Ticks;
 use crate::verifier::{ARGUMENT, IRQL_RANGE};
 

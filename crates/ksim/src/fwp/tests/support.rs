@@ -104,12 +104,11 @@ pub(super) struct Heard {
 
 thread_local! {
     static BEHAVIOUR: RefCell<Option<Behaviour>> = const { RefCell::new(None) };
-    static HEARD: RefCell<Heard> = RefCell::default();
 }
 
 /// What has been heard on this processor so far.
 pub(super) fn heard<T>(look: impl FnOnce(&mut Heard) -> T) -> T {
-    HEARD.with_borrow_mut(look)
+    Cpu::current().expect("a processor").locals().with(look)
 }
 
 /// From now on callouts behave so.
@@ -188,7 +187,6 @@ pub(super) fn run(config: Config, test: impl FnOnce(&mut Driver<'_>) + Send) -> 
     kernel
         .on(0, |cpu| {
             BEHAVIOUR.set(None);
-            HEARD.set(Heard::default());
             let mut driver = Driver::start(cpu);
             test(&mut driver);
             driver.stop();

@@ -76,13 +76,12 @@ impl Default for NtStatusOrSuccess {
     }
 }
 
-thread_local! {
-    static STATE: RefCell<State> = RefCell::default();
-}
-
 /// Uses the state of the driver on this processor; must not call the framework.
 pub(super) fn with<T>(use_state: impl FnOnce(&mut State) -> T) -> T {
-    STATE.with_borrow_mut(use_state)
+    Cpu::current()
+        .expect("a processor")
+        .locals()
+        .with(use_state)
 }
 
 pub(super) fn globals() -> usize {
