@@ -2,7 +2,6 @@
 //!
 //! Its state is in thread-local variables of the processor, so tests with it have one processor per kernel.
 
-use std::cell::RefCell;
 
 use wfp_schema::NtStatus;
 
