@@ -71,11 +71,11 @@ fn cal_06_a_filter_may_permit_without_its_callout() {
 }
 
 #[test]
-fn cal_07_and_08_old_filters_are_notified_of_their_deletion_only() {
+fn cal_07_filters_from_before_registering_are_not_notified() {
     let w = World::new();
     let key = w.key();
     w.add_callout(key, connect());
-    let old = w.add(filter(Action::CalloutTerminating).of(key));
+    w.add(filter(Action::CalloutTerminating).of(key));
     let (_, told) = w.register(key, CalloutFlags::NONE);
     assert_eq!(told.kinds(), []);
 
@@ -84,10 +84,19 @@ fn cal_07_and_08_old_filters_are_notified_of_their_deletion_only() {
         *told.notified.lock().unwrap(),
         [(NotifyType::AddFilter, new, 0)]
     );
+}
+
+#[test]
+fn cal_08_the_deletion_of_a_filter_from_before_registering_is_notified() {
+    let w = World::new();
+    let key = w.key();
+    w.add_callout(key, connect());
+    let old = w.add(filter(Action::CalloutTerminating).of(key));
+    let (_, told) = w.register(key, CalloutFlags::NONE);
     w.engine.delete_filter(w.session, old).unwrap();
     assert_eq!(
-        told.notified.lock().unwrap()[1],
-        (NotifyType::DeleteFilter, old, 0)
+        *told.notified.lock().unwrap(),
+        [(NotifyType::DeleteFilter, old, 0)]
     );
 }
 
@@ -212,7 +221,7 @@ fn cal_13_unregistering_leaves_filters_without_their_callout() {
 }
 
 #[test]
-fn cal_14_and_15_a_flow_context_keeps_a_callout_busy() {
+fn cal_14_a_flow_context_keeps_a_callout_busy() {
     let w = World::new();
     let stream = layer(LayerKind::Stream);
     let callout = w.callout_at(stream, CalloutFlags::NONE);
@@ -221,9 +230,20 @@ fn cal_14_and_15_a_flow_context_keeps_a_callout_busy() {
         .engine
         .associate_context(flow.id(), stream.id(), callout.id, 9);
     assert_eq!(associated, NtStatus::SUCCESS);
-    let busy = w.engine.unregister_by_id(callout.id);
-    assert_eq!(busy, Err(NtStatus::DEVICE_BUSY));
+    let busy = Err(NtStatus::DEVICE_BUSY);
+    assert_eq!(w.engine.unregister_by_id(callout.id), busy);
+    assert_eq!(w.engine.unregister_by_key(callout.key), busy);
+}
 
+#[test]
+fn cal_15_a_callout_without_contexts_any_more_can_be_unregistered() {
+    let w = World::new();
+    let stream = layer(LayerKind::Stream);
+    let callout = w.callout_at(stream, CalloutFlags::NONE);
+    let flow = w.engine.create_flow();
+    w.engine
+        .associate_context(flow.id(), stream.id(), callout.id, 9);
+    assert!(w.engine.unregister_by_id(callout.id).is_err());
     let removed = w.engine.remove_context(flow.id(), stream.id(), callout.id);
     assert_eq!(removed, NtStatus::SUCCESS);
     assert_eq!(w.engine.unregister_by_id(callout.id), Ok(()));

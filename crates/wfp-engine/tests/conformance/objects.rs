@@ -50,14 +50,20 @@ fn two_callouts_have_two_ids() {
 }
 
 #[test]
-fn obj_04_and_05_a_callout_is_in_use_while_a_filter_names_it() {
+fn obj_04_a_callout_is_in_use_while_a_filter_names_it() {
     let w = World::new();
     let callout = w.callout();
-    let filter = w.add(filter(Action::CalloutTerminating).asking(&callout));
+    w.add(filter(Action::CalloutTerminating).asking(&callout));
     let refused = w.engine.delete_callout(w.session, callout.key);
     assert_eq!(refused, Err(NtStatus::FWP_IN_USE));
     assert!(w.engine.committed().callout(callout.key).is_some());
+}
 
+#[test]
+fn obj_05_a_callout_that_no_filter_names_any_more_can_be_deleted() {
+    let w = World::new();
+    let callout = w.callout();
+    let filter = w.add(filter(Action::CalloutTerminating).asking(&callout));
     w.engine.delete_filter(w.session, filter).unwrap();
     assert_eq!(w.engine.delete_callout(w.session, callout.key), Ok(()));
     assert!(w.engine.committed().callout(callout.key).is_none());
