@@ -128,13 +128,9 @@ impl<H: Host> Engine<H> {
             .layer(request.layer)
             .map_or(&[][..], |layer| &layer.sublayers)
         {
-            let decision = sublayer
-                .filters
-                .iter()
-                .filter(|filter| filter.matches(request.values))
-                .find_map(|filter| {
-                    self.evaluate(filter, sublayer.key, request, &arbiter, recorder, &mut call)
-                });
+            let decision = sublayer.matching(request.values).find_map(|(_, filter)| {
+                self.evaluate(filter, sublayer.key, request, &arbiter, recorder, &mut call)
+            });
             if let Some(decision) = decision {
                 arbiter.combine(&decision, &self.options);
                 if self.options.stop_on_hard_block && arbiter.is_hard_block() {

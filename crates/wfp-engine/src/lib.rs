@@ -100,6 +100,7 @@ mod filter;
 mod flow;
 mod host;
 mod id;
+mod index;
 mod lifetime;
 mod management;
 mod object;

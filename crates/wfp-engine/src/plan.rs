@@ -113,11 +113,9 @@ impl<H: Host> Engine<H> {
         plan.stages.clear();
         plan.table = self.table.load().layer_arc(request.layer);
         for (sublayer_at, sublayer) in (0..).zip(plan.table.iter().flat_map(|t| &t.sublayers)) {
-            for (filter_at, filter) in (0..).zip(&sublayer.filters) {
-                if filter.matches(request.values) {
-                    plan.stages.push((sublayer_at, filter_at));
-                }
-            }
+            let matching = sublayer.matching(request.values);
+            plan.stages
+                .extend(matching.map(|(rank, _)| (sublayer_at, rank)));
         }
     }
 

@@ -3,8 +3,10 @@
 use crate::filter::FilterEntry;
 use crate::host::Host;
 use crate::id::CalloutId;
+use crate::index::{Index, Rank, Ranks, WORTHWHILE};
 use crate::objects::Objects;
 use crate::options::{Options, TieOrder};
+use crate::value::Value;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -25,6 +27,34 @@ pub(crate) struct LayerTable<H: Host> {
 pub(crate) struct SubLayerTable<H: Host> {
     pub(crate) key: Guid,
     pub(crate) filters: Box<[Arc<FilterEntry<H>>]>,
+    index: Option<Index>,
+}
+
+impl<H: Host> SubLayerTable<H> {
+    fn new(key: Guid, filters: Box<[Arc<FilterEntry<H>>]>) -> Self {
+        let index = (filters.len() >= WORTHWHILE)
+            .then(|| Index::new(filters.iter().map(|entry| entry.record.conditions())));
+        Self {
+            key,
+            filters,
+            index,
+        }
+    }
+
+    /// The filters that match these values and their places in the order of
+    /// evaluation, in that order.
+    pub(crate) fn matching<'a>(
+        &'a self,
+        values: &'a [Value<'a>],
+    ) -> impl Iterator<Item = (Rank, &'a FilterEntry<H>)> {
+        let ranks = match &self.index {
+            Some(index) => Ranks::Candidates(index.candidates(values)),
+            None => Ranks::All(0..Rank::try_from(self.filters.len()).unwrap_or(Rank::MAX)),
+        };
+        ranks
+            .filter_map(|rank| Some((rank, self.filters.get(rank as usize)?.as_ref())))
+            .filter(|(_, filter)| filter.matches(values))
+    }
 }
 
 impl<H: Host> Default for Table<H> {
@@ -106,10 +136,7 @@ impl<H: Host> LayerTable<H> {
                 let (weight, sequence) = objects.sublayer(key).map_or((0, 0), |sublayer| {
                     (sublayer.sublayer.weight, sublayer.sequence)
                 });
-                let table = SubLayerTable {
-                    key,
-                    filters: filters.into_boxed_slice(),
-                };
+                let table = SubLayerTable::new(key, filters.into_boxed_slice());
                 (Reverse(weight), tie(options.sublayer_ties, sequence), table)
             })
             .collect();

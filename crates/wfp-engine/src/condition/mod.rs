@@ -2,9 +2,11 @@
 
 mod check;
 mod matching;
+mod values;
 
 pub(crate) use check::check;
 pub(crate) use matching::{compare, matches};
+pub(crate) use values::Values;
 
 use crate::options::Options;
 use crate::value::Value;

@@ -12,6 +12,8 @@ mod callouts;
 mod concurrency;
 mod conditions;
 mod flows;
+mod index;
+mod matching;
 mod objects;
 mod properties;
 mod sessions;

@@ -16,7 +16,7 @@ use wfp_schema::{
 };
 
 /// The same cases in every run.
-fn config(cases: u32) -> ProptestConfig {
+pub(crate) fn config(cases: u32) -> ProptestConfig {
     ProptestConfig {
         cases,
         rng_seed: RngSeed::Fixed(0x5746_5046),
