@@ -50,6 +50,7 @@ use parking_lot::{Mutex, MutexGuard};
 use crate::export::Export;
 use object::State;
 pub use registry::{Registry, Value};
+pub use table::functions_of;
 
 /// What the framework and its loader export, file by file. Module `wdfldr.sys` is imported by name; `kmdf` is the
 /// function table.

@@ -12,7 +12,8 @@ pub(crate) const COPIED_AT_MOST: u32 = 438;
 /// How many functions KMDF 1.`minor` has; `None` for a version that was never released.
 ///
 /// Source: `wdffuncenum.h` of each version.
-pub(crate) const fn functions_of(minor: u32) -> Option<u32> {
+#[must_use]
+pub const fn functions_of(minor: u32) -> Option<u32> {
     Some(match minor {
         9 => 396,
         11 => 432,
