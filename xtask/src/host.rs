@@ -60,7 +60,7 @@ pub(crate) fn docs() -> anyhow::Result<()> {
         .env("PORTCULLIS_WRITE_DOCS", "1"))
 }
 
-/// Runs the benchmark program.
+/// Runs the benchmark program, then the filter engine's own unless only some rows or JSON are asked for.
 pub(crate) fn bench(arguments: &[String]) -> anyhow::Result<()> {
     let image = driver::build(&setup::install()?, Arch::X86_64)?;
     step("building the benchmarks");
@@ -74,5 +74,10 @@ pub(crate) fn bench(arguments: &[String]) -> anyhow::Result<()> {
             "--",
         ])
         .args(arguments)
-        .env(DRIVER_VARIABLE, image))
+        .env(DRIVER_VARIABLE, image))?;
+    if arguments.is_empty() {
+        step("the filter engine by itself");
+        run(cargo().args(["bench", "--package", "wfp-engine", "--bench", "engine"]))?;
+    }
+    Ok(())
 }
