@@ -29,6 +29,10 @@ const CHECKSUM: usize = OPTIONAL + 64;
 /// Where the import address table's room ends and the descriptors begin, relative to `.rdata`.
 const DESCRIPTORS: usize = 0x400;
 const NAMES: usize = 0x800;
+/// Where the function table and the unwind information are, relative to `.rdata`.
+const FUNCTIONS: u32 = 0xb00;
+const UNWIND: u32 = 0xc00;
+const LOAD_CONFIG: u32 = 0xf00;
 
 /// A driver image in the making: code, imports, data.
 ///
@@ -42,6 +46,8 @@ pub struct Builder {
     imports: Vec<(String, String)>,
     pointers: Vec<u32>,
     cookie: Option<u32>,
+    /// Begin, end and unwind information of functions.
+    functions: Vec<(u32, u32, Vec<u8>)>,
     entry: u32,
     /// `DllCharacteristics`.
     pub characteristics: u16,
@@ -66,6 +72,7 @@ impl Builder {
             imports: Vec::new(),
             pointers: Vec::new(),
             cookie: None,
+            functions: Vec::new(),
             entry: TEXT,
             characteristics: 0x1e0,
             section_flags: [0x6800_0020, 0x4800_0040, 0xc800_0040, 0x4200_0040],
@@ -135,6 +142,11 @@ impl Builder {
         self.cookie = Some(at);
     }
 
+    /// The code from `begin` up to here is a function with this unwind information (`UNWIND_INFO`).
+    pub fn function(&mut self, begin: u32, unwind: &[u8]) {
+        self.functions.push((begin, self.here(), unwind.to_vec()));
+    }
+
     /// The file.
     ///
     /// # Panics
@@ -147,6 +159,7 @@ impl Builder {
         put(&mut file, section(0), &self.code);
         self.import_tables(&mut file, section(1));
         put(&mut file, section(2), &self.data);
+        self.function_table(&mut file, section(1));
         self.relocations(&mut file, section(3));
         let sum = checksum::compute(&file, CHECKSUM);
         put(&mut file, CHECKSUM, &sum.to_le_bytes());
@@ -195,11 +208,14 @@ impl Builder {
         if !self.imports.is_empty() {
             directory(1, RDATA + 0x400, 20 * (self.imports.len() + 1));
         }
+        if !self.functions.is_empty() {
+            directory(3, RDATA + FUNCTIONS, 12 * self.functions.len());
+        }
         if !self.pointers.is_empty() {
             directory(5, RELOC, 8 + (self.pointers.len() * 2).next_multiple_of(4));
         }
         if self.cookie.is_some() {
-            directory(10, RDATA + 0xf00, 0x94);
+            directory(10, RDATA + LOAD_CONFIG, 0x94);
         }
         let names = [b".text\0\0\0", b".rdata\0\0", b".data\0\0\0", b".reloc\0\0"];
         for (index, (name, flags)) in names.iter().zip(self.section_flags).enumerate() {
@@ -224,7 +240,7 @@ impl Builder {
             put(file, section + library, module.as_bytes());
             names = (library + module.len() + 1).next_multiple_of(2);
             assert!(
-                names < 0xf00 && slot < DESCRIPTORS,
+                names < FUNCTIONS as usize && slot < DESCRIPTORS,
                 "the imports fit into their page"
             );
             put(file, section + slot, &u64::from(rva(hint)).to_le_bytes());
@@ -233,12 +249,28 @@ impl Builder {
             put(file, descriptor + 16, &rva(slot).to_le_bytes());
         }
         if let Some(cookie) = self.cookie {
-            let config = section + 0xf00;
+            let config = section + LOAD_CONFIG as usize;
             put(file, config, &0x94u32.to_le_bytes());
             put(
                 file,
                 config + 0x58,
                 &(BASE + u64::from(cookie)).to_le_bytes(),
+            );
+        }
+    }
+
+    fn function_table(&self, file: &mut [u8], section: usize) {
+        let (mut entry, mut at) = (FUNCTIONS, UNWIND);
+        for (begin, end, unwind) in &self.functions {
+            for word in [*begin, *end, RDATA + at] {
+                put(file, section + entry as usize, &word.to_le_bytes());
+                entry += 4;
+            }
+            put(file, section + at as usize, unwind);
+            at += u32::try_from(unwind.len().next_multiple_of(4)).unwrap_or(LOAD_CONFIG);
+            assert!(
+                entry <= UNWIND && at <= LOAD_CONFIG,
+                "the functions fit into their page"
             );
         }
     }

@@ -20,6 +20,7 @@ mod load_config;
 mod parse;
 mod relocations;
 mod section;
+pub mod unwind;
 mod view;
 
 use serde::Serialize;
@@ -159,6 +160,9 @@ pub struct Image {
     /// The imports that the code reaches from the entry point within the KMDF stub; see [`check`].
     #[serde(skip)]
     entry_reaches: Vec<String>,
+    /// Where an x64 image's function table is, and how long.
+    #[serde(skip)]
+    function_table: Option<(u32, u32)>,
     #[serde(skip)]
     relocation_places: Vec<u32>,
     #[serde(skip)]

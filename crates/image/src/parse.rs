@@ -2,9 +2,10 @@
 
 use object::LittleEndian as LE;
 use object::pe::{
-    IMAGE_DIRECTORY_ENTRY_BASERELOC, IMAGE_DIRECTORY_ENTRY_DEBUG, IMAGE_DIRECTORY_ENTRY_EXPORT,
-    IMAGE_DIRECTORY_ENTRY_IMPORT, IMAGE_DIRECTORY_ENTRY_LOAD_CONFIG, IMAGE_FILE_MACHINE_AMD64,
-    IMAGE_FILE_MACHINE_ARM64, IMAGE_FILE_RELOCS_STRIPPED, ImageNtHeaders64, ImageSectionHeader,
+    IMAGE_DIRECTORY_ENTRY_BASERELOC, IMAGE_DIRECTORY_ENTRY_DEBUG, IMAGE_DIRECTORY_ENTRY_EXCEPTION,
+    IMAGE_DIRECTORY_ENTRY_EXPORT, IMAGE_DIRECTORY_ENTRY_IMPORT, IMAGE_DIRECTORY_ENTRY_LOAD_CONFIG,
+    IMAGE_FILE_MACHINE_AMD64, IMAGE_FILE_MACHINE_ARM64, IMAGE_FILE_RELOCS_STRIPPED,
+    ImageNtHeaders64, ImageSectionHeader,
 };
 use object::read::pe::PeFile64;
 
@@ -96,6 +97,9 @@ pub(crate) fn parse(file: &[u8]) -> Result<Image, ImageError> {
         kmdf: kmdf::find(&view, &sections, base),
         sections,
         entry_reaches: Vec::new(),
+        // Other machines have other tables there.
+        function_table: directory(IMAGE_DIRECTORY_ENTRY_EXCEPTION)
+            .filter(|_| machine == Machine::X64),
         relocation_places,
         view,
     };

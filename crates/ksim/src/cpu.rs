@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
+use pe_image::unwind::Registers;
 
 use crate::access::address;
 use crate::export::Export;
@@ -41,7 +42,14 @@ const CURRENT_THREAD: usize = 0x188;
 struct Scratch {
     return_address: AtomicU64,
     stack_pointer: AtomicU64,
+    /// RBX, RBP, RSI, RDI, R12 to R15.
+    nonvolatile: [AtomicU64; 8],
 }
+
+/// The numbers of the nonvolatile registers, in the order in which they are noted.
+const NONVOLATILE: [usize; 8] = [3, 5, 6, 7, 12, 13, 14, 15];
+/// The number of RSP.
+const RSP: usize = 4;
 
 /// A processor of a simulated kernel.
 #[derive(Debug)]
@@ -298,9 +306,19 @@ impl Cpu {
         address(self.kpcr.scratch().return_address.load(Ordering::Relaxed))
     }
 
-    /// The driver's stack pointer at the call now in progress (it points at the return address).
-    pub(crate) fn driver_stack(&self) -> usize {
-        address(self.kpcr.scratch().stack_pointer.load(Ordering::Relaxed))
+    /// The driver's registers right after the call now in progress; the volatile ones are not known.
+    pub(crate) fn driver_registers(&self) -> Registers {
+        let scratch = self.kpcr.scratch();
+        let mut registers = Registers {
+            rip: scratch.return_address.load(Ordering::Relaxed),
+            ..Registers::default()
+        };
+        for (number, value) in NONVOLATILE.into_iter().zip(&scratch.nonvolatile) {
+            registers.general[number] = value.load(Ordering::Relaxed);
+        }
+        let stack = scratch.stack_pointer.load(Ordering::Relaxed);
+        registers.general[RSP] = stack.wrapping_add(8);
+        registers
     }
 
     /// Calls into the driver at `irql`, and checks that it comes back at the same level.

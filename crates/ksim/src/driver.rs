@@ -75,6 +75,7 @@ impl Kernel {
             name: options.name.clone(),
             range: mapped.range(),
             code: mapped.code(),
+            mapped: Arc::clone(&mapped),
             symbols,
             unloaded: false,
         });

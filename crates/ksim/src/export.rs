@@ -24,6 +24,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
+use pe_image::unwind::Registers;
 
 use crate::cpu::{self, Cpu};
 use crate::kernel::Machine;
@@ -127,7 +128,7 @@ pub struct Call<'a> {
     export: &'static Export,
     arguments: Arguments<'a>,
     site: usize,
-    stack: usize,
+    registers: Registers,
 }
 
 impl<'a> Call<'a> {
@@ -147,7 +148,7 @@ impl<'a> Call<'a> {
             export,
             arguments,
             site: cpu.return_address(),
-            stack: cpu.driver_stack(),
+            registers: cpu.driver_registers(),
         };
         cpu.machine().scheduler().point(cpu, export.name);
         if !export.irql.contains(&cpu.irql()) {
@@ -197,10 +198,10 @@ impl<'a> Call<'a> {
         self.site
     }
 
-    /// The driver's stack pointer on entry.
+    /// The driver's registers right after the call; the volatile ones are not known.
     #[must_use]
-    pub const fn stack(&self) -> usize {
-        self.stack
+    pub const fn registers(&self) -> &Registers {
+        &self.registers
     }
 
     /// Records a breach of `rule` by this call.
@@ -267,7 +268,7 @@ impl Faults {
             countdowns.retain(|countdown| *countdown > 0);
         }
         if fails {
-            let place = call.machine().verifier().place(call.site());
+            let place = call.machine().verifier().site(call.site());
             *self.hit.lock() = Some(format!("{} called from {place}", call.name()));
         }
         fails

@@ -1,30 +1,45 @@
 //! Names of places in an image, from the program database that its linker wrote.
 
+mod read;
+
 use std::io::Cursor;
+use std::ops::Range;
 
-use pdb2::{FallibleIterator, PDB, SymbolData};
+use pdb2::PDB;
 
-/// The functions of an image, by relative address.
-#[derive(Debug)]
+/// The functions and source lines of an image, by relative address.
+#[derive(Debug, Default)]
 pub struct Symbols {
-    /// Start, length (0 if unknown) and name; by start.
+    /// By start; of two at the same place the one that says more comes last.
     functions: Vec<Function>,
-    /// Start, file and line of the statements; by start.
-    lines: Vec<Line>,
+    spans: Vec<Span>,
+    /// Paths of source files, as the compiler was given them.
+    files: Vec<String>,
+    /// Names of inlined functions.
+    inlined: Vec<String>,
 }
 
 #[derive(Debug)]
 struct Function {
     start: u32,
+    /// 0 if unknown.
     length: u32,
     name: String,
+    /// Whether its code is described by lines, rather than being known by its name only.
+    is_procedure: bool,
 }
 
-#[derive(Debug)]
-struct Line {
-    start: u32,
-    file: String,
-    number: u32,
+/// Code that one line of source was compiled to.
+#[derive(Debug, Clone)]
+pub struct Span {
+    /// The addresses, relative to the image.
+    pub code: Range<u32>,
+    /// 0 in a function itself, 1 in a function inlined into it, and so on.
+    pub depth: u16,
+    /// The line, from 1.
+    pub line: u32,
+    file: usize,
+    inlined: Option<usize>,
 }
 
 impl Symbols {
@@ -44,72 +59,11 @@ impl Symbols {
                 ));
             }
         }
-        Self::read(&mut pdb).map_err(words)
+        read::read(&mut pdb).map_err(words)
     }
 
-    fn read<'s>(pdb: &mut PDB<'s, Cursor<&'s [u8]>>) -> pdb2::Result<Self> {
-        let addresses = pdb.address_map()?;
-        let strings = pdb.string_table().ok();
-        let mut functions = Vec::new();
-        let mut lines = Vec::new();
-        let table = pdb.global_symbols()?;
-        let mut symbols = table.iter();
-        while let Some(symbol) = symbols.next()? {
-            if let Ok(SymbolData::Public(public)) = symbol.parse()
-                && public.function
-                && let Some(start) = public.offset.to_rva(&addresses)
-            {
-                functions.push(Function {
-                    start: start.0,
-                    length: 0,
-                    name: public.name.to_string().into_owned(),
-                });
-            }
-        }
-        let debug = pdb.debug_information()?;
-        let mut modules = debug.modules()?;
-        while let Some(module) = modules.next()? {
-            let Some(info) = pdb.module_info(&module)? else {
-                continue;
-            };
-            let mut symbols = info.symbols()?;
-            while let Some(symbol) = symbols.next()? {
-                if let Ok(SymbolData::Procedure(procedure)) = symbol.parse()
-                    && let Some(start) = procedure.offset.to_rva(&addresses)
-                {
-                    let name = procedure.name.to_string().into_owned();
-                    functions.push(Function {
-                        start: start.0,
-                        length: procedure.len,
-                        name,
-                    });
-                }
-            }
-            let Some(strings) = &strings else { continue };
-            let program = info.line_program()?;
-            let mut statements = program.lines();
-            while let Some(line) = statements.next()? {
-                if let Some(start) = line.offset.to_rva(&addresses)
-                    && let Ok(file) = program.get_file_info(line.file_index)
-                    && let Ok(path) = strings.get(file.name)
-                {
-                    let path = path.to_string();
-                    let file = path.rsplit(['/', '\\']).next().unwrap_or(&path).to_owned();
-                    lines.push(Line {
-                        start: start.0,
-                        file,
-                        number: line.line_start,
-                    });
-                }
-            }
-        }
-        // A procedure says more than a public symbol at the same place.
-        functions.sort_by_key(|function| (function.start, function.length));
-        lines.sort_by_key(|line| line.start);
-        Ok(Self { functions, lines })
-    }
-
-    /// What lies `offset` bytes into the image: the function with the distance from its start, and the line.
+    /// What lies `offset` bytes into the image: the function with the distance from its start, the function that is
+    /// inlined there, and the line.
     #[must_use]
     pub fn describe(&self, offset: usize) -> Option<String> {
         let at = u32::try_from(offset).ok()?;
@@ -121,19 +75,45 @@ impl Symbols {
         if function.length != 0 && at - function.start >= function.length {
             return None;
         }
-        let distance = match at - function.start {
-            0 => String::new(),
-            distance => format!("+{distance:#x}"),
-        };
-        let line = self
-            .lines
-            .partition_point(|line| line.start <= at)
-            .checked_sub(1)
-            .and_then(|at| self.lines.get(at));
-        let line = line
-            .filter(|line| line.start >= function.start)
-            .map(|line| format!(", {}:{}", line.file, line.number))
-            .unwrap_or_default();
-        Some(format!("{}{distance}{line}", function.name))
+        let mut words = String::new();
+        let span = self
+            .spans
+            .iter()
+            .filter(|span| span.code.contains(&at))
+            .max_by_key(|span| span.depth);
+        let inlined = span.and_then(|span| self.inlined.get(span.inlined?));
+        if let Some(inlined) = inlined {
+            words = format!("{inlined} in ");
+        }
+        words.push_str(&function.name);
+        if at > function.start {
+            words.push_str(&format!("+{:#x}", at - function.start));
+        }
+        if let Some(span) = span {
+            let path = self.file(span);
+            let file = path.rsplit(['/', '\\']).next().unwrap_or(path);
+            words.push_str(&format!(", {file}:{}", span.line));
+        }
+        Some(words)
+    }
+
+    /// The code of each line, in no particular order; code of inlined functions is also code of their callers' lines.
+    #[must_use]
+    pub fn spans(&self) -> &[Span] {
+        &self.spans
+    }
+
+    /// The path of the source file of `span`, as the compiler was given it.
+    #[must_use]
+    pub fn file(&self, span: &Span) -> &str {
+        self.files.get(span.file).map_or("", String::as_str)
+    }
+
+    /// Where functions that are described by lines begin.
+    pub fn procedures(&self) -> impl Iterator<Item = u32> {
+        self.functions
+            .iter()
+            .filter(|function| function.is_procedure)
+            .map(|function| function.start)
     }
 }

@@ -33,15 +33,29 @@ enum Kind {
     Variadic,
 }
 
-/// `mov r11, [rsp]`, `mov gs:[SCRATCH], r11`, `mov gs:[SCRATCH + 8], rsp`.
+/// `mov r11, [rsp]`, `mov gs:[SCRATCH], r11`, `mov gs:[SCRATCH + 8], rsp`, and the nonvolatile registers behind, by
+/// which the driver's frames are unwound: RBX, RBP, RSI, RDI, R12 to R15.
 ///
 /// R11 is volatile and carries no argument in the x64 calling convention.
 fn note_caller(code: &mut Vec<u8>) {
+    /// `mov gs:[address], register`: the prefixes, the opcode and the bytes that name the register.
+    const STORES: [[u8; 5]; 10] = [
+        [0x65, 0x4c, 0x89, 0x1c, 0x25],
+        [0x65, 0x48, 0x89, 0x24, 0x25],
+        [0x65, 0x48, 0x89, 0x1c, 0x25],
+        [0x65, 0x48, 0x89, 0x2c, 0x25],
+        [0x65, 0x48, 0x89, 0x34, 0x25],
+        [0x65, 0x48, 0x89, 0x3c, 0x25],
+        [0x65, 0x4c, 0x89, 0x24, 0x25],
+        [0x65, 0x4c, 0x89, 0x2c, 0x25],
+        [0x65, 0x4c, 0x89, 0x34, 0x25],
+        [0x65, 0x4c, 0x89, 0x3c, 0x25],
+    ];
     code.extend([0x4c, 0x8b, 0x1c, 0x24]);
-    code.extend([0x65, 0x4c, 0x89, 0x1c, 0x25]);
-    code.extend(SCRATCH_OFFSET.to_le_bytes());
-    code.extend([0x65, 0x48, 0x89, 0x24, 0x25]);
-    code.extend((SCRATCH_OFFSET + 8).to_le_bytes());
+    for (store, slot) in STORES.into_iter().zip((SCRATCH_OFFSET..).step_by(8)) {
+        code.extend(store);
+        code.extend(slot.to_le_bytes());
+    }
 }
 
 /// `mov r11, target`, `jmp r11`.
@@ -151,6 +165,6 @@ extern "win64" fn missing(number: u32) {
         [u64::from(number), cpu.return_address() as u64, 0, 0],
         format!("{name} is not simulated, and was called from {place}"),
     );
-    bugcheck.stack = crate::trap::driver_stack(machine, cpu.driver_stack());
+    bugcheck.stack = crate::trap::driver_stack(machine, &cpu.driver_registers());
     machine.crash_by(&STOP_UNSIMULATED, bugcheck)
 }

@@ -8,6 +8,7 @@
 
 mod emulate;
 mod explain;
+mod stack;
 
 use std::cell::UnsafeCell;
 use std::io;
@@ -24,7 +25,8 @@ use crate::access::address;
 use crate::cpu::{self, Cpu};
 use crate::loader::memory::{PAGE, Protection, Region};
 
-pub(crate) use explain::{code, driver_stack};
+pub(crate) use explain::code;
+pub(crate) use stack::driver_stack;
 
 /// Signals that a trap can become.
 const SIGNALS: [c_int; 5] = [

@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use crate::cpu::Cpu;
 use crate::export::Call;
 use crate::kernel::Bugcheck;
+use crate::loader::Mapped;
 use crate::symbols::Symbols;
 use crate::trap;
 
@@ -48,6 +49,8 @@ pub(crate) struct Image {
     pub(crate) range: Range<usize>,
     /// Those of its sections that hold code.
     pub(crate) code: Vec<Range<usize>>,
+    /// The image itself.
+    pub(crate) mapped: Arc<Mapped>,
     /// Names of its functions, if a program database was given.
     pub(crate) symbols: Option<Arc<Symbols>>,
     /// Whether it was unloaded; its addresses are not used again.
@@ -55,12 +58,13 @@ pub(crate) struct Image {
 }
 
 impl Image {
-    fn place(&self, address: usize) -> String {
+    /// Names the place at `address`. `returned` says that it is a return address: the call before it is meant.
+    pub(crate) fn place(&self, address: usize, returned: bool) -> String {
         let offset = address.wrapping_sub(self.range.start);
         let symbol = self
             .symbols
             .as_ref()
-            .and_then(|symbols| symbols.describe(offset));
+            .and_then(|symbols| symbols.describe(offset.wrapping_sub(usize::from(returned))));
         symbol.map_or_else(
             || format!("{}+{offset:#x}", self.name),
             |symbol| format!("{}+{offset:#x} ({symbol})", self.name),
@@ -87,9 +91,9 @@ impl Verifier {
             message: message.into(),
             call: Some(call.name()),
             arguments: call.arguments(),
-            driver: self.driver_name(call.site()),
-            site: Some(self.place(call.site())),
-            stack: trap::driver_stack(call.machine(), call.stack()),
+            driver: self.image_at(call.site()).map(|image| image.name),
+            site: Some(self.site(call.site())),
+            stack: trap::driver_stack(call.machine(), call.registers()),
             processor: call.cpu().index(),
             irql: call.cpu().irql(),
         });
@@ -221,7 +225,7 @@ impl Verifier {
             .map(|((kind, name, site), (count, bytes))| Leak {
                 kind,
                 name,
-                site: self.place(site),
+                site: self.site(site),
                 count,
                 bytes,
             })
@@ -256,6 +260,13 @@ impl Verifier {
         }
     }
 
+    /// Names the call whose return address is `site`.
+    #[must_use]
+    pub fn site(&self, site: usize) -> String {
+        self.image_at(site)
+            .map_or_else(|| format!("{site:#x}"), |image| image.place(site, true))
+    }
+
     /// Names an address: `module+offset` where a loaded image holds it, with the symbol where it is known.
     #[must_use]
     pub fn place(&self, address: usize) -> String {
@@ -264,17 +275,16 @@ impl Verifier {
             .iter()
             .rev()
             .find(|image| image.range.contains(&address))
-            .map_or_else(|| format!("{address:#x}"), |image| image.place(address))
+            .map_or_else(
+                || format!("{address:#x}"),
+                |image| image.place(address, false),
+            )
     }
 
-    /// The file name of the image that holds `address`.
-    fn driver_name(&self, address: usize) -> Option<String> {
-        let images = self.images.lock();
-        let image = images
-            .iter()
-            .rev()
-            .find(|image| image.range.contains(&address))?;
-        Some(image.name.clone())
+    /// The image that holds `address`, loaded or not.
+    pub(crate) fn image_at(&self, address: usize) -> Option<Image> {
+        let holds = |image: &&Image| image.range.contains(&address);
+        self.images.lock().iter().rev().find(holds).cloned()
     }
 
     /// Names an address in an image that is loaded.
@@ -284,7 +294,7 @@ impl Verifier {
             .lock()
             .iter()
             .find(here)
-            .map(|image| image.place(address))
+            .map(|image| image.place(address, false))
     }
 
     /// Names an address in an image that was unloaded.
@@ -294,7 +304,7 @@ impl Verifier {
             .lock()
             .iter()
             .find(here)
-            .map(|image| image.place(address))
+            .map(|image| image.place(address, false))
     }
 
     /// Whether `address` is in the code of a loaded image.

@@ -393,7 +393,7 @@ fn a_trap_at_dispatch_level_says_so_and_shows_the_driver_s_calls() {
             .ends_with("at trap.sys+0x100a (processor 0, IRQL 2)"),
         "{bugcheck}"
     );
-    assert_eq!(bugcheck.stack, ["trap.sys+0x101f"]);
+    assert_eq!(bugcheck.stack, ["trap.sys+0x100a", "trap.sys+0x101f"]);
 }
 
 #[test]

@@ -381,7 +381,7 @@ pub(crate) fn stop(
     message: &str,
 ) -> ! {
     call.violation(rule, message);
-    let place = call.machine().verifier().place(call.site());
+    let place = call.machine().verifier().site(call.site());
     let message = format!("{message}, in {} called from {place}", call.name());
     call.machine().crash(Bugcheck {
         code,

@@ -68,7 +68,7 @@ fn panic_location([file, length, line, column]: [u64; 4]) -> Option<String> {
 fn bug_check(call: &Call<'_>, code: u32, parameters: [u64; 4]) -> ! {
     let machine = call.machine();
     let panic = (code == RUST_PANIC).then(|| panic_location(parameters));
-    let place = machine.verifier().place(call.site());
+    let place = machine.verifier().site(call.site());
     let (rule, words) = match panic {
         Some(Some(location)) => (&STOP_PANIC, format!("panicked at {location}")),
         Some(None) => (&STOP_PANIC, format!("panicked, reported from {place}")),
@@ -78,7 +78,7 @@ fn bug_check(call: &Call<'_>, code: u32, parameters: [u64; 4]) -> ! {
         ),
     };
     let mut bugcheck = Bugcheck::new(code, parameters, words);
-    bugcheck.stack = crate::trap::driver_stack(machine, call.stack());
+    bugcheck.stack = crate::trap::driver_stack(machine, call.registers());
     machine.crash_by(rule, bugcheck)
 }
 

@@ -44,7 +44,7 @@ impl Dispatcher {
     /// The object at an address that a driver gave; a null or misaligned one stops the machine.
     pub(super) fn new(call: &Call<'_>, object: Out<u8>) -> Self {
         if object.is_null() || !object.address().is_multiple_of(8) {
-            let place = call.machine().verifier().place(call.site());
+            let place = call.machine().verifier().site(call.site());
             let words = format!(
                 "{} called from {place} for no object ({object:?})",
                 call.name()

@@ -26,7 +26,7 @@ fn lower(call: &Call<'_>, to: u8) {
 
 fn wrong_way(call: &Call<'_>, code: u32, verb: &str, to: u8) -> ! {
     let from = call.cpu().irql();
-    let place = call.machine().verifier().place(call.site());
+    let place = call.machine().verifier().site(call.site());
     let words = format!(
         "{} called from {place} {verb} the IRQL from {from} to {to}",
         call.name()

@@ -142,7 +142,7 @@ impl Place {
         } else {
             format!("at offset {} of", address - block.address)
         };
-        let place = |site| machine.verifier().place(site);
+        let place = |site| machine.verifier().site(site);
         let freed = block
             .freed_by
             .map(|site| format!(" and freed at {}", place(site)))
@@ -377,7 +377,7 @@ impl Damage {
         } else {
             (&POOL_OVERRUN, "was overrun")
         };
-        let site = machine.verifier().place(block.site);
+        let site = machine.verifier().site(block.site);
         let words = format!(
             "pool block '{}' of {} bytes allocated at {site} {verb}: byte {offset} changed",
             block.tag_name(),

@@ -88,7 +88,7 @@ fn free(call: &Call<'_>, address: usize, tag: u32) {
                 |block| {
                     let by = block
                         .freed_by
-                        .map_or_else(String::new, |site| machine.verifier().place(site));
+                        .map_or_else(String::new, |site| machine.verifier().site(site));
                     format!(
                         "block '{}' of {} bytes was freed before, at {by}",
                         block.tag_name(),

@@ -45,7 +45,7 @@ impl HeldLocks {
                 let held = self.held.lock();
                 held.iter()
                     .skip(before)
-                    .map(|held| cpu.machine().verifier().place(held.site))
+                    .map(|held| cpu.machine().verifier().site(held.site))
                     .collect()
             };
             let message = if now > before {
@@ -98,7 +98,7 @@ fn word(call: &Call<'_>, lock: usize) -> &'static AtomicUsize {
             format!(
                 "{} called from {} for no lock",
                 call.name(),
-                call.machine().verifier().place(call.site())
+                call.machine().verifier().site(call.site())
             ),
         ));
     }
@@ -167,7 +167,7 @@ fn note_acquired(call: &Call<'_>, lock: usize) {
     };
     for first in first {
         if let Some(site) = machine.nt().lock_order().taken(first, lock, call.site()) {
-            let place = machine.verifier().place(site);
+            let place = machine.verifier().site(site);
             call.violation(
                 &LOCK_PROTOCOL,
                 format!("two spin locks are taken in one order here and in the other at {place}: this can deadlock"),
@@ -208,10 +208,10 @@ fn deadlock(call: &Call<'_>, lock: usize, code: u32, words: &str) -> ! {
         format!(
             "{} called from {} {words}",
             call.name(),
-            machine.verifier().place(call.site())
+            machine.verifier().site(call.site())
         ),
     );
-    bugcheck.stack = crate::trap::driver_stack(machine, call.stack());
+    bugcheck.stack = crate::trap::driver_stack(machine, call.registers());
     machine.crash(bugcheck)
 }
 

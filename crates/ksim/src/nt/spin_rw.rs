@@ -53,7 +53,7 @@ fn acquire(call: &Call<'_>, lock: usize, exclusive: bool) {
                 &LOCK_PROTOCOL,
                 "waits for a lock that the only processor holds",
             );
-            let place = call.machine().verifier().place(call.site());
+            let place = call.machine().verifier().site(call.site());
             let words = format!("{} called from {place} waits for ever", call.name());
             let parameters = [0x1001, lock as u64, 0, 0];
             call.machine().crash(Bugcheck::new(

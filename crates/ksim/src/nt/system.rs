@@ -64,7 +64,7 @@ exports! {
     fn ExRaiseStatus(call, status: u32),
     irql PASSIVE..=APC;
     {
-        let place = call.machine().verifier().place(call.site());
+        let place = call.machine().verifier().site(call.site());
         let words = format!("ExRaiseStatus({status:#010x}) called from {place}: exceptions are not simulated");
         call.machine().crash(Bugcheck::new(
             crate::trap::code::SYSTEM_THREAD_EXCEPTION_NOT_HANDLED,

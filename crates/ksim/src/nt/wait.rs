@@ -64,10 +64,10 @@ pub(super) fn until(
             [0; 4],
             format!(
                 "{what} called from {} waits at DISPATCH_LEVEL",
-                call.machine().verifier().place(call.site())
+                call.machine().verifier().site(call.site())
             ),
         );
-        bugcheck.stack = crate::trap::driver_stack(call.machine(), call.stack());
+        bugcheck.stack = crate::trap::driver_stack(call.machine(), call.registers());
         call.machine().crash(bugcheck);
     }
     let deadline = match timeout {
@@ -76,7 +76,7 @@ pub(super) fn until(
     };
     let what = format!(
         "{what} called from {}",
-        call.machine().verifier().place(call.site())
+        call.machine().verifier().site(call.site())
     );
     call.machine().wait(call.cpu(), &what, deadline, taken)
 }

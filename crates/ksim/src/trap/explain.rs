@@ -2,9 +2,10 @@
 
 use iced_x86::{Decoder, DecoderOptions, Instruction, OpAccess, OpKind};
 
+use super::stack::trapped_stack;
 use super::{Trap, emulate, vector};
 use crate::cpu::{Cpu, DISPATCH};
-use crate::kernel::{Bugcheck, Machine};
+use crate::kernel::Bugcheck;
 use crate::loader::memory::{PAGE, probe};
 use crate::nt::pool::Fault;
 use crate::verifier::{
@@ -126,7 +127,7 @@ pub(super) fn bugcheck(cpu: &Cpu, trap: &Trap) -> (&'static Rule, Bugcheck) {
         code,
         parameters,
         message,
-        stack: driver_stack(cpu.machine(), trap.rsp),
+        stack: trapped_stack(cpu, trap),
     };
     (rule, bugcheck)
 }
@@ -265,43 +266,4 @@ const fn poison(address: u64) -> &'static str {
         0xcdcd_cdcd => " (it looks like the fill of memory that was never initialized)",
         _ => "",
     }
-}
-
-/// How much of a stack is searched for return addresses, and how many are reported.
-const SEARCHED: usize = 2 * PAGE;
-const FRAMES: usize = 24;
-
-/// The return addresses in drivers that lie on the stack from `rsp` up: words that point behind a call instruction.
-/// Stale ones from earlier calls may be among them.
-pub(crate) fn driver_stack(machine: &Machine, rsp: usize) -> Vec<String> {
-    let mut bytes = vec![0; SEARCHED];
-    // Up to a page's end at a time: the stack may end anywhere.
-    let first = PAGE - rsp % PAGE;
-    let mut readable = bytes.get_mut(..first).map_or(0, |part| probe(rsp, part));
-    if readable == first
-        && let Some(rest) = bytes.get_mut(first..)
-    {
-        readable += probe(rsp + first, rest);
-    }
-    bytes
-        .get(..readable)
-        .unwrap_or(&[])
-        .chunks_exact(8)
-        .filter_map(|word| word.first_chunk().map(|&word| usize::from_le_bytes(word)))
-        .filter(|&address| machine.verifier().is_driver_code(address) && follows_call(address))
-        .take(FRAMES)
-        .map(|address| machine.verifier().place(address))
-        .collect()
-}
-
-/// Whether the bytes before `address` are a call: `E8 rel32`, or `FF /2` in one of its forms.
-fn follows_call(address: usize) -> bool {
-    let mut before = [0; 7];
-    if probe(address.wrapping_sub(7), &mut before) != before.len() {
-        return false;
-    }
-    let is_indirect = |at: usize| {
-        before.get(at) == Some(&0xff) && before.get(at + 1).is_some_and(|modrm| modrm >> 3 & 7 == 2)
-    };
-    before[2] == 0xe8 || [0, 1, 3, 4, 5].into_iter().any(is_indirect)
 }
