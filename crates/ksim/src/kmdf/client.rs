@@ -10,7 +10,7 @@ use crate::access::{In, Out};
 use crate::cpu::PASSIVE;
 use crate::export::{Call, exports};
 use crate::nt::io_memory::Guarded;
-use crate::verifier::{ARGUMENT, UNLOAD_LEFT};
+use crate::verifier::{ARGUMENT, REQUEST_LEFT, UNLOAD_LEFT};
 
 /// A bound driver.
 #[derive(Debug)]
@@ -261,7 +261,7 @@ fn report_requests(call: &Call<'_>, globals: usize) {
     };
     for (id, what) in left {
         call.violation(
-            &UNLOAD_LEFT,
+            &REQUEST_LEFT,
             format!(
                 "the WDFREQUEST {:#x} ({what}) was not completed",
                 id.handle()

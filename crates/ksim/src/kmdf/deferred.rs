@@ -9,7 +9,7 @@ use super::sync::Manner;
 use crate::access::{In, Out};
 use crate::cpu::{Cpu, DISPATCH, HIGH, PASSIVE};
 use crate::export::{Call, exports};
-use crate::verifier::{ARGUMENT, IRQL_RANGE};
+use crate::verifier::{ARGUMENT, IRQL_RANGE, WAIT_IN_CALLBACK};
 
 /// What a WDFDPC or WDFWORKITEM holds.
 #[derive(Debug)]
@@ -217,7 +217,10 @@ fn run(cpu: &Cpu, id: Id, level: Level) {
 fn flush(call: &Call<'_>, id: Id) {
     let running = body(&mut call.machine().kmdf().lock(), id).and_then(|deferral| deferral.running);
     if running == Some(call.cpu().thread()) {
-        call.violation(&ARGUMENT, "waits for a callback inside that callback");
+        call.violation(
+            &WAIT_IN_CALLBACK,
+            "waits for a callback inside that callback",
+        );
         return;
     }
     wait_until_idle(call.cpu(), id);

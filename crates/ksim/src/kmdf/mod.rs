@@ -33,6 +33,7 @@ mod object;
 mod object_api;
 mod queue;
 mod queue_api;
+mod queue_end;
 mod registry;
 mod request;
 mod request_api;
@@ -61,6 +62,7 @@ pub(crate) static EXPORTS: &[&[Export]] = &[
     device::EXPORTS,
     file::EXPORTS,
     queue_api::EXPORTS,
+    queue_end::EXPORTS,
     request_api::EXPORTS,
     buffers::EXPORTS,
     object_api::EXPORTS,

@@ -24,7 +24,7 @@ use super::timer::Timer;
 use crate::export::Call;
 use crate::kernel::Bugcheck;
 use crate::nt::io_memory::Guarded;
-use crate::verifier::{ARGUMENT, OBJECT_STALE, REQUEST_COMPLETION, Rule};
+use crate::verifier::{ARGUMENT, HANDLE_TYPE, OBJECT_STALE, REQUEST_COMPLETION, Rule};
 
 /// `WDF_VIOLATION`.
 const WDF_VIOLATION: u32 = 0x10d;
@@ -400,7 +400,7 @@ pub(crate) fn resolve(call: &Call<'_>, handle: usize, kind: Kind) -> Id {
         let message = format!("{handle:#x} is a {found}, not a {}", kind.name());
         fatal(
             call,
-            &OBJECT_STALE,
+            &HANDLE_TYPE,
             [WDF_INVALID_HANDLE, handle as u64, kind.code()],
             &message,
         );

@@ -480,13 +480,28 @@ pub(crate) fn find(
     })
 }
 
-/// What stopping or purging a queue does with the requests it has.
+/// How a queue's work ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ending {
-    /// They are left alone.
-    Keep,
-    /// Waiting ones are cancelled, and presented ones that are cancelable.
-    Cancel,
+    /// It accepts requests and presents none; those that the driver has are left alone.
+    Stop,
+    /// The same, and requests that wait or are cancelable are cancelled.
+    StopAndPurge,
+    /// It accepts none and presents those that wait.
+    Drain,
+    /// It accepts none, and requests that wait or are cancelable are cancelled.
+    Purge,
+}
+
+impl Ending {
+    /// Whether the queue goes on accepting requests. Then it presents none.
+    pub(crate) const fn accepts(self) -> bool {
+        matches!(self, Self::Stop | Self::StopAndPurge)
+    }
+
+    const fn cancels(self) -> bool {
+        matches!(self, Self::StopAndPurge | Self::Purge)
+    }
 }
 
 /// Changes what a queue accepts and dispatches, and cancels its requests if asked.
@@ -496,10 +511,10 @@ pub(crate) enum Ending {
 pub(crate) fn wind_down(
     cpu: &Cpu,
     id: Id,
-    stop: bool,
     ending: Ending,
     done: Option<Once>,
 ) -> Result<(), NtStatus> {
+    let stop = ending.accepts();
     {
         let mut state = cpu.machine().kmdf().lock();
         // A purge of 1.9 does not yet reach requests that become cancelable meanwhile.
@@ -518,9 +533,9 @@ pub(crate) fn wind_down(
         }
         queue.accepts = stop;
         queue.dispatches &= !stop;
-        queue.cancels_presented |= ending == Ending::Cancel && reaches_later_ones;
+        queue.cancels_presented |= ending.cancels() && reaches_later_ones;
     }
-    if ending == Ending::Cancel {
+    if ending.cancels() {
         let waiting = cpu
             .machine()
             .kmdf()
@@ -547,7 +562,7 @@ pub(crate) fn wind_down(
 /// A queue is deleted: everything on it ends, and what the driver has is waited for.
 pub(crate) fn dispose(cpu: &Cpu, id: Id) {
     // An earlier purge that is still under way is no reason not to wait.
-    wind_down(cpu, id, false, Ending::Cancel, None).ok();
+    wind_down(cpu, id, Ending::Purge, None).ok();
     let idle = || {
         cpu.machine()
             .kmdf()

@@ -8,7 +8,7 @@ use super::abi::{
 };
 use super::attributes::{Attributes, Constraints, Parent};
 use super::object::{Body, Id, Kind, not_null, resolve};
-use super::queue::{Dispatching, Ending, Handlers, Queue, dispatch, find, wind_down};
+use super::queue::{Dispatching, Handlers, Queue, dispatch, find};
 use super::request;
 use super::request::Owner;
 use crate::access::{In, Out};
@@ -82,62 +82,6 @@ exports! {
             queue.became_ready |= !queue.waiting.is_empty();
         }
         dispatch(call.cpu(), id);
-    }
-
-    /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdfio/nf-wdfio-wdfioqueuestop>
-    fn WdfIoQueueStop(call, globals: usize, queue: usize, done: Option<QueueStateCallback>, context: usize),
-    irql PASSIVE..=DISPATCH;
-    {
-        begin(&call, queue, true, Ending::Keep, done, context);
-    }
-
-    /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdfio/nf-wdfio-wdfioqueuestopsynchronously>
-    fn WdfIoQueueStopSynchronously(call, globals: usize, queue: usize),
-    irql PASSIVE..=PASSIVE;
-    {
-        finish(&call, queue, true, Ending::Keep);
-    }
-
-    /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdfio/nf-wdfio-wdfioqueuestopandpurge>
-    fn WdfIoQueueStopAndPurge(call, globals: usize, queue: usize, done: Option<QueueStateCallback>, context: usize),
-    irql PASSIVE..=DISPATCH;
-    {
-        begin(&call, queue, true, Ending::Cancel, done, context);
-    }
-
-    /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdfio/nf-wdfio-wdfioqueuestopandpurgesynchronously>
-    fn WdfIoQueueStopAndPurgeSynchronously(call, globals: usize, queue: usize),
-    irql PASSIVE..=PASSIVE;
-    {
-        finish(&call, queue, true, Ending::Cancel);
-    }
-
-    /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdfio/nf-wdfio-wdfioqueuedrain>
-    fn WdfIoQueueDrain(call, globals: usize, queue: usize, done: Option<QueueStateCallback>, context: usize),
-    irql PASSIVE..=DISPATCH;
-    {
-        begin(&call, queue, false, Ending::Keep, done, context);
-    }
-
-    /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdfio/nf-wdfio-wdfioqueuedrainsynchronously>
-    fn WdfIoQueueDrainSynchronously(call, globals: usize, queue: usize),
-    irql PASSIVE..=PASSIVE;
-    {
-        finish(&call, queue, false, Ending::Keep);
-    }
-
-    /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdfio/nf-wdfio-wdfioqueuepurge>
-    fn WdfIoQueuePurge(call, globals: usize, queue: usize, done: Option<QueueStateCallback>, context: usize),
-    irql PASSIVE..=DISPATCH;
-    {
-        begin(&call, queue, false, Ending::Cancel, done, context);
-    }
-
-    /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdfio/nf-wdfio-wdfioqueuepurgesynchronously>
-    fn WdfIoQueuePurgeSynchronously(call, globals: usize, queue: usize),
-    irql PASSIVE..=PASSIVE;
-    {
-        finish(&call, queue, false, Ending::Cancel);
     }
 
     /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdfio/nf-wdfio-wdfioqueuereadynotify>
@@ -281,55 +225,6 @@ fn flags(queue: &Queue) -> u32 {
         | bit(queue_state::DISPATCHES, queue.dispatches)
         | bit(queue_state::NO_REQUESTS, queue.waiting.is_empty())
         | bit(queue_state::DRIVER_NO_REQUESTS, queue.presented.is_empty())
-}
-
-/// The functions that tell the driver later.
-fn begin(
-    call: &Call<'_>,
-    queue: usize,
-    stop: bool,
-    ending: Ending,
-    done: Option<QueueStateCallback>,
-    context: usize,
-) {
-    let id = resolve(call, queue, Kind::Queue);
-    let done = done.map(|done| (done, context));
-    if let Err(status) = wind_down(call.cpu(), id, stop, ending, done) {
-        call.violation(
-            &ARGUMENT,
-            format!("the queue is being stopped or purged already: {status}"),
-        );
-    }
-}
-
-/// The functions that wait.
-fn finish(call: &Call<'_>, queue: usize, stop: bool, ending: Ending) {
-    let id = resolve(call, queue, Kind::Queue);
-    let machine = call.machine();
-    let inside = machine
-        .kmdf()
-        .lock()
-        .queue(id)
-        .is_some_and(|queue| queue.callback_lock.is_held_by(call.cpu()));
-    if inside {
-        call.violation(&ARGUMENT, "waits for a queue from a callback of that queue");
-    }
-    if let Err(status) = wind_down(call.cpu(), id, stop, ending, None) {
-        call.violation(
-            &ARGUMENT,
-            format!("the queue cannot be stopped or purged: {status}"),
-        );
-        return;
-    }
-    machine.wait(call.cpu(), call.name(), None, || {
-        let mut state = machine.kmdf().lock();
-        state
-            .queue(id)
-            .is_none_or(|queue| queue.presented.is_empty() && (stop || queue.waiting.is_empty()))
-    });
-    if let Some(queue) = machine.kmdf().lock().queue(id) {
-        queue.cancels_presented = false;
-    }
 }
 
 fn retrieve(call: &Call<'_>, queue: usize, file: Option<Id>, out: Out<usize>) -> NtStatus {

@@ -11,7 +11,7 @@ use crate::cpu::Cpu;
 use crate::export::Call;
 use crate::nt::io_irp::{Irp, Major, Method};
 use crate::nt::io_memory::Guarded;
-use crate::verifier::{POOL_OVERRUN, REQUEST_COMPLETION};
+use crate::verifier::{POOL_OVERRUN, REQUEST_CANCELABLE, REQUEST_COMPLETION, REQUEST_OWNERSHIP};
 
 /// Who has a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,7 +138,7 @@ pub(crate) fn owned(call: &Call<'_>, handle: usize) -> (Id, Arc<Irp>) {
             format!("the WDFREQUEST {handle:#x} waits on a queue; the driver does not own it");
         fatal(
             call,
-            &REQUEST_COMPLETION,
+            &REQUEST_OWNERSHIP,
             [NOT_OWNED[0], NOT_OWNED[1], handle as u64],
             &message,
         );
@@ -186,7 +186,7 @@ pub(crate) fn complete_by_driver(
     };
     if cancelable {
         call.violation(
-            &REQUEST_COMPLETION,
+            &REQUEST_CANCELABLE,
             "completes a request that is still cancelable: WdfRequestUnmarkCancelable comes first, and says who completes it",
         );
     }
@@ -355,7 +355,7 @@ pub(crate) fn mark_cancelable(
         if request.cancelable.is_some() {
             drop(state);
             call.violation(
-                &REQUEST_COMPLETION,
+                &REQUEST_CANCELABLE,
                 "marks a request cancelable that is so already",
             );
             return Err(NtStatus::INVALID_DEVICE_REQUEST);
@@ -401,7 +401,7 @@ pub(crate) fn unmark_cancelable(call: &Call<'_>, handle: usize) -> Result<(), Nt
     }
     drop(state);
     call.violation(
-        &REQUEST_COMPLETION,
+        &REQUEST_CANCELABLE,
         "unmarks a request that is not cancelable",
     );
     Err(NtStatus::INVALID_DEVICE_REQUEST)
@@ -416,18 +416,24 @@ pub(crate) fn forward(call: &Call<'_>, handle: usize, target: Id) -> Result<(), 
         let device = state.queue(target).map(|queue| queue.device);
         let request = state.request(id).ok_or(NtStatus::INVALID_DEVICE_REQUEST)?;
         let problem = if request.cancelable.is_some() {
-            Some("forwards a request that is cancelable")
+            Some((&REQUEST_CANCELABLE, "forwards a request that is cancelable"))
         } else if request.queue == Some(target) {
-            Some("forwards a request to the queue that it came from")
+            Some((
+                &REQUEST_OWNERSHIP,
+                "forwards a request to the queue that it came from",
+            ))
         } else if Some(request.device) != device {
-            Some("forwards a request to a queue of another device")
+            Some((
+                &REQUEST_OWNERSHIP,
+                "forwards a request to a queue of another device",
+            ))
         } else {
             None
         };
         let source = request.queue;
-        if let Some(problem) = problem {
+        if let Some((rule, problem)) = problem {
             drop(state);
-            call.violation(&REQUEST_COMPLETION, problem);
+            call.violation(rule, problem);
             return Err(NtStatus::INVALID_DEVICE_REQUEST);
         }
         source.ok_or(NtStatus::INVALID_DEVICE_REQUEST)?
@@ -449,7 +455,7 @@ pub(crate) fn requeue(call: &Call<'_>, handle: usize) -> Result<(), NtStatus> {
         let request = state.request(id).ok_or(NtStatus::INVALID_DEVICE_REQUEST)?;
         if request.cancelable.is_some() {
             drop(state);
-            call.violation(&REQUEST_COMPLETION, "requeues a request that is cancelable");
+            call.violation(&REQUEST_CANCELABLE, "requeues a request that is cancelable");
             return Err(NtStatus::INVALID_DEVICE_REQUEST);
         }
         let queue_id = request.queue.ok_or(NtStatus::INVALID_DEVICE_REQUEST)?;

@@ -10,7 +10,7 @@ use crate::access::{In, Out};
 use crate::cpu::{Cpu, DISPATCH, PASSIVE};
 use crate::export::{Call, exports};
 use crate::time::{Ticks, Time, TimerId};
-use crate::verifier::{ARGUMENT, IRQL_RANGE};
+use crate::verifier::{ARGUMENT, IRQL_RANGE, WAIT_IN_CALLBACK};
 
 /// What a WDFTIMER holds.
 #[derive(Debug)]
@@ -68,7 +68,7 @@ exports! {
         }
         let inside = call.machine().kmdf().lock().timer(id).is_some_and(|timer| timer.running == Some(call.cpu().thread()));
         if wait != 0 && inside {
-            call.violation(&ARGUMENT, "waits for a timer in that timer's callback");
+            call.violation(&WAIT_IN_CALLBACK, "waits for a timer in that timer's callback");
             return 0;
         }
         u8::from(stop(call.cpu(), id, wait != 0))

@@ -118,7 +118,7 @@ fn completing_a_request_that_is_still_cancelable_is_a_violation() {
     let pending = handle.ioctl_async(HOLD_CANCELABLE, b"1", 0).unwrap();
     machine.complete_oldest(NtStatus::SUCCESS);
     assert!(pending.poll().is_some());
-    assert_eq!(machine.broken_rules(), ["request-completion"]);
+    assert_eq!(machine.broken_rules(), ["request-cancelable"]);
 }
 
 #[test]

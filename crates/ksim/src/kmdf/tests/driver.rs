@@ -2,7 +2,6 @@
 //!
 //! Its state is in thread-local variables of the processor, so tests with it have one processor per kernel.
 
-
 use wfp_schema::NtStatus;
 
 use crate::access::{In, Out};

@@ -183,7 +183,7 @@ fn a_handle_of_another_kind_stops_the_machine() {
         ),
         (0x10d, 5, 0x1003)
     );
-    assert_eq!(machine.broken_rules(), ["object-stale"]);
+    assert_eq!(machine.broken_rules(), ["handle-type"]);
     assert!(
         bugcheck.message.contains("is a WDFDEVICE, not a WDFQUEUE"),
         "{}",

@@ -10,9 +10,12 @@ use crate::access::Out;
 use crate::kmdf::abi::{QueueConfig, status};
 use crate::kmdf::object_api::WdfObjectDereferenceActual;
 use crate::kmdf::queue_api::{
-    WdfIoQueueDrain, WdfIoQueueFindRequest, WdfIoQueueGetState, WdfIoQueuePurge,
-    WdfIoQueuePurgeSynchronously, WdfIoQueueReadyNotify, WdfIoQueueRetrieveFoundRequest,
-    WdfIoQueueRetrieveNextRequest, WdfIoQueueStart, WdfIoQueueStop, WdfIoQueueStopSynchronously,
+    WdfIoQueueFindRequest, WdfIoQueueGetState, WdfIoQueueReadyNotify,
+    WdfIoQueueRetrieveFoundRequest, WdfIoQueueRetrieveNextRequest, WdfIoQueueStart,
+};
+use crate::kmdf::queue_end::{
+    WdfIoQueueDrain, WdfIoQueuePurge, WdfIoQueuePurgeSynchronously, WdfIoQueueStop,
+    WdfIoQueueStopSynchronously,
 };
 use crate::kmdf::request_api::{WdfRequestComplete, WdfRequestRequeue};
 use crate::nt::io_security::Caller;

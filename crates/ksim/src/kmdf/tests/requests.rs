@@ -157,7 +157,7 @@ fn a_request_that_is_left_at_unload_is_reported() {
     let (machine, handle) = open(&Setup::default());
     let pending = handle.ioctl_async(HOLD, b"a", 1).unwrap();
     machine.unbind();
-    assert!(machine.broken_rules().contains(&"unload-left"));
+    assert!(machine.broken_rules().contains(&"request-left"));
     assert!(pending.poll().is_none());
 }
 
