@@ -16,7 +16,7 @@ use crate::flow::{Flow, FlowHandle, FlowSlot, FlowTable, Transfer};
 use crate::inspect::{
     AssemblyPool, AssemblySlot, HostName, HostSniffer, NoRoom, Outcome, Quic, question,
 };
-use crate::policy::{Decision, Host, PolicyView};
+use crate::policy::{ContentState, Decision, Host, PolicyView};
 use crate::statistics::Statistics;
 use lock_api::RawMutex;
 use portcullis_proto::Counter;
@@ -254,25 +254,38 @@ where
         }
     }
 
-    /// Data of a TCP flow, at STREAM. `data` is only asked for bytes while the flow's host name is sought.
+    /// Data of a TCP flow, at STREAM. `data` is only asked for bytes while the flow's host name is sought, and where
+    /// rules look for contents.
     ///
     /// `handle` is the flow's context; without one, or with one that names no flow, the data passes.
     pub fn stream<'d>(
         &self,
         handle: Option<FlowHandle>,
         indication: Indication,
-        data: impl IntoIterator<Item = &'d [u8]>,
+        data: impl IntoIterator<Item = &'d [u8]> + Clone,
     ) -> StreamVerdict {
         let result = self.with_flow(handle, |flow| {
             flow.count(indication.transfer, indication.bytes);
             if flow.dropped {
                 return (StreamVerdict::DropConnection, None);
             }
-            let found = flow.host_source.is_none() && self.sniff(flow, indication, data);
+            let found = flow.host_source.is_none() && self.sniff(flow, indication, data.clone());
             let must_decide = found || flow.epoch != self.policy.epoch();
-            let event = must_decide
+            let mut event = must_decide
                 .then(|| self.decide_again(flow, found))
                 .flatten();
+            if flow.decision.content_dependent {
+                let side = indication.transfer as usize;
+                let mut state = flow
+                    .contents
+                    .get(side)
+                    .copied()
+                    .unwrap_or(ContentState::START);
+                event = self.find_content(flow, &mut state, data).or(event);
+                if let Some(kept) = flow.contents.get_mut(side) {
+                    *kept = state;
+                }
+            }
             if flow.is_blocked() {
                 flow.dropped = true;
                 self.statistics.count(Counter::StreamsDropped);
@@ -290,38 +303,44 @@ where
     }
 
     /// A datagram of a flow that is not TCP, at `DATAGRAM_DATA`. `data` is its payload after the transport header; it is
-    /// only asked for bytes of DNS queries, and while the flow's host name is sought.
+    /// only asked for bytes of DNS queries, while the flow's host name is sought, and where rules look for contents.
     ///
     /// `handle` is the flow's context; without one, or with one that names no flow, the datagram passes.
     pub fn datagram<'d>(
         &self,
         handle: Option<FlowHandle>,
         indication: Indication,
-        data: impl IntoIterator<Item = &'d [u8]>,
+        data: impl IntoIterator<Item = &'d [u8]> + Clone,
     ) -> DatagramVerdict {
         let result = self.with_flow(handle, |flow| {
             flow.count(indication.transfer, indication.bytes);
             let is_initiators = indication.transfer.is_initiators(flow.direction);
-            if flow.is_dns() && is_initiators {
-                let event = self.decide_query(flow, data);
-                return (flow.is_blocked(), event);
+            let mut event = if flow.is_dns() && is_initiators {
+                self.decide_query(flow, data.clone())
+            } else {
+                let mut found = false;
+                if flow.is_dns() {
+                    self.statistics.count(Counter::RepliesFollowed);
+                } else if flow.host_source.is_none() {
+                    let bytes = indication.bytes;
+                    let Ok(known) = self.sniff_datagram(flow, is_initiators, bytes, data.clone())
+                    else {
+                        // Whoever sent it sends it again. Were it to pass, a flood of others would hide its name.
+                        self.statistics.count(Counter::QuicNoRoom);
+                        return (flow.decision.host_dependent, None);
+                    };
+                    found = known;
+                }
+                let must_decide = found || flow.epoch != self.policy.epoch();
+                must_decide
+                    .then(|| self.decide_again(flow, found))
+                    .flatten()
+            };
+            if flow.decision.content_dependent {
+                event = self
+                    .find_content(flow, &mut { ContentState::START }, data)
+                    .or(event);
             }
-            let mut found = false;
-            if flow.is_dns() {
-                self.statistics.count(Counter::RepliesFollowed);
-            } else if flow.host_source.is_none() {
-                let Ok(known) = self.sniff_datagram(flow, is_initiators, indication.bytes, data)
-                else {
-                    // Whoever sent it sends it again. Were it to pass, a flood of others would hide its name.
-                    self.statistics.count(Counter::QuicNoRoom);
-                    return (flow.decision.host_dependent, None);
-                };
-                found = known;
-            }
-            let must_decide = found || flow.epoch != self.policy.epoch();
-            let event = must_decide
-                .then(|| self.decide_again(flow, found))
-                .flatten();
             (flow.is_blocked(), event)
         });
         let Some((is_blocked, event)) = result else {
@@ -493,8 +512,18 @@ where
             let has_changed = (decision.action, decision.rule) != (before.action, before.rule);
             let is_reported = policy.is_some_and(|policy| policy.events_all() || decision.log);
             flow.decision = decision;
-            flow.epoch = epoch;
+            if flow.epoch != epoch {
+                // Another policy has other literals: what the old one's began with is forgotten.
+                flow.contents = [ContentState::START; 2];
+                flow.content = None;
+                flow.epoch = epoch;
+            }
             flow.reported |= is_reported;
+            if let Some(policy) = policy
+                && let Some(event) = self.decide_by_content(flow, policy)
+            {
+                return Some(event);
+            }
             let has_name = found && !flow.host_name().is_empty();
             let kind = if has_name {
                 EventKind::HostName
@@ -502,6 +531,57 @@ where
                 EventKind::Reauthorize
             };
             (is_reported && (has_name || has_changed)).then(|| self.event(kind, decision, epoch))
+        })
+    }
+
+    /// Looks for what rules look for in a flow's data. If it is there it decides the flow for good, or, while the host
+    /// may still save it, as soon as that is known. Returns the event that tells of it.
+    fn find_content<'d>(
+        &self,
+        flow: &mut Flow,
+        state: &mut ContentState,
+        data: impl IntoIterator<Item = &'d [u8]>,
+    ) -> Option<EventRecord> {
+        self.policy.with(|policy, epoch| {
+            let policy = policy.filter(|_| epoch == flow.epoch)?;
+            let mut found = flow.content;
+            let connection = flow.connection();
+            'data: for piece in data {
+                let mut rest = piece;
+                // Each match is of an earlier rule than the one before, and a rule that decides ends the search.
+                while !rest.is_empty() {
+                    let limit = found.map_or(flow.decision.rule, |found| Some(found.rule));
+                    let (next, left) = policy.find_content(state, rest, &connection, limit);
+                    rest = left;
+                    found = next.or(found);
+                    if found.is_some() && !flow.decision.host_dependent {
+                        break 'data;
+                    }
+                }
+            }
+            flow.content = found;
+            self.decide_by_content(flow, policy)
+        })
+    }
+
+    /// Decides a flow in whose data a literal was found, unless a rule before that permits it, or its host may yet.
+    fn decide_by_content(&self, flow: &mut Flow, policy: PolicyView<'_>) -> Option<EventRecord> {
+        if flow.decision.host_dependent {
+            return None;
+        }
+        let found = flow.content.take()?;
+        let comes_first = flow.decision.rule.is_none_or(|rule| found.rule < rule);
+        if !flow.decision.is_permit() || !comes_first {
+            return None;
+        }
+        self.statistics.count(Counter::ContentMatched);
+        flow.decision = Decision::content(found);
+        let is_reported = policy.events_all() || found.log;
+        flow.reported |= is_reported;
+        is_reported.then(|| {
+            let mut event = self.event(EventKind::Content, flow.decision, flow.epoch);
+            event.value = [u64::from(found.content).into(), 0.into()];
+            event
         })
     }
 

@@ -3,7 +3,7 @@
 use crate::connection::{Application, Connection, Endpoint, TCP, UDP};
 use crate::free_list::{FreeList, Link, Linked};
 use crate::inspect::{DNS_PORT, HostName, HostSniffer, Quic};
-use crate::policy::{Decision, Host};
+use crate::policy::{ContentMatch, ContentState, Decision, Host};
 use core::net::{IpAddr, Ipv4Addr};
 use core::num::NonZeroU64;
 use lock_api::{Mutex, MutexGuard, RawMutex};
@@ -100,6 +100,10 @@ pub struct Flow {
     /// Of a DNS flow the last query's question, of QUIC the server's name; of a stream the sniffer has the name.
     pub(crate) question: HostName,
     pub(crate) quic: Quic,
+    /// Of a stream, sent and received: how far a literal that a rule looks for has come.
+    pub(crate) contents: [ContentState; 2],
+    /// A literal that was found, and that decides when the host is known.
+    pub(crate) content: Option<ContentMatch>,
     pub(crate) sniffer: HostSniffer,
     user_length: u8,
     user: [u8; MAX_SID],
@@ -133,6 +137,8 @@ impl Flow {
             host_source: None,
             question: HostName::EMPTY,
             quic: Quic::Unseen,
+            contents: [ContentState::START; 2],
+            content: None,
             sniffer: HostSniffer::never(),
             user_length: 0,
             user: [0; MAX_SID],
@@ -158,6 +164,8 @@ impl Flow {
         self.host_source = None;
         self.question = HostName::EMPTY;
         self.quic = Quic::Unseen;
+        self.contents = [ContentState::START; 2];
+        self.content = None;
         self.sniffer = if connection.protocol == TCP {
             HostSniffer::stream(connection.responder_port())
         } else {

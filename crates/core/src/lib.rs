@@ -31,6 +31,6 @@ pub use engine::{
 pub use events::EventRing;
 pub use flow::{FlowHandle, FlowSlot, FlowTable, Transfer};
 pub use inspect::{AssemblyPool, AssemblySlot};
-pub use policy::{Decision, Host, Policy, PolicyError, PolicyView};
+pub use policy::{ContentMatch, ContentState, Decision, Host, Policy, PolicyError, PolicyView};
 pub use portcullis_proto::policy::{Action, Direction};
 pub use statistics::Statistics;

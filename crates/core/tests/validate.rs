@@ -2,11 +2,13 @@
 
 use portcullis_core::policy::Reason;
 use portcullis_core::{
-    Application, Connection, Direction, Endpoint, Host, Listener, Policy, PolicyError, PolicyView,
+    Application, Connection, ContentState, Direction, Endpoint, Host, Listener, Policy,
+    PolicyError, PolicyView,
 };
 use portcullis_policy::{Options, compile};
 use portcullis_proto::policy::{
-    CRC_FROM, LEAF, LeafRecord, NodeRecord, PolicyHeader, RuleRecord, SectionKind, crc32,
+    CRC_FROM, ContentStateRecord, LEAF, LeafRecord, NodeRecord, PolicyHeader, RuleRecord,
+    SectionKind, crc32,
 };
 use proptest::prelude::*;
 use std::net::Ipv4Addr;
@@ -43,6 +45,9 @@ const TEXT: &str = r#"
     action = "permit"
     protocol = "tcp"
     local_address = "::1"
+    [[rule]]
+    action = "block"
+    content = ["a literal", "teral", "nothing like it"]
 "#;
 
 fn blob() -> Vec<u8> {
@@ -132,6 +137,11 @@ fn exercise(view: &PolicyView<'_>) {
             ] {
                 let _ = view.decide(&connection, host);
                 let _ = view.decide_linear(&connection, host);
+            }
+            let mut state = ContentState::START;
+            let mut rest = &b"some text with a literal and a liter"[..];
+            while !rest.is_empty() {
+                rest = view.find_content(&mut state, rest, &connection, None).1;
             }
             let _ = view.decide_listener(&Listener {
                 local,
@@ -375,10 +385,50 @@ fn a_leaf_that_lists_what_it_must_not_is_refused() {
 }
 
 #[test]
+fn a_state_that_does_not_lead_back_to_a_shallower_one_is_refused() {
+    let blob = blob();
+    let view = PolicyView::validate(&blob).expect("valid");
+    let first = place(&blob, SectionKind::ContentStates, 0);
+    let states = (0..).map(|index| first + index * size_of::<ContentStateRecord>());
+    let is_deep = |at: &usize| blob[at + 17] == 2;
+    let deep = states
+        .into_iter()
+        .find(is_deep)
+        .expect("a state of two bytes");
+    assert!(view.rule_count() > 0);
+    let index = u32::try_from((deep - first) / size_of::<ContentStateRecord>()).expect("small");
+    let to_itself = changed(deep, |state: &mut ContentStateRecord| {
+        state.fail = index.into();
+    });
+    assert_eq!(refused(&to_itself).reason, Reason::Reference);
+    let linked = changed(deep, |state: &mut ContentStateRecord| {
+        state.link = index.into();
+    });
+    assert_eq!(refused(&linked).reason, Reason::Reference);
+    let beyond = changed(deep, |state: &mut ContentStateRecord| {
+        state.content = 4.into();
+    });
+    assert_eq!(refused(&beyond).reason, Reason::Reference);
+    let reserved = changed(deep, |state: &mut ContentStateRecord| {
+        state.reserved = 1.into();
+    });
+    assert_eq!(refused(&reserved).reason, Reason::Reserved);
+}
+
+#[test]
+fn a_rule_that_looks_for_contents_can_only_block_and_has_no_host() {
+    for (rule, flags) in [(0, 4), (3, 2 | 4)] {
+        let at = place(&blob(), SectionKind::Rules, rule);
+        let blob = changed(at, |rule: &mut RuleRecord| rule.flags = flags.into());
+        assert_eq!(refused(&blob).reason, Reason::Flags);
+    }
+}
+
+#[test]
 fn a_validated_policy_owns_its_bytes_and_knows_its_hash() {
     let blob = blob();
     let policy = Policy::new(blob.clone()).expect("valid");
-    assert_eq!(policy.view().rule_count(), 7);
+    assert_eq!(policy.view().rule_count(), 8);
     assert_eq!(policy.hash(), portcullis_proto::policy::hash(&blob));
     assert!(Policy::new(&blob[1..]).is_err());
 }

@@ -1,13 +1,15 @@
 //! Writing the compiled policy.
 
+use crate::automaton;
 use crate::index::{Child, Index};
-use crate::model::{HostPattern, Policy, Rule};
+use crate::model::{Policy, Rule};
 use crate::ranges::Ranges;
 use portcullis_proto::policy::{
-    AddressRange, ApplicationRecord, CRC_FROM, FORMAT_VERSION, HOST_SUFFIX, HostRecord, LEAF,
-    LeafRecord, MAGIC, MAX_ELEMENTS, MAX_LIST, MAX_PATTERN_UNITS, MAX_RULES, MAX_SIZE, NodeRecord,
-    POLICY_EVENTS_ALL, PolicyHeader, RULE_HOST, RULE_LOG, Range16, RuleRecord, Run, SECTIONS,
-    Section, SectionKind, UserRecord, crc32,
+    AddressRange, ApplicationRecord, CRC_FROM, ContentRecord, ContentStateRecord, FORMAT_VERSION,
+    HOST_SUFFIX, HostRecord, LEAF, LeafRecord, MAGIC, MAX_CONTENT, MAX_ELEMENTS, MAX_LIST,
+    MAX_PATTERN_UNITS, MAX_RULES, MAX_SIZE, NodeRecord, POLICY_EVENTS_ALL, PolicyHeader,
+    RULE_CONTENT, RULE_HOST, RULE_LOG, Range16, RuleRecord, Run, SECTIONS, Section, SectionKind,
+    UserRecord, crc32,
 };
 use std::collections::BTreeMap;
 use zerocopy::little_endian::{U16, U32, U64};
@@ -22,6 +24,8 @@ pub enum EncodeError {
     List(usize, usize),
     /// An application pattern of a rule is too long, or empty.
     Pattern(usize),
+    /// A content of a rule is too long, or empty.
+    Content(usize),
     /// A section has too many elements.
     Section(SectionKind, usize),
     /// The whole is too large.
@@ -40,6 +44,7 @@ impl std::fmt::Display for EncodeError {
                 f,
                 "an application pattern of no, or more than {MAX_PATTERN_UNITS}, characters"
             ),
+            Self::Content(_) => write!(f, "a content of no, or more than {MAX_CONTENT}, bytes"),
             Self::Section(kind, count) => write!(
                 f,
                 "{count} {kind} in all, and at most {MAX_ELEMENTS} are possible"
@@ -66,8 +71,26 @@ pub(crate) fn encode(policy: &Policy) -> Result<Vec<u8>, EncodeError> {
     }
     sections.index(&index);
     sections.hosts(policy);
+    sections.contents(policy)?;
     let root = reference(index.root);
     sections.finish(policy, root)
+}
+
+/// The rules that have each value of a condition, in order.
+fn rules_of<T: Ord>(
+    policy: &Policy,
+    values: impl Fn(&Rule) -> &Vec<T>,
+) -> BTreeMap<&T, Vec<usize>> {
+    let mut rules_of: BTreeMap<&T, Vec<usize>> = BTreeMap::new();
+    for (place, rule) in policy.rules.iter().enumerate() {
+        for value in values(rule) {
+            let rules = rules_of.entry(value).or_default();
+            if rules.last() != Some(&place) {
+                rules.push(place);
+            }
+        }
+    }
+    rules_of
 }
 
 #[derive(Default)]
@@ -84,6 +107,8 @@ struct Sections {
     user_keys: Vec<U64>,
     nodes: Vec<NodeRecord>,
     leaves: Vec<LeafRecord>,
+    contents: Vec<ContentRecord>,
+    content_states: Vec<ContentStateRecord>,
     /// Texts in the order in which they are read: all of the applications', the users', the hosts'.
     application_text: Vec<u8>,
     user_text: Vec<u8>,
@@ -144,6 +169,9 @@ impl Sections {
         }
         if !rule.hosts.is_empty() {
             flags |= RULE_HOST;
+        }
+        if !rule.contents.is_empty() {
+            flags |= RULE_CONTENT;
         }
         let applications = self.application_records(place, rule)?;
         let users = rule.users.iter().map(|user| {
@@ -213,11 +241,14 @@ impl Sections {
         for leaf in &index.leaves {
             let (first, count) = self.rule_list(&leaf.plain);
             let (host_first, host_count) = self.rule_list(&leaf.hosted);
+            let (content_first, content_count) = self.rule_list(&leaf.contents);
             self.leaves.push(LeafRecord {
                 first,
                 count,
                 host_first,
                 host_count,
+                content_first,
+                content_count,
             });
         }
         self.nodes.extend(index.nodes.iter().map(|node| NodeRecord {
@@ -234,17 +265,34 @@ impl Sections {
             .extend(index.user_keys.iter().map(|&key| U64::new(key)));
     }
 
-    fn hosts(&mut self, policy: &Policy) {
-        let mut rules_of: BTreeMap<&HostPattern, Vec<usize>> = BTreeMap::new();
-        for (place, rule) in policy.rules.iter().enumerate() {
-            for host in &rule.hosts {
-                let rules = rules_of.entry(host).or_default();
-                if rules.last() != Some(&place) {
-                    rules.push(place);
-                }
-            }
+    fn contents(&mut self, policy: &Policy) -> Result<(), EncodeError> {
+        let is_wrong = |content: &Vec<u8>| content.is_empty() || content.len() > MAX_CONTENT;
+        let wrong = |rule: &Rule| rule.contents.iter().any(is_wrong);
+        if let Some(place) = policy.rules.iter().position(wrong) {
+            return Err(EncodeError::Content(place));
         }
-        for (host, rules) in rules_of {
+        let rules_of = rules_of(policy, |rule| &rule.contents);
+        let literals: Vec<&[u8]> = rules_of.keys().map(|content| content.as_slice()).collect();
+        for rules in rules_of.values() {
+            let (first, count) = self.rule_list(rules);
+            self.contents.push(ContentRecord { first, count });
+        }
+        let states = automaton::build(&literals);
+        self.content_states
+            .extend(states.iter().map(|state| ContentStateRecord {
+                base: U32::new(state.base),
+                fail: small(state.fail),
+                content: small(state.content.map_or(0, |content| content + 1)),
+                link: small(state.link),
+                byte: state.byte,
+                depth: u8::try_from(state.depth).unwrap_or(u8::MAX),
+                reserved: U16::ZERO,
+            }));
+        Ok(())
+    }
+
+    fn hosts(&mut self, policy: &Policy) {
+        for (host, rules) in rules_of(policy, |rule| &rule.hosts) {
             let text = small(self.host_text.len());
             self.host_text.extend(host.name.as_bytes());
             let (first, count) = self.rule_list(&rules);
@@ -283,6 +331,8 @@ impl Sections {
             self.user_keys.as_bytes(),
             self.nodes.as_bytes(),
             self.leaves.as_bytes(),
+            self.contents.as_bytes(),
+            self.content_states.as_bytes(),
             &text,
         ];
         let size =

@@ -49,12 +49,14 @@ pub(crate) struct Node {
 }
 
 /// The rules that can match a connection that arrives here, in order.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Leaf {
-    /// Those without a host condition.
+    /// Those with neither a host nor a content.
     pub(crate) plain: Vec<usize>,
-    /// Those with one.
+    /// Those with a host.
     pub(crate) hosted: Vec<usize>,
+    /// Those with contents.
+    pub(crate) contents: Vec<usize>,
 }
 
 /// The part of the space that a rule reaches, by dimension. What a dimension cannot tell (an application pattern with
@@ -180,8 +182,10 @@ impl Shape {
             *place = Some(ranges);
         }
         // Keys may collide, so a rule for applications or users may match less than its shape.
-        let is_exact =
-            rule.applications.is_empty() && rule.users.is_empty() && rule.hosts.is_empty();
+        let is_exact = rule.applications.is_empty()
+            && rule.users.is_empty()
+            && rule.hosts.is_empty()
+            && rule.contents.is_empty();
         Self {
             spans: shape.map(Option::unwrap_or_default),
             is_exact,
@@ -269,11 +273,19 @@ impl Builder<'_> {
     }
 
     fn leaf(&mut self, rules: &[usize]) -> Child {
-        let (plain, hosted) = rules
-            .iter()
-            .partition(|&&rule| self.policy.rules[rule].hosts.is_empty());
-        let place = self.leaves.len();
-        Child::Leaf(*self.leaves.entry(Leaf { plain, hosted }).or_insert(place))
+        let (mut leaf, place) = (Leaf::default(), self.leaves.len());
+        for &place in rules {
+            let rule = &self.policy.rules[place];
+            let list = if !rule.contents.is_empty() {
+                &mut leaf.contents
+            } else if !rule.hosts.is_empty() {
+                &mut leaf.hosted
+            } else {
+                &mut leaf.plain
+            };
+            list.push(place);
+        }
+        Child::Leaf(*self.leaves.entry(leaf).or_insert(place))
     }
 
     /// The split with the fewest rules on its fuller side and the fewest on both; `None` if none is worth it.

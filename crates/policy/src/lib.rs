@@ -28,10 +28,16 @@
 //! | `application` | `-Program`, `program` | a path; `*` stands for any characters, `?` for one, upper and lower case are the same |
 //! | `user` | `-LocalUser` | a SID, or SYSTEM, LOCAL SERVICE, NETWORK SERVICE |
 //! | `host` | | `"name"`, or `"*.name"` for all names below it, without itself |
+//! | `content`, `content_hex` | | bytes that are looked for in the data, both ways; as text, or as hexadecimal digits |
 //!
 //! An application's path with a drive letter (`C:\…`) stands for that path on any local volume, because the kernel
 //! knows volumes by number and not by letter; `\device\harddiskvolume3\…` names one. `\\server\share\…` is a path on
 //! the network, and `System` the kernel itself.
+//!
+//! A rule with `content` or `content_hex` blocks: it decides about a connection once one of its literals, of 1 to 255
+//! bytes, has been found in what one side sent, also across segments, unless a rule before it permits. What was sent
+//! before has passed; the segment, or datagram, in which the literal ends does not. Encrypted or compressed data is
+//! looked at as it is.
 //!
 //! How host names decide, and what happens until they are known, is described with the core's policy module.
 //!
@@ -40,6 +46,7 @@
 //! can never decide anything.
 #![forbid(unsafe_code)]
 
+mod automaton;
 mod diagnostic;
 mod encode;
 mod index;

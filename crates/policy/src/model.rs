@@ -63,6 +63,8 @@ pub struct Rule {
     pub users: Vec<Sid>,
     /// Hosts.
     pub hosts: Vec<HostPattern>,
+    /// Literals, one of which has to be in the flow's data; none is empty.
+    pub contents: Vec<Vec<u8>>,
     /// Matches make events.
     pub log: bool,
 }
@@ -83,6 +85,7 @@ impl Rule {
             applications: Vec::new(),
             users: Vec::new(),
             hosts: Vec::new(),
+            contents: Vec::new(),
             log: false,
         }
     }
@@ -104,6 +107,9 @@ impl Rule {
                 ApplicationPattern::covers,
             )
             && all_covered(&self.hosts, &other.hosts, HostPattern::covers)
+            && all_covered(&self.contents, &other.contents, |this, other| {
+                other.windows(this.len()).any(|part| part == this)
+            })
     }
 }
 

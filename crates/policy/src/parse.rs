@@ -80,7 +80,9 @@ impl Places<'_> {
 
     pub(crate) fn encode_error(&self, error: &EncodeError) -> Diagnostic {
         let span = match error {
-            EncodeError::List(rule, _) | EncodeError::Pattern(rule) => self.rules[*rule].clone(),
+            EncodeError::List(rule, _)
+            | EncodeError::Pattern(rule)
+            | EncodeError::Content(rule) => self.rules[*rule].clone(),
             _ => 0..0,
         };
         self.at(Severity::Error, error.to_string(), span)
@@ -225,6 +227,14 @@ impl Reader<'_> {
                 "application" => rule.applications = self.many(value, name, application::pattern),
                 "user" => rule.users = self.many(value, name, value::user),
                 "host" => rule.hosts = self.many(value, name, value::host),
+                "content" => {
+                    let contents = self.many(value, name, value::content);
+                    rule.contents.extend(contents);
+                }
+                "content_hex" => {
+                    let contents = self.many(value, name, value::content_hex);
+                    rule.contents.extend(contents);
+                }
                 _ => match value.get_ref() {
                     DeValue::Boolean(log) => rule.log = *log,
                     other => {
@@ -252,15 +262,29 @@ impl Reader<'_> {
                 .map_or_else(|| span.clone(), |(key, _)| key.span())
         };
         let has_ports = !rule.local_ports.is_any() || !rule.remote_ports.is_any();
-        if has_ports && !table.contains_key("protocol") {
+        let has_content = ["content", "content_hex"]
+            .iter()
+            .any(|key| table.contains_key(*key));
+        if (has_ports || has_content) && !table.contains_key("protocol") {
             rule.protocols = value::with_ports();
-        } else if has_ports
+        } else if (has_ports || has_content)
             && !rule.protocols.is_any()
             && !value::with_ports().covers(&rule.protocols)
         {
-            let issue = Issue::new("ports go with TCP and UDP only")
+            let what = if has_ports { "ports" } else { "contents" };
+            let issue = Issue::new(format!("{what} go with TCP and UDP only"))
                 .hint("leave other protocols to a rule of their own");
             self.report(place("protocol"), issue);
+        }
+        if !rule.contents.is_empty() && rule.action == Action::Permit {
+            let issue = Issue::new("a rule with contents can only block")
+                .hint("what was sent before a literal is found has passed already");
+            self.report(place("action"), issue);
+        }
+        if has_content && table.contains_key("host") {
+            let issue = Issue::new("a rule has either hosts or contents")
+                .hint("permit other hosts in a rule before this one");
+            self.report(place("host"), issue);
         }
         if !rule.hosts.is_empty()
             && !rule.protocols.is_any()
@@ -270,8 +294,7 @@ impl Reader<'_> {
                 .any(|&span| rule.protocols.meets(span))
         {
             let issue =
-                Issue::new("this rule never matches: only TCP and DNS over UDP name a host")
-                    .warning();
+                Issue::new("this rule never matches: only TCP and UDP name a host").warning();
             self.report(place("host"), issue);
         }
         let family = |ranges: &Ranges| {

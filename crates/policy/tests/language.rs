@@ -294,6 +294,44 @@ fn hosts_are_names_or_all_names_below_one() {
 }
 
 #[test]
+fn contents_are_bytes_as_text_or_as_hexadecimal_digits() {
+    let text = "default = \"permit\"\n[[rule]]\naction = \"block\"\ncontent = [\"hi\", \"\\u00fc\"]\ncontent_hex = [\"DE ad:be ef\", \"00\"]";
+    let policy = compiled(text).policy;
+    let expected: [&[u8]; 4] = [b"hi", "\u{fc}".as_bytes(), b"\xDE\xAD\xBE\xEF", b"\0"];
+    assert_eq!(policy.rules[0].contents, expected);
+    let only = [6, 17].map(|protocol| policy.rules[0].protocols.contains(protocol));
+    assert_eq!(
+        (only, policy.rules[0].protocols.contains(1)),
+        ([true; 2], false)
+    );
+}
+
+#[test]
+fn a_rule_has_either_hosts_or_contents() {
+    let text = "default = \"permit\"\n[[rule]]\naction = \"block\"\ncontent = \"x\"\nhost = \"example.com\"";
+    let messages: Vec<_> = found(text).into_iter().map(|found| found.message).collect();
+    assert_eq!(messages, ["a rule has either hosts or contents"]);
+    let permits = "default = \"block\"\n[[rule]]\naction = \"permit\"\ncontent = \"x\"";
+    let messages: Vec<_> = found(permits)
+        .into_iter()
+        .map(|found| found.message)
+        .collect();
+    assert_eq!(messages, ["a rule with contents can only block"]);
+    let long = format!(
+        "default = \"permit\"\n[[rule]]\naction = \"block\"\ncontent = \"{}\"",
+        "x".repeat(256)
+    );
+    let messages: Vec<_> = found(&long)
+        .into_iter()
+        .map(|found| found.message)
+        .collect();
+    assert_eq!(
+        messages,
+        ["256 bytes to look for, and at most 255 are possible"]
+    );
+}
+
+#[test]
 fn all_errors_come_at_once_in_their_order_with_line_and_column() {
     let text = "default = \"blok\"\n[[rule]]\nactoin = \"permit\"\nremote_port = [80, 70000]\n[[rule]]\nname = \"ü\"\naction = \"block\"\nhost = [\"ok.example\", \"not ok\"]\n";
     let places: Vec<_> = found(text)
@@ -398,6 +436,11 @@ fn values_of_other_firewalls_lead_to_ours() {
             "write the name as it travels, in its xn-- form",
         ),
         ("host = \"*\"", "leave `host` out to match all"),
+        ("content = \"\"", "leave it out to match everything"),
+        (
+            "content_hex = \"dead be e\"",
+            "write two digits for each byte, such as \"de ad be ef\"",
+        ),
     ] {
         assert_eq!(complaint(line).1, hint, "{line}");
     }

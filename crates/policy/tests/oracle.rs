@@ -56,6 +56,8 @@ const HOST_PATTERNS: [(&str, bool); 6] = [
     ("example.org", false),
 ];
 
+const CONTENTS: [&str; 4] = ["secret", "secretly", "ret", "other"];
+
 fn number(address: &str) -> u128 {
     Endpoint::new(address.parse().unwrap(), 0).number()
 }
@@ -124,6 +126,18 @@ fn rule() -> impl Strategy<Value = Rule> {
             hosts: owner.2,
             log,
             ..Rule::new("a rule", action)
+        })
+        .prop_flat_map(|rule| (Just(rule), list(select(CONTENTS.to_vec()))))
+        .prop_map(|(rule, contents)| {
+            if contents.is_empty() || !rule.hosts.is_empty() {
+                return rule;
+            }
+            let contents = contents.iter().map(|content| content.as_bytes().to_vec());
+            Rule {
+                action: Action::Block,
+                contents: contents.collect(),
+                ..rule
+            }
         })
 }
 
@@ -228,7 +242,7 @@ fn decider(policy: &Policy, subject: &Subject, host: Option<&str>) -> Option<usi
     policy
         .rules
         .iter()
-        .position(|rule| matches(rule, subject) && host_matches(rule))
+        .position(|rule| matches(rule, subject) && rule.contents.is_empty() && host_matches(rule))
 }
 
 fn action_of(policy: &Policy, rule: Option<usize>) -> Action {
@@ -247,6 +261,12 @@ fn check(policy: &Policy, view: &PolicyView<'_>, subject: &Subject, host: Option
         expected.is_some_and(|rule| policy.rules[rule].log)
     );
     assert!(!decision.host_dependent);
+    let before = &policy.rules[..expected.unwrap_or(policy.rules.len())];
+    let looks = |rule: &Rule| !rule.contents.is_empty() && matches(rule, subject);
+    assert_eq!(
+        decision.content_dependent,
+        decision.is_permit() && before.iter().any(looks)
+    );
     assert_eq!(decision, view.decide_linear(&connection, known));
 
     // While the host is not known: what may still happen?
@@ -296,7 +316,7 @@ proptest! {
 
     #[test]
     fn a_rule_that_covers_another_matches_whatever_that_matches(
-        other in rule(), narrow in rule(), other_for in 0..9_usize, any_for in any::<[bool; 9]>(),
+        other in rule(), narrow in rule(), other_for in 0..10_usize, any_for in any::<[bool; 10]>(),
         subjects in prop::collection::vec(subject(), 20), host in any::<Index>(),
     ) {
         // The first rule is the second with some conditions left out and one of another rule's, so it often covers it.
@@ -316,6 +336,7 @@ proptest! {
             applications: from(6).applications.clone(),
             users: from(7).users.clone(),
             hosts: from(8).hosts.clone(),
+            contents: from(9).contents.clone(),
             ..narrow.clone()
         };
         prop_assume!(wide.covers(&narrow));

@@ -118,6 +118,8 @@ wire_enum! {
         /// QUIC datagrams that came while as many connections' names were sought as there is room for. Those whose
         /// host decides were discarded, to be sent again.
         QuicNoRoom = 50, "no room for QUIC";
+        /// Flows in whose data a rule found a literal.
+        ContentMatched = 51, "content found";
     }
 }
 

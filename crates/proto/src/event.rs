@@ -33,6 +33,8 @@ wire_enum! {
         PolicyChanged = 7, "policy-changed";
         /// `value[0]` events were dropped here because nobody read them in time.
         Dropped = 8, "dropped";
+        /// A literal that a rule looks for was found in a flow's data.
+        Content = 9, "content";
     }
 }
 

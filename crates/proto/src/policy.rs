@@ -16,6 +16,8 @@
 //! | application keys, user keys | `U64` | ascending, each once |
 //! | nodes | [`NodeRecord`] | a child follows its parent |
 //! | leaves | [`LeafRecord`] | any |
+//! | contents | [`ContentRecord`] | any; each literal once |
+//! | content states | [`ContentStateRecord`] | the root first |
 //! | text | bytes | any |
 //!
 //! # Addresses
@@ -23,10 +25,18 @@
 //! (`::ffff:a.b.c.d`). So both versions are one dimension, and a dual-mode socket's mapped address means the IPv4
 //! address it stands for. The compiler leaves `::ffff:0:0/96` out of ranges written in IPv6.
 //!
+//! # Contents
+//! The literals that rules look for in a flow's data are one automaton (Aho and Corasick, 1975). From a state the next
+//! one for a byte is at `base ^ byte`, if that is a state that is entered by this byte; no two states have the same base
+//! (a double array: Aoe, 1989). If there is none, the same is tried from the state's `fail`: the one for the longest end
+//! of what was read that begins a literal. `content` says which literal ends in a state, and `link` leads to the next
+//! state on the way of `fail` in which one ends.
+//!
 //! # The index
 //! A binary decision tree over [`Dimension`]s narrows a connection down to a leaf with few rules. A leaf holds, in
-//! order, every rule that can match a connection that arrives there: those without a host condition, and those with
-//! one. [`HostRecord`]s lead from a host name to the rules that name it.
+//! order, every rule that can match a connection that arrives there: those with neither a host nor a content, those with
+//! a host, and those with contents. [`HostRecord`]s lead from a host name to the rules that name it, and
+//! [`ContentRecord`]s from a literal to those that look for it.
 
 use crate::wire::wire_enum;
 use zerocopy::little_endian::{U16, U32, U64};
@@ -35,7 +45,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 /// First bytes of a compiled policy.
 pub const MAGIC: [u8; 4] = *b"PCPL";
 /// The format's version; a driver reads exactly this one.
-pub const FORMAT_VERSION: u16 = 1;
+pub const FORMAT_VERSION: u16 = 2;
 
 /// Largest compiled policy, in bytes.
 pub const MAX_SIZE: usize = 16 << 20;
@@ -47,6 +57,8 @@ pub const MAX_LIST: usize = 65_535;
 pub const MAX_ELEMENTS: usize = 1 << 20;
 /// Longest application pattern, in UTF-16 code units.
 pub const MAX_PATTERN_UNITS: usize = 1024;
+/// Longest literal that is looked for in a flow's data, in bytes.
+pub const MAX_CONTENT: usize = 255;
 /// Deepest leaf of the index: most steps of one lookup.
 pub const MAX_DEPTH: usize = 64;
 
@@ -109,8 +121,12 @@ wire_enum! {
         Nodes = 10, "nodes";
         /// [`LeafRecord`].
         Leaves = 11, "leaves";
+        /// [`ContentRecord`].
+        Contents = 12, "contents";
+        /// [`ContentStateRecord`].
+        ContentStates = 13, "content states";
         /// Bytes.
-        Text = 12, "text";
+        Text = 14, "text";
     }
 }
 
@@ -132,6 +148,8 @@ impl SectionKind {
             Self::ApplicationKeys | Self::UserKeys => size_of::<U64>(),
             Self::Nodes => size_of::<NodeRecord>(),
             Self::Leaves => size_of::<LeafRecord>(),
+            Self::Contents => size_of::<ContentRecord>(),
+            Self::ContentStates => size_of::<ContentStateRecord>(),
             Self::Text => 1,
         }
     }
@@ -193,7 +211,7 @@ pub struct RuleRecord {
     pub action: u8,
     /// 0 any, else a [`Direction`].
     pub direction: u8,
-    /// [`RULE_LOG`], [`RULE_HOST`].
+    /// [`RULE_LOG`], and at most one of [`RULE_HOST`] and [`RULE_CONTENT`].
     pub flags: U16,
     /// Protocol numbers: a run of [`SectionKind::Protocols`], ends at most 255.
     pub protocols: Run,
@@ -217,6 +235,9 @@ pub struct RuleRecord {
 pub const RULE_LOG: u16 = 1;
 /// [`RuleRecord::flags`]: the rule has a host condition; the host records whose lists hold the rule say which.
 pub const RULE_HOST: u16 = 2;
+/// [`RuleRecord::flags`]: the rule matches only if one of its literals is in the flow's data; the content records whose
+/// lists hold the rule say which. Its action is [`Action::Block`].
+pub const RULE_CONTENT: u16 = 4;
 
 /// Numbers from `first` to `last`, both included.
 #[derive(
@@ -349,15 +370,56 @@ pub const LEAF: u32 = 1 << 31;
 )]
 #[repr(C)]
 pub struct LeafRecord {
-    /// Index within the rule lists of the first rule without a host condition.
+    /// Index within the rule lists of the first rule with neither [`RULE_HOST`] nor [`RULE_CONTENT`].
     pub first: U32,
     /// Number of such rules.
     pub count: U32,
-    /// Index within the rule lists of the first rule with a host condition.
+    /// Index within the rule lists of the first rule with [`RULE_HOST`].
     pub host_first: U32,
     /// Number of such rules.
     pub host_count: U32,
+    /// Index within the rule lists of the first rule with [`RULE_CONTENT`].
+    pub content_first: U32,
+    /// Number of such rules.
+    pub content_count: U32,
 }
+
+/// A literal, and the rules that look for it.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned,
+)]
+#[repr(C)]
+pub struct ContentRecord {
+    /// Index within the rule lists of its first rule.
+    pub first: U32,
+    /// Number of its rules, at least one; each has [`RULE_CONTENT`].
+    pub count: U32,
+}
+
+/// A state of the automaton: the beginning of a literal.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned,
+)]
+#[repr(C)]
+pub struct ContentStateRecord {
+    /// The next state for a byte is at `base ^ byte`. [`NO_BASE`]: there is none.
+    pub base: U32,
+    /// Where to go on when there is no next state; its depth is less.
+    pub fail: U32,
+    /// 1 + the index of the content that ends here, 0 for none.
+    pub content: U32,
+    /// The next shallower state in which a content ends that is an end of this one; 0 for none.
+    pub link: U32,
+    /// The byte by which the state is entered.
+    pub byte: u8,
+    /// Bytes from the root, at most [`MAX_CONTENT`]; 0 for the root and for places that are no state.
+    pub depth: u8,
+    /// Zero.
+    pub reserved: U16,
+}
+
+/// [`ContentStateRecord::base`] of a state that no byte leads on from.
+pub const NO_BASE: u32 = u32::MAX;
 
 const _: () = {
     assert!(size_of::<PolicyHeader>() == 28 + 8 * SECTIONS);

@@ -100,6 +100,7 @@ impl fmt::Debug for Buffer<'_> {
 }
 
 /// A place in a chain of net buffer lists, all of which is alive during `'a`.
+#[derive(Clone)]
 pub(crate) struct Place<'a> {
     /// The list of `buffer`; `None` if the walk ends with the buffer.
     list: Option<&'a NET_BUFFER_LIST>,
@@ -130,6 +131,7 @@ impl Place<'_> {
 }
 
 /// The data of a packet or stream indication in contiguous pieces, none of them empty.
+#[derive(Clone)]
 pub struct Chunks<'a> {
     place: Place<'a>,
     /// Bytes still to be passed over.

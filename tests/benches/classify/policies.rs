@@ -34,6 +34,8 @@ pub(crate) enum Kind {
     Endpoints,
     /// Applications besides: one in four by a pattern.
     Applications,
+    /// Every rule blocks two literals, wherever they are.
+    Contents,
     /// One rule in four blocks a host wherever it is; the others ask for addresses and ports.
     Hosts,
 }
@@ -64,6 +66,15 @@ pub(crate) fn policy(kind: Kind, rules: usize, remote: End, events: Events) -> V
             .expect("a string");
             continue;
         }
+        if kind == Kind::Contents {
+            let (first, second) = (random.below(u64::MAX), random.below(u64::MAX));
+            writeln!(
+                text,
+                "action = \"block\"\ncontent_hex = [\"{first:016x}\", \"{second:016x}{first:016x}\"]"
+            )
+            .expect("a string");
+            continue;
+        }
         let action = if random.below(2) == 0 {
             "permit"
         } else {
@@ -88,7 +99,7 @@ pub(crate) fn policy(kind: Kind, rules: usize, remote: End, events: Events) -> V
         )
         .expect("a string");
         match (kind, random.below(4)) {
-            (Kind::Endpoints | Kind::Hosts, _) => {}
+            (Kind::Endpoints | Kind::Hosts | Kind::Contents, _) => {}
             (Kind::Applications, 0) => {
                 writeln!(
                     text,

@@ -83,6 +83,9 @@ impl Policy {
     const FEW_HOSTS: Self = policy_of(Kind::Hosts, 10);
     const MANY_HOSTS: Self = policy_of(Kind::Hosts, 1_000);
 
+    /// 10,000 literals: two in each rule but the last.
+    const MANY_CONTENTS: Self = policy_of(Kind::Contents, 5_001);
+
     const fn with_event(self) -> Self {
         let events = Events::Last;
         Self { events, ..self }
@@ -144,6 +147,11 @@ pub(crate) const ROWS: &[Row] = &[
         "stream/1460 bytes/1000 rules",
         What::StreamData,
         Policy::MANY_HOSTS,
+    ),
+    row(
+        "stream/1460 bytes/10000 contents",
+        What::StreamData,
+        Policy::MANY_CONTENTS,
     ),
     row(
         "datagram/512 bytes/10 rules",

@@ -1,12 +1,13 @@
 //! Deciding a connection.
 
+use super::content::ContentMatch;
 use super::matching::Facts;
 use super::view::PolicyView;
 use crate::connection::{Connection, Listener, TCP, UDP};
 use portcullis_proto::event::NO_RULE;
 use portcullis_proto::policy::{
-    Action, Dimension, Direction, HOST_SUFFIX, HostRecord, LEAF, LeafRecord, MAX_DEPTH, RULE_HOST,
-    RULE_LOG, RuleRecord,
+    Action, Dimension, Direction, HOST_SUFFIX, HostRecord, LEAF, LeafRecord, MAX_DEPTH,
+    RULE_CONTENT, RULE_HOST, RULE_LOG, RuleRecord,
 };
 use zerocopy::little_endian::U32;
 
@@ -58,6 +59,8 @@ pub struct Decision {
     pub log: bool,
     /// The host name may change the decision, or the rule that took it. Such a decision is always a permit.
     pub host_dependent: bool,
+    /// What is found in the flow's data may change the decision. Such a decision is always a permit.
+    pub content_dependent: bool,
 }
 
 impl Decision {
@@ -69,6 +72,18 @@ impl Decision {
             rule: None,
             log: false,
             host_dependent: false,
+            content_dependent: false,
+        }
+    }
+
+    /// The block of a rule one of whose literals was found.
+    #[must_use]
+    pub const fn content(found: ContentMatch) -> Self {
+        Self {
+            action: Action::Block,
+            rule: Some(found.rule),
+            log: found.log,
+            ..Self::permit()
         }
     }
 
@@ -87,6 +102,7 @@ type Match<'p> = (u32, &'p RuleRecord);
 struct Candidates<'p> {
     plain: &'p [U32],
     hosted: &'p [U32],
+    contents: &'p [U32],
     all: &'p [RuleRecord],
 }
 
@@ -96,33 +112,52 @@ impl<'p> Candidates<'p> {
             Self {
                 plain: &[],
                 hosted: &[],
+                contents: &[],
                 all: policy.rules,
             },
             |leaf| Self {
                 plain: policy.rule_list(leaf.first, leaf.count),
                 hosted: policy.rule_list(leaf.host_first, leaf.host_count),
+                contents: policy.rule_list(leaf.content_first, leaf.content_count),
                 all: &[],
             },
         )
     }
 
-    /// Those without a host condition, in order.
+    /// Those with neither a host nor a content, in order.
     fn plain(&self, policy: &PolicyView<'p>) -> impl Iterator<Item = Match<'p>> + use<'p> {
-        policy
-            .listed(self.plain)
-            .chain((0..).zip(self.all).filter(|(_, rule)| !has_host(rule)))
+        policy.listed(self.plain).chain(
+            (0..)
+                .zip(self.all)
+                .filter(|(_, rule)| !has(rule, RULE_HOST | RULE_CONTENT)),
+        )
     }
 
-    /// Those with a host condition, in order.
+    /// Those with a host, in order.
     fn hosted(&self, policy: &PolicyView<'p>) -> impl Iterator<Item = Match<'p>> + use<'p> {
         policy
             .listed(self.hosted)
-            .chain((0..).zip(self.all).filter(|(_, rule)| has_host(rule)))
+            .chain((0..).zip(self.all).filter(|(_, rule)| has(rule, RULE_HOST)))
+    }
+
+    /// Those with contents, in order.
+    fn contents(&self, policy: &PolicyView<'p>) -> impl Iterator<Item = Match<'p>> + use<'p> {
+        policy.listed(self.contents).chain(
+            (0..)
+                .zip(self.all)
+                .filter(|(_, rule)| has(rule, RULE_CONTENT)),
+        )
     }
 }
 
-const fn has_host(rule: &RuleRecord) -> bool {
-    rule.flags.get() & RULE_HOST != 0
+/// Whether the rule has one of these flags.
+const fn has(rule: &RuleRecord, flags: u16) -> bool {
+    rule.flags.get() & flags != 0
+}
+
+/// Whether the rule's matches are to be logged.
+pub(super) const fn is_logged(rule: &RuleRecord) -> bool {
+    has(rule, RULE_LOG)
 }
 
 impl<'p> PolicyView<'p> {
@@ -158,11 +193,22 @@ impl<'p> PolicyView<'p> {
         let definite = candidates
             .plain(self)
             .find(|(_, rule)| self.matches(rule, facts));
-        match host {
+        let mut decision = match host {
             Host::Never => self.decision(definite),
             Host::Known(name) => self.decision(self.host_match(name, definite, facts)),
             Host::Pending => self.pending(candidates, definite, facts),
-        }
+        };
+        let limit = match host {
+            Host::Known(_) => decision.rule.map(|rule| rule.0),
+            Host::Never | Host::Pending => definite.map(|(rule, _)| rule),
+        };
+        let limit = limit.unwrap_or(u32::MAX);
+        decision.content_dependent = decision.is_permit()
+            && candidates
+                .contents(self)
+                .take_while(|&(index, _)| index < limit)
+                .any(|(_, rule)| self.matches(rule, facts));
+        decision
     }
 
     /// Decides whether there may be a listener; see [the module](super) for how.
@@ -180,7 +226,7 @@ impl<'p> PolicyView<'p> {
         });
         let anywhere = listener.local.address.is_unspecified();
         let decides = |(_, rule): &Match<'p>| {
-            let of_some = has_host(rule)
+            let of_some = has(rule, RULE_HOST | RULE_CONTENT)
                 || rule.remote_ports.count.get() != 0
                 || rule.remote_addresses.count.get() != 0
                 || (anywhere && rule.local_addresses.count.get() != 0);
@@ -197,18 +243,17 @@ impl<'p> PolicyView<'p> {
     fn decision(&self, decider: Option<Match<'_>>) -> Decision {
         let (action, rule, log) =
             decider.map_or((self.default_action, None, false), |(index, rule)| {
-                let log = rule.flags.get() & RULE_LOG != 0;
                 (
                     Action::from_raw(rule.action).unwrap_or(Action::Block),
                     Some(RuleIndex(index)),
-                    log,
+                    is_logged(rule),
                 )
             });
         Decision {
             action,
             rule,
             log,
-            host_dependent: false,
+            ..Decision::permit()
         }
     }
 
@@ -242,7 +287,7 @@ impl<'p> PolicyView<'p> {
     }
 
     /// The rules of a list.
-    fn listed(&self, list: &'p [U32]) -> impl Iterator<Item = Match<'p>> + use<'p> {
+    pub(super) fn listed(&self, list: &'p [U32]) -> impl Iterator<Item = Match<'p>> + use<'p> {
         let rules = self.rules;
         list.iter()
             .filter_map(move |index| Some((index.get(), rules.get(index.get() as usize)?)))

@@ -22,6 +22,12 @@
 //! Only TCP and UDP can have a host ([`Host::of`]): UDP if it is QUIC, or DNS. Each DNS query's first question is the
 //! host of that datagram; what the responder answers is treated as the last query was.
 //!
+//! # Contents
+//!
+//! A rule that looks for literals in a flow's data matches once one was found in what one side sent
+//! ([`PolicyView::find_content`]). Until then it is passed over: a connection is admitted by the rule after it, or the
+//! default, and the decision is [`content_dependent`](Decision::content_dependent). Such rules only block.
+//!
 //! # Listening
 //!
 //! A listener has no remote side. It may listen if some connection could be accepted there: rules are tried in order,
@@ -32,14 +38,16 @@
 //!
 //! A decision walks at most [`MAX_DEPTH`](format::MAX_DEPTH) nodes and tries the rules of one leaf, in the worst case
 //! (rules that no dimension of the index tells apart) all rules. A known host name adds one binary search for each of
-//! its labels, at most 127. Within a rule, addresses and ports are found by binary search; each application pattern
+//! its labels, at most 127. Looking for contents costs a few steps a byte, however many they are. Within a rule, addresses and ports are found by binary search; each application pattern
 //! costs at most the product of its length and the path's. Listening tries all rules in turn.
 
+mod content;
 mod decide;
 mod matching;
 mod validate;
 mod view;
 
+pub use content::{ContentMatch, ContentState};
 pub use decide::{Decision, Host, RuleIndex};
 pub use validate::{PolicyError, Reason};
 pub use view::{Policy, PolicyView};

@@ -7,9 +7,9 @@
 use super::view::PolicyView;
 use portcullis_proto::policy::{
     APPLICATION_ANY_VOLUME, APPLICATION_WILDCARD, Action, CRC_FROM, Dimension, Direction,
-    FORMAT_VERSION, HOST_SUFFIX, HostRecord, LEAF, MAGIC, MAX_DEPTH, MAX_ELEMENTS,
-    MAX_PATTERN_UNITS, MAX_RULES, MAX_SIZE, POLICY_EVENTS_ALL, PolicyHeader, RULE_HOST, RULE_LOG,
-    RuleRecord, Run, SectionKind, crc32,
+    FORMAT_VERSION, HOST_SUFFIX, HostRecord, LEAF, MAGIC, MAX_CONTENT, MAX_DEPTH, MAX_ELEMENTS,
+    MAX_PATTERN_UNITS, MAX_RULES, MAX_SIZE, NO_BASE, POLICY_EVENTS_ALL, PolicyHeader, RULE_CONTENT,
+    RULE_HOST, RULE_LOG, RuleRecord, Run, SectionKind, crc32,
 };
 use zerocopy::FromBytes;
 use zerocopy::little_endian::{U32, U64};
@@ -228,6 +228,12 @@ impl Contents<'_> {
         self.each(SectionKind::Users, policy.users.len(), Self::user)?;
         self.each(SectionKind::Leaves, policy.leaves.len(), Self::leaf)?;
         self.each(SectionKind::Hosts, policy.hosts.len(), Self::host)?;
+        self.each(SectionKind::Contents, policy.contents.len(), Self::content)?;
+        self.each(
+            SectionKind::ContentStates,
+            policy.content_states.len(),
+            Self::content_state,
+        )?;
         self.each(
             SectionKind::ApplicationKeys,
             policy.application_keys.len(),
@@ -352,8 +358,41 @@ impl Contents<'_> {
 
     fn leaf(&mut self, index: usize) -> Check {
         let leaf = *self.policy.leaves.get(index).ok_or(Reason::RunEnd)?;
-        self.rule_list(leaf.first, leaf.count, false)?;
-        self.rule_list(leaf.host_first, leaf.host_count, true)
+        self.rule_list(leaf.first, leaf.count, 0)?;
+        self.rule_list(leaf.host_first, leaf.host_count, RULE_HOST)?;
+        self.rule_list(leaf.content_first, leaf.content_count, RULE_CONTENT)
+    }
+
+    fn content(&mut self, index: usize) -> Check {
+        let record = *self.policy.contents.get(index).ok_or(Reason::RunEnd)?;
+        ensure(record.count.get() > 0, Reason::Count)?;
+        self.rule_list(record.first, record.count, RULE_CONTENT)
+    }
+
+    /// Where a state leads back to is shallower, which bounds every way back; where it leads on to is looked up with
+    /// care each time.
+    fn content_state(&mut self, index: usize) -> Check {
+        let states = self.policy.content_states;
+        let state = states.get(index).ok_or(Reason::RunEnd)?;
+        ensure(state.reserved.get() == 0, Reason::Reserved)?;
+        if state.depth == 0 {
+            // The root, or no state.
+            let leads_on = index == 0 || state.base.get() == NO_BASE;
+            let back = (state.fail.get(), state.content.get(), state.link.get());
+            return ensure(leads_on && back == (0, 0, 0), Reason::Reference);
+        }
+        ensure(usize::from(state.depth) <= MAX_CONTENT, Reason::Range)?;
+        ensure(
+            state.content.get() as usize <= self.policy.contents.len(),
+            Reason::Reference,
+        )?;
+        for back in [state.fail.get(), state.link.get()] {
+            let shallower = states.get(back as usize).is_some_and(|target| {
+                target.depth < state.depth && (target.depth > 0 || back == 0)
+            });
+            ensure(shallower, Reason::Reference)?;
+        }
+        Ok(())
     }
 
     fn host(&mut self, index: usize) -> Check {
@@ -377,11 +416,11 @@ impl Contents<'_> {
             before.is_none_or(|before| key(before) < key(&record)),
             Reason::Order,
         )?;
-        self.rule_list(record.first, record.count, true)
+        self.rule_list(record.first, record.count, RULE_HOST)
     }
 
-    /// A list of rules, all with a host condition or all without.
-    fn rule_list(&mut self, first: U32, count: U32, with_host: bool) -> Check {
+    /// A list of rules, all with just these of the flags [`RULE_HOST`] and [`RULE_CONTENT`].
+    fn rule_list(&mut self, first: U32, count: U32, flags: u16) -> Check {
         self.lists
             .take(first, count.get() as usize, self.policy.rule_lists.len())?;
         let mut least = 0;
@@ -393,7 +432,7 @@ impl Contents<'_> {
                 .get(index.get() as usize)
                 .ok_or(Reason::Reference)?;
             ensure(
-                (rule.flags.get() & RULE_HOST != 0) == with_host,
+                rule.flags.get() & (RULE_HOST | RULE_CONTENT) == flags,
                 Reason::Reference,
             )?;
             least = index.get() + 1;
@@ -451,8 +490,15 @@ impl Cursors {
             rule.direction == 0 || Direction::from_raw(rule.direction).is_some(),
             Reason::Value,
         )?;
+        let flags = rule.flags.get();
         ensure(
-            rule.flags.get() & !(RULE_LOG | RULE_HOST) == 0,
+            flags & !(RULE_LOG | RULE_HOST | RULE_CONTENT) == 0,
+            Reason::Flags,
+        )?;
+        // What looks for contents has no host, and comes too late to permit.
+        ensure(
+            flags & RULE_CONTENT == 0
+                || (flags & RULE_HOST == 0 && rule.action == Action::Block.raw()),
             Reason::Flags,
         )?;
         ensure(rule.reserved.get() == 0, Reason::Reserved)?;

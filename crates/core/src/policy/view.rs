@@ -2,8 +2,9 @@
 
 use super::validate::{self, PolicyError};
 use portcullis_proto::policy::{
-    Action, AddressRange, ApplicationRecord, HostRecord, LeafRecord, NodeRecord, POLICY_EVENTS_ALL,
-    PolicyHeader, Range16, RuleRecord, Run, SectionKind, UserRecord,
+    Action, AddressRange, ApplicationRecord, ContentRecord, ContentStateRecord, HostRecord,
+    LeafRecord, NodeRecord, POLICY_EVENTS_ALL, PolicyHeader, Range16, RuleRecord, Run, SectionKind,
+    UserRecord,
 };
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
@@ -60,6 +61,8 @@ pub struct PolicyView<'p> {
     pub(super) user_keys: &'p [U64],
     pub(super) nodes: &'p [NodeRecord],
     pub(super) leaves: &'p [LeafRecord],
+    pub(super) contents: &'p [ContentRecord],
+    pub(super) content_states: &'p [ContentStateRecord],
     pub(super) text: &'p [u8],
 }
 
@@ -81,6 +84,8 @@ impl<'p> PolicyView<'p> {
         user_keys: &[],
         nodes: &[],
         leaves: &[],
+        contents: &[],
+        content_states: &[],
         text: &[],
     };
 
@@ -113,6 +118,8 @@ impl<'p> PolicyView<'p> {
             user_keys: section(bytes, header, SectionKind::UserKeys)?,
             nodes: section(bytes, header, SectionKind::Nodes)?,
             leaves: section(bytes, header, SectionKind::Leaves)?,
+            contents: section(bytes, header, SectionKind::Contents)?,
+            content_states: section(bytes, header, SectionKind::ContentStates)?,
             text: section(bytes, header, SectionKind::Text)?,
         })
     }

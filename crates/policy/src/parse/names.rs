@@ -2,7 +2,7 @@
 
 use super::{Issue, nearest};
 
-const RULE_KEYS: [&str; 12] = [
+const RULE_KEYS: [&str; 14] = [
     "name",
     "action",
     "direction",
@@ -14,11 +14,13 @@ const RULE_KEYS: [&str; 12] = [
     "application",
     "user",
     "host",
+    "content",
+    "content_hex",
     "log",
 ];
 
 /// What other tools call it, in lower case without `_` and `-`, and our key.
-const OTHER_NAMES: [(&str, &str); 49] = [
+const OTHER_NAMES: [(&str, &str); 54] = [
     ("displayname", "name"),
     ("rulename", "name"),
     ("title", "name"),
@@ -67,6 +69,11 @@ const OTHER_NAMES: [(&str, &str); 49] = [
     ("domain", "host"),
     ("fqdn", "host"),
     ("sni", "host"),
+    ("contains", "content"),
+    ("contents", "content"),
+    ("payload", "content"),
+    ("string", "content"),
+    ("hexstring", "content_hex"),
     ("logging", "log"),
 ];
 

@@ -4,7 +4,7 @@ use super::{Issue, direction as direction_named, nearest};
 use crate::model::{HostPattern, Sid};
 use crate::ranges::Ranges;
 use portcullis_proto::event::MAX_HOST;
-use portcullis_proto::policy::{Action, Direction, map_v4};
+use portcullis_proto::policy::{Action, Direction, MAX_CONTENT, map_v4};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Everything but IPv4, as numbers: what is below and above `::ffff:0:0/96`.
@@ -301,4 +301,39 @@ pub(super) fn host(text: &str) -> Result<HostPattern, Issue> {
         name: name.to_owned(),
         below,
     })
+}
+
+pub(super) fn content(text: &str) -> Result<Vec<u8>, Issue> {
+    literal(text.as_bytes().to_vec())
+}
+
+pub(super) fn content_hex(text: &str) -> Result<Vec<u8>, Issue> {
+    let digits: Vec<u8> = text
+        .bytes()
+        .filter(|byte| !matches!(byte, b' ' | b':'))
+        .collect();
+    let pairs = digits.chunks(2).map(|pair| {
+        let pair = std::str::from_utf8(pair)
+            .ok()
+            .filter(|pair| pair.len() == 2)?;
+        let digits = pair.bytes().all(|digit| digit.is_ascii_hexdigit());
+        digits.then(|| u8::from_str_radix(pair, 16).ok()).flatten()
+    });
+    let bytes = pairs.collect::<Option<_>>().ok_or_else(|| {
+        Issue::new(format!("\"{text}\" is not hexadecimal"))
+            .hint("write two digits for each byte, such as \"de ad be ef\"")
+    });
+    literal(bytes?)
+}
+
+/// A literal that can be looked for.
+fn literal(bytes: Vec<u8>) -> Result<Vec<u8>, Issue> {
+    match bytes.len() {
+        0 => Err(Issue::new("nothing to look for").hint("leave it out to match everything")),
+        1..=MAX_CONTENT => Ok(bytes),
+        length => Err(Issue::new(format!(
+            "{length} bytes to look for, and at most {MAX_CONTENT} are possible"
+        ))
+        .hint("its first bytes will do")),
+    }
 }
