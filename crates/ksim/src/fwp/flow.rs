@@ -71,17 +71,21 @@ exports! {
     fn FwpsPendOperation0(call, completion_handle: usize, context: Out<usize>) -> i32,
     irql PASSIVE..=DISPATCH, fails NtStatus::FWP_TCPIP_NOT_READY.to_i32();
     {
+        let fwp = &call.machine().fwp;
+        let current = fwp.current(call.cpu());
+        // Said first: metadata has no completion handle when a connection is authorized again.
+        if current.reauthorizing.load(Ordering::Relaxed) {
+            return NtStatus::FWP_CANNOT_PEND.to_i32();
+        }
         if completion_handle == 0 || context.is_null() {
             return NtStatus::FWP_NULL_POINTER.to_i32();
         }
-        let fwp = &call.machine().fwp;
-        let current = fwp.current(call.cpu());
         let asked = completion_handle as u64;
         if current.completion_handle.load(Ordering::Relaxed) != asked {
             call.violation(&ARGUMENT, "completionHandle is not that of the classify in progress");
             return NtStatus::INVALID_PARAMETER.to_i32();
         }
-        if current.reauthorizing.load(Ordering::Relaxed) || current.is_pended() {
+        if current.is_pended() {
             return NtStatus::FWP_CANNOT_PEND.to_i32();
         }
         current.pended.store(true, Ordering::Relaxed);

@@ -222,6 +222,14 @@ impl Waterfall {
         delivered
     }
 
+    /// A connection that a stage has allowed in the other direction is allowed in this one too.
+    pub(super) fn allow_as(&mut self, other: &Self) {
+        for stage in other.stages.iter().filter(|stage| stage.allowed) {
+            let known = self.stage_or_new(stage.id);
+            self.stages[known].allowed = true;
+        }
+    }
+
     fn stage(&self, id: StageId) -> Option<usize> {
         self.stages.iter().position(|stage| stage.id == id)
     }

@@ -125,6 +125,13 @@ impl Connection {
         }
     }
 
+    /// What stages have allowed counts for both directions.
+    fn agree(&mut self) {
+        let [sent, received] = &mut self.halves;
+        sent.waterfall.allow_as(&received.waterfall);
+        received.waterfall.allow_as(&sent.waterfall);
+    }
+
     fn side(outbound: bool) -> usize {
         usize::from(!outbound)
     }
@@ -175,6 +182,7 @@ impl Connection {
         if total.dropped {
             return;
         }
+        self.agree();
         let Half {
             reassembler,
             waterfall,
@@ -214,6 +222,7 @@ impl Connection {
         outbound: bool,
         total: &mut Delivered,
     ) {
+        self.agree();
         let half = &mut self.halves[Self::side(outbound)];
         if half.reassembler.is_finished() && !half.disconnected && !total.dropped {
             half.disconnected = true;
