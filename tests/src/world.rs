@@ -7,7 +7,7 @@ use ksim::net::Processes;
 use ksim::{Caller, Config, Driver, Kernel, LoadOptions, Report};
 use portcullis_proto::status::{CalloutStatus, StatusReply};
 use portcullis_proto::{CALLOUTS, CalloutKind, Counter, DriverState, EventRecord, Family};
-use wfp_engine::Engine;
+use wfp_engine::{Engine, Options};
 use wfp_schema::{BfeState, Guid, NtStatus};
 
 use crate::control::{Device, alive};
@@ -51,10 +51,10 @@ impl World {
         world
     }
 
-    /// A machine without the driver.
+    /// A machine without the driver; [`with_options`] says how the filter engine answers open questions.
     #[must_use]
     pub fn boot(config: &Config) -> Self {
-        let kernel = Kernel::new(config).expect("memory and threads");
+        let kernel = Kernel::new(&with_options(config)).expect("memory and threads");
         let net = Net::new(&kernel, 0);
         Self {
             kernel,
@@ -198,6 +198,23 @@ impl Default for World {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// Names the answers to what documentation leaves open that the tests of a run are given; see [`Options`].
+pub const OPTIONS_VARIABLE: &str = "PORTCULLIS_OPTIONS";
+
+/// The configuration with the options that [`OPTIONS_VARIABLE`] names, unless a test has options of its own.
+#[must_use]
+pub fn with_options(config: &Config) -> Config {
+    let mut config = config.clone();
+    if let Ok(named) = std::env::var(OPTIONS_VARIABLE)
+        && config.fwp.options == Options::default()
+    {
+        config.fwp.options = named
+            .parse()
+            .unwrap_or_else(|error| panic!("{OPTIONS_VARIABLE}: {error}"));
+    }
+    config
 }
 
 /// Loads a driver.

@@ -42,7 +42,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{OnceLock, Weak};
 
 use parking_lot::Mutex;
-use wfp_engine::{Engine, Options};
+use wfp_engine::{BootStore, Engine, Options};
 
 use crate::cpu::Cpu;
 use crate::export::Export;
@@ -77,6 +77,8 @@ pub struct Config {
     pub options: Options,
     /// Whether the base filtering engine runs when the machine has booted.
     pub bfe_running: bool,
+    /// The persistent and boot-time objects that the machine finds when it boots: those of an earlier one.
+    pub boot_store: BootStore,
     /// How packets are spread over MDLs.
     pub mdl_layout: MdlLayout,
 }
@@ -86,6 +88,7 @@ impl Default for Config {
         Self {
             options: Options::default(),
             bfe_running: true,
+            boot_store: BootStore::default(),
             mdl_layout: MdlLayout::Whole,
         }
     }
@@ -108,7 +111,11 @@ pub(crate) struct State {
 impl State {
     pub(crate) fn new(config: &Config, processors: u32) -> Self {
         Self {
-            engine: Engine::new(KernelHost::default(), config.options.clone()),
+            engine: Engine::boot(
+                KernelHost::default(),
+                config.options.clone(),
+                config.boot_store.clone(),
+            ),
             mdl_layout: config.mdl_layout,
             processors: (0..processors.max(1)).map(|_| Current::default()).collect(),
             injection: inject::State::default(),

@@ -163,6 +163,8 @@ unsafe extern "C" fn classify(
     record.action = unsafe { (*out).actionType };
     // SAFETY: as above.
     record.rights = unsafe { (*out).rights };
+    // SAFETY: as above.
+    record.out_flags = unsafe { (*out).flags };
     let call = Call {
         metadata,
         classify_context,

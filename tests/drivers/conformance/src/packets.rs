@@ -2,7 +2,7 @@
 
 use core::ffi::c_void;
 use core::ptr;
-use core::sync::atomic::{AtomicPtr, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 use conformance_messages::{Inject, MakePacket, Record, Reply, kind, point};
 use wdk_sys::{BOOLEAN, MDL};
@@ -46,6 +46,12 @@ static PACKETS: SpinLock<Packets> = SpinLock::from_raw(
     <RawSpinLock as lock_api::RawMutex>::INIT,
     Packets([None; SLOTS]),
 );
+
+/// What the next completion injects.
+static AGAIN: SpinLock<Option<Inject>> =
+    SpinLock::from_raw(<RawSpinLock as lock_api::RawMutex>::INIT, None);
+/// How many completions have run.
+static COMPLETED: AtomicU32 = AtomicU32::new(0);
 
 /// Where made packets come from.
 static POOL: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
@@ -358,7 +364,18 @@ unsafe extern "C" fn completed(
     if let Some(packet) = packet {
         free(packet);
     }
+    let again = AGAIN.lock().take();
+    if let Some(message) = again {
+        record.operations[0] = bits(call(&message, list_of(message.packet), Some(completed)));
+    }
+    COMPLETED.fetch_add(1, Ordering::SeqCst);
     records::keep(record);
+}
+
+/// The list in a packet slot that is given plus 1; NULL if there is none.
+fn list_of(slot: u32) -> *mut NET_BUFFER_LIST {
+    let found = slot.checked_sub(1).and_then(packet);
+    found.map_or(ptr::null_mut(), |packet| packet.list)
 }
 
 #[allow(
@@ -366,18 +383,29 @@ unsafe extern "C" fn completed(
     reason = "the test chooses numbers of their type"
 )]
 pub(crate) fn inject(message: &Inject) -> Reply {
-    let list = message
-        .packet
-        .checked_sub(1)
-        .and_then(packet)
-        .map_or(ptr::null_mut(), |packet| packet.list);
+    let list = list_of(message.packet);
+    if message.again != 0 {
+        *AGAIN.lock() = Some(Inject {
+            packet: message.again,
+            again: 0,
+            ..*message
+        });
+    }
     let completion: FWPS_INJECT_COMPLETE0 = if message.no_completion != 0 {
         None
     } else {
         Some(completed)
     };
     let status = at_level(message.irql, || call(message, list, completion));
-    Reply::status(bits(status))
+    let mut reply = Reply::status(bits(status));
+    if message.destroy != 0 {
+        let handle = INJECTION_HANDLES.get(message.handle);
+        // SAFETY: nobody but completions uses the handle until the call returns.
+        reply.values[1] = bits(unsafe { wfp_sys::FwpsInjectionHandleDestroy0(handle) }).into();
+        INJECTION_HANDLES.take(message.handle);
+        reply.values[2] = COMPLETED.load(Ordering::SeqCst).into();
+    }
+    reply
 }
 
 /// `UNSPECIFIED_COMPARTMENT_ID`.

@@ -72,6 +72,10 @@ message! {
         local_address_type: u32,
         /// Field IP_REMOTE_ADDRESS of an IPv4 layer, likewise.
         remote_address: u32,
+        /// `FWPS_CLASSIFY_OUT_FLAG_*` on entry.
+        out_flags: u32,
+        /// Nothing.
+        reserved: u32,
         /// Metadata: module that discards.
         discard_module: u32,
         /// Metadata: why.

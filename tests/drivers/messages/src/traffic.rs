@@ -158,6 +158,11 @@ message! {
         layer: u32,
         /// `FWPS_STREAM_FLAG_*`.
         stream_flags: u32,
+        /// Whether the handle is destroyed right after. The second value is the status of that, the third one how
+        /// many completions had run when it returned.
+        destroy: u32,
+        /// The slot of a packet, plus 1, that the completion injects likewise; 0 for none.
+        again: u32,
         /// Nothing.
         reserved: u32,
         /// Bytes of a stream.
