@@ -3,13 +3,16 @@
 
 use crate::engine::Engine;
 use crate::host::{Host, Wait};
-use crate::id::{FilterId, SubscriptionId};
+use crate::id::{FilterId, ProviderContextId, SubscriptionId};
 use crate::lifetime::Lifetime;
-use crate::object::{Callout, Filter, Provider, SubLayer};
-use crate::objects::{CalloutObject, Objects, ProviderObject, SubLayerObject};
+use crate::object::{Callout, Filter, Provider, ProviderContext, SubLayer};
+use crate::objects::{
+    CalloutObject, Objects, ProviderContextObject, ProviderObject, SubLayerObject,
+};
 use crate::rundown::Rundown;
+use crate::security::{Securable, SecurityDescriptor};
 use crate::sync::lock;
-use crate::transaction::Writer;
+use crate::transaction::{Author, Writer};
 use std::sync::Arc;
 use wfp_schema::flags::ManagementCalloutFlags;
 use wfp_schema::{BfeState, FilterFlags, LayerId, NtStatus};
@@ -19,12 +22,16 @@ use wfp_schema::{BfeState, FilterFlags, LayerId, NtStatus};
 pub struct BootStore {
     /// Persistent providers.
     pub providers: Vec<Provider>,
+    /// Persistent provider contexts.
+    pub provider_contexts: Vec<ProviderContext>,
     /// Persistent sublayers.
     pub sublayers: Vec<SubLayer>,
     /// Persistent callouts.
     pub callouts: Vec<Callout>,
     /// Persistent and boot-time filters.
     pub filters: Vec<Filter>,
+    /// The security descriptors of these objects, of containers and of the engine.
+    pub security: Vec<(Securable, SecurityDescriptor)>,
 }
 
 type Callback = Box<dyn Fn(BfeState) + Send + Sync>;
@@ -176,6 +183,10 @@ impl<H: Host> Engine<H> {
     /// Adds stored objects. Filters of the lifetime `loaded` classify, others
     /// are only kept; those that their callout refuses are left out.
     fn load(&self, writer: &mut Writer<H>, store: &BootStore, loaded: Lifetime) {
+        let system = Author::default();
+        for (what, descriptor) in &store.security {
+            writer.objects.set_security(*what, Some(descriptor.clone()));
+        }
         for provider in &store.providers {
             let disabled = match provider.service.as_deref() {
                 Some(service) => !self.host.service_starts_automatically(service),
@@ -187,6 +198,16 @@ impl<H: Host> Engine<H> {
                 disabled,
             });
         }
+        for context in &store.provider_contexts {
+            let id = ProviderContextId::new(lock(&self.state).next());
+            writer
+                .objects
+                .insert_provider_context(ProviderContextObject {
+                    context: context.clone(),
+                    lifetime: Lifetime::Persistent,
+                    id,
+                });
+        }
         for sublayer in &store.sublayers {
             let sequence = lock(&self.state).next();
             writer.objects.insert_sublayer(SubLayerObject {
@@ -197,7 +218,7 @@ impl<H: Host> Engine<H> {
         }
         for callout in &store.callouts {
             let accepted: Result<CalloutObject<H>, _> =
-                self.accept_callout(&writer.objects, callout.clone(), None);
+                self.accept_callout(&writer.objects, callout.clone(), &system);
             if let Ok(object) = accepted {
                 writer.objects.insert_callout(object);
             }
@@ -215,7 +236,7 @@ impl<H: Host> Engine<H> {
             }
             let id = FilterId::new(lock(&self.state).next());
             if let Ok(entry) = self
-                .accept_filter(&writer.objects, filter, None, id)
+                .accept_filter(&writer.objects, filter, &system, id)
                 .and_then(|accepted| self.make_entry(accepted, in_force))
             {
                 writer.add_filter(Arc::new(entry));
@@ -265,6 +286,11 @@ impl BootStore {
                 .filter(|object| persistent(object.lifetime))
                 .map(|object| object.provider.clone())
                 .collect(),
+            provider_contexts: objects
+                .provider_contexts()
+                .filter(|object| persistent(object.lifetime))
+                .map(|object| object.context.clone())
+                .collect(),
             sublayers: objects
                 .sublayers()
                 .filter(|object| persistent(object.lifetime))
@@ -287,6 +313,14 @@ impl BootStore {
                     flags: entry.record.filter.flags.without(FilterFlags::DISABLED),
                     ..entry.record.filter.clone()
                 })
+                .collect(),
+            security: objects
+                .secured()
+                .filter(|(what, _)| {
+                    let lifetime = objects.lifetime_of(**what);
+                    lifetime.is_ok_and(Lifetime::outlives_bfe)
+                })
+                .map(|(what, descriptor)| (*what, descriptor.clone()))
                 .collect(),
         }
     }

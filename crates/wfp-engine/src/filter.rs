@@ -6,6 +6,7 @@ use crate::host::Host;
 use crate::id::{CalloutId, FilterId};
 use crate::lifetime::Lifetime;
 use crate::object::Filter;
+use crate::objects::ProviderContextObject;
 use crate::rundown::Rundown;
 use crate::value::Value;
 use std::fmt;
@@ -24,6 +25,8 @@ pub struct FilterRecord {
     pub(crate) effective_weight: u64,
     pub(crate) conditions: Vec<RuntimeCondition>,
     pub(crate) callout: Option<CalloutId>,
+    pub(crate) provider_context: Option<Arc<ProviderContextObject>>,
+    pub(crate) shows_provider_context: bool,
     pub(crate) lifetime: Lifetime,
 }
 
@@ -81,6 +84,28 @@ impl FilterRecord {
     #[must_use]
     pub const fn callout(&self) -> Option<CalloutId> {
         self.callout
+    }
+
+    /// The provider context that it names.
+    #[must_use]
+    pub fn provider_context(&self) -> Option<&ProviderContextObject> {
+        self.provider_context.as_deref()
+    }
+
+    /// The provider context that its callout sees (`FWPS_FILTER0.providerContext`):
+    /// only callouts added with `USES_PROVIDER_CONTEXT` do.
+    #[must_use]
+    pub fn visible_provider_context(&self) -> Option<&ProviderContextObject> {
+        self.provider_context()
+            .filter(|_| self.shows_provider_context)
+    }
+
+    /// `FWPS_FILTER0.context` before any callout rewrites it: the raw context, or
+    /// the identifier of the provider context.
+    #[must_use]
+    pub fn initial_context(&self) -> u64 {
+        self.provider_context()
+            .map_or(self.filter.context, |object| object.id.get())
     }
 
     /// The flags that callouts see.
@@ -142,7 +167,7 @@ impl<H: Host> FilterEntry<H> {
     ) -> Self {
         Self {
             in_force,
-            context: AtomicU64::new(record.filter.context),
+            context: AtomicU64::new(record.initial_context()),
             host: host.make_filter(&record),
             record,
             slot,

@@ -45,6 +45,10 @@ id! {
     CalloutId(u32)
 }
 id! {
+    /// A provider context: `FWPM_PROVIDER_CONTEXT0.providerContextId`, and the context of filters that name it.
+    ProviderContextId(u64)
+}
+id! {
     /// A session: what an engine handle stands for.
     SessionId(u64)
 }

@@ -126,15 +126,19 @@ pub use engine::Engine;
 pub use filter::{FilterEntry, FilterRecord};
 pub use flow::Flow;
 pub use host::{Host, Wait};
-pub use id::{CalloutId, FilterId, FlowId, SessionId, SubscriptionId};
+pub use id::{CalloutId, FilterId, FlowId, ProviderContextId, SessionId, SubscriptionId};
 pub use lifetime::Lifetime;
-pub use object::{Callout, Filter, Provider, SubLayer, Weight};
-pub use objects::{CalloutObject, Objects, ProviderObject, SubLayerObject};
+pub use object::{Callout, Filter, Provider, ProviderContext, SubLayer, Weight};
+pub use objects::{CalloutObject, Objects, ProviderContextObject, ProviderObject, SubLayerObject};
 pub use options::{
     AutoWeight, DualModeLayer, EnforcedBeyondData, NoMatch, Options, ParseOptionsError, Part,
     Question, ReadTransaction, RunningCallout, SeparatedConditions, TieOrder, UserIdType,
 };
 pub use plan::{Plan, Stage};
 pub use record::{Arbitration, Call, Outcome, Recorder, Step};
+pub use security::{
+    ADMINISTRATORS, AccessEntry, AccessList, Caller, EVERYONE, NETWORK_OPERATORS, ObjectType,
+    Securable, Secured, SecurityDescriptor, SecurityParts, User,
+};
 pub use session::{Session, TransactionWait};
 pub use value::{Token, Value};

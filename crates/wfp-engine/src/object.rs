@@ -5,7 +5,7 @@
 
 use crate::condition::Condition;
 use wfp_schema::flags::ManagementCalloutFlags;
-use wfp_schema::{Action, FilterFlags, Guid};
+use wfp_schema::{Action, FilterFlags, Guid, ProviderContextType};
 
 /// `FWPM_PROVIDER0`: who owns objects.
 #[derive(Clone, Debug, Default)]
@@ -18,6 +18,37 @@ pub struct Provider {
     pub persistent: bool,
     /// The Windows service of the provider.
     pub service: Option<String>,
+}
+
+/// `FWPM_PROVIDER_CONTEXT0`: what a provider's callouts are told of a filter.
+#[derive(Clone, Debug)]
+pub struct ProviderContext {
+    /// Its key.
+    pub key: Guid,
+    /// Its display name.
+    pub name: Option<String>,
+    /// Whether it comes back when the engine starts.
+    pub persistent: bool,
+    /// Its provider.
+    pub provider: Option<Guid>,
+    /// What it holds.
+    pub context_type: ProviderContextType,
+    /// The bytes of a general context (`dataBuffer`), or the policy of another as bytes.
+    pub data: Box<[u8]>,
+}
+
+impl Default for ProviderContext {
+    /// A general context without data.
+    fn default() -> Self {
+        Self {
+            key: Guid::ZERO,
+            name: None,
+            persistent: false,
+            provider: None,
+            context_type: ProviderContextType::General,
+            data: Box::default(),
+        }
+    }
 }
 
 /// `FWPM_SUBLAYER0`: a unit of arbitration.
@@ -87,6 +118,9 @@ pub struct Filter {
     pub callout: Guid,
     /// `rawContext`: what callouts see as the filter's context.
     pub context: u64,
+    /// Key of the provider context, with `HAS_PROVIDER_CONTEXT`: its identifier
+    /// takes the place of `context`.
+    pub provider_context: Guid,
 }
 
 impl Default for Filter {
@@ -104,6 +138,7 @@ impl Default for Filter {
             action: Action::Permit,
             callout: Guid::ZERO,
             context: 0,
+            provider_context: Guid::ZERO,
         }
     }
 }

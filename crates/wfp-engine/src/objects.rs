@@ -6,14 +6,15 @@
 use crate::callout::Slot;
 use crate::filter::FilterEntry;
 use crate::host::Host;
-use crate::id::{CalloutId, FilterId};
+use crate::id::{CalloutId, FilterId, ProviderContextId};
 use crate::lifetime::Lifetime;
-use crate::object::{Callout, Provider, SubLayer};
+use crate::object::{Callout, Provider, ProviderContext, SubLayer};
 use crate::options::Options;
+use crate::security::{ObjectType, Securable, SecurityDescriptor};
 use rpds::RedBlackTreeMapSync as Map;
 use std::fmt;
 use std::sync::Arc;
-use wfp_schema::{Guid, LayerId, NtStatus, provider, sublayer};
+use wfp_schema::{Guid, Layer, LayerId, NtStatus, provider, sublayer};
 
 /// A provider that has been added.
 #[derive(Clone, Debug)]
@@ -24,6 +25,17 @@ pub struct ProviderObject {
     pub lifetime: Lifetime,
     /// Its service does not start with the system, so its persistent objects were not loaded.
     pub disabled: bool,
+}
+
+/// A provider context that has been added.
+#[derive(Clone, Debug)]
+pub struct ProviderContextObject {
+    /// As it was described, with its key.
+    pub context: ProviderContext,
+    /// How long it lives.
+    pub lifetime: Lifetime,
+    /// Its run-time identifier.
+    pub id: ProviderContextId,
 }
 
 /// A sublayer that has been added.
@@ -75,20 +87,24 @@ impl<H: Host> fmt::Debug for CalloutObject<H> {
 /// A consistent view of every management object.
 pub struct Objects<H: Host> {
     providers: Map<Guid, Arc<ProviderObject>>,
+    provider_contexts: Map<Guid, Arc<ProviderContextObject>>,
     sublayers: Map<Guid, Arc<SubLayerObject>>,
     callouts: Map<Guid, Arc<CalloutObject<H>>>,
     filters: Map<FilterId, Arc<FilterEntry<H>>>,
     filter_keys: Map<Guid, FilterId>,
+    security: Map<Securable, SecurityDescriptor>,
 }
 
 impl<H: Host> Clone for Objects<H> {
     fn clone(&self) -> Self {
         Self {
             providers: self.providers.clone(),
+            provider_contexts: self.provider_contexts.clone(),
             sublayers: self.sublayers.clone(),
             callouts: self.callouts.clone(),
             filters: self.filters.clone(),
             filter_keys: self.filter_keys.clone(),
+            security: self.security.clone(),
         }
     }
 }
@@ -97,6 +113,7 @@ impl<H: Host> fmt::Debug for Objects<H> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Objects")
             .field("providers", &self.providers.size())
+            .field("provider_contexts", &self.provider_contexts.size())
             .field("sublayers", &self.sublayers.size())
             .field("callouts", &self.callouts.size())
             .field("filters", &self.filters.size())
@@ -113,10 +130,12 @@ impl<H: Host> Objects<H> {
     pub(crate) fn built_in(options: &Options) -> Self {
         let mut objects = Self {
             providers: Map::new_sync(),
+            provider_contexts: Map::new_sync(),
             sublayers: Map::new_sync(),
             callouts: Map::new_sync(),
             filters: Map::new_sync(),
             filter_keys: Map::new_sync(),
+            security: Map::new_sync(),
         };
         for &(name, key) in provider::ALL {
             objects.insert_provider(ProviderObject {
@@ -153,6 +172,11 @@ impl<H: Host> Objects<H> {
         self.providers.values()
     }
 
+    /// Every provider context, by key.
+    pub fn provider_contexts(&self) -> impl Iterator<Item = &Arc<ProviderContextObject>> {
+        self.provider_contexts.values()
+    }
+
     /// Every sublayer, by key.
     pub fn sublayers(&self) -> impl Iterator<Item = &Arc<SubLayerObject>> {
         self.sublayers.values()
@@ -172,6 +196,29 @@ impl<H: Host> Objects<H> {
     #[must_use]
     pub fn provider(&self, key: Guid) -> Option<&Arc<ProviderObject>> {
         self.providers.get(&key)
+    }
+
+    /// The provider context with this key.
+    #[must_use]
+    pub fn provider_context(&self, key: Guid) -> Option<&Arc<ProviderContextObject>> {
+        self.provider_contexts.get(&key)
+    }
+
+    /// The provider context with this identifier.
+    #[must_use]
+    pub fn provider_context_by_id(
+        &self,
+        id: ProviderContextId,
+    ) -> Option<&Arc<ProviderContextObject>> {
+        self.provider_contexts
+            .values()
+            .find(|object| object.id == id)
+    }
+
+    /// The security descriptor that was set for something.
+    #[must_use]
+    pub fn security(&self, what: Securable) -> Option<&SecurityDescriptor> {
+        self.security.get(&what)
     }
 
     /// The sublayer with this key.
@@ -209,6 +256,11 @@ impl<H: Host> Objects<H> {
             .insert_mut(object.provider.key, Arc::new(object));
     }
 
+    pub(crate) fn insert_provider_context(&mut self, object: ProviderContextObject) {
+        self.provider_contexts
+            .insert_mut(object.context.key, Arc::new(object));
+    }
+
     pub(crate) fn insert_sublayer(&mut self, object: SubLayerObject) {
         self.sublayers
             .insert_mut(object.sublayer.key, Arc::new(object));
@@ -224,21 +276,62 @@ impl<H: Host> Objects<H> {
         self.filters.insert_mut(entry.id(), entry);
     }
 
-    pub(crate) fn remove_provider(&mut self, key: Guid) {
-        self.providers.remove_mut(&key);
+    pub(crate) fn set_security(&mut self, what: Securable, to: Option<SecurityDescriptor>) {
+        match to {
+            Some(descriptor) => self.security.insert_mut(what, descriptor),
+            None => {
+                self.security.remove_mut(&what);
+            }
+        }
     }
 
-    pub(crate) fn remove_sublayer(&mut self, key: Guid) {
-        self.sublayers.remove_mut(&key);
+    /// Every security descriptor that was set.
+    pub(crate) fn secured(&self) -> impl Iterator<Item = (&Securable, &SecurityDescriptor)> {
+        self.security.iter()
     }
 
-    pub(crate) fn remove_callout(&mut self, key: Guid) {
-        self.callouts.remove_mut(&key);
+    /// Removes an object and its security descriptor.
+    pub(crate) fn remove(&mut self, object_type: ObjectType, key: Guid) {
+        self.hide(object_type, key);
+        self.set_security(Securable::Object(object_type, key), None);
     }
 
-    pub(crate) fn remove_filter(&mut self, entry: &FilterEntry<H>) {
-        self.filter_keys.remove_mut(&entry.record.key());
-        self.filters.remove_mut(&entry.id());
+    /// Removes an object from a view.
+    pub(crate) fn hide(&mut self, object_type: ObjectType, key: Guid) {
+        match object_type {
+            ObjectType::Provider => {
+                self.providers.remove_mut(&key);
+            }
+            ObjectType::ProviderContext => {
+                self.provider_contexts.remove_mut(&key);
+            }
+            ObjectType::SubLayer => {
+                self.sublayers.remove_mut(&key);
+            }
+            ObjectType::Callout => {
+                self.callouts.remove_mut(&key);
+            }
+            ObjectType::Filter => {
+                if let Some(id) = self.filter_keys.get(&key).copied() {
+                    self.filter_keys.remove_mut(&key);
+                    self.filters.remove_mut(&id);
+                }
+            }
+            // Layers are no part of a view: they never change.
+            ObjectType::Layer => {}
+        }
+    }
+
+    /// The keys of all objects of a type.
+    pub(crate) fn keys(&self, object_type: ObjectType) -> Vec<Guid> {
+        match object_type {
+            ObjectType::Provider => self.providers.keys().copied().collect(),
+            ObjectType::ProviderContext => self.provider_contexts.keys().copied().collect(),
+            ObjectType::SubLayer => self.sublayers.keys().copied().collect(),
+            ObjectType::Callout => self.callouts.keys().copied().collect(),
+            ObjectType::Filter => self.filter_keys.keys().copied().collect(),
+            ObjectType::Layer => Layer::all().iter().map(Layer::key).collect(),
+        }
     }
 
     pub(crate) fn sublayer_count(&self) -> usize {
@@ -263,11 +356,23 @@ impl<H: Host> Objects<H> {
     pub(crate) fn is_provider_used(&self, key: Guid) -> bool {
         let key = Some(key);
         self.sublayers.values().any(|o| o.sublayer.provider == key)
+            || self
+                .provider_contexts
+                .values()
+                .any(|o| o.context.provider == key)
             || self.callouts.values().any(|o| o.callout.provider == key)
             || self
                 .filters
                 .values()
                 .any(|entry| entry.record.filter.provider == key)
+    }
+
+    /// Whether any filter names this provider context.
+    pub(crate) fn is_provider_context_used(&self, key: Guid) -> bool {
+        self.filters.values().any(|entry| {
+            let context = entry.record.provider_context.as_ref();
+            context.is_some_and(|object| object.context.key == key)
+        })
     }
 
     /// Whether any filter is in this sublayer.

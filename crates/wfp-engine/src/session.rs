@@ -5,9 +5,10 @@ use crate::host::Host;
 use crate::id::SessionId;
 use crate::lifetime::Lifetime;
 use crate::objects::Objects;
+use crate::security::{Caller, Securable};
 use crate::sync::lock;
 use std::time::Duration;
-use wfp_schema::{BfeState, Guid, NtStatus};
+use wfp_schema::{AccessRights, BfeState, Guid, NtStatus};
 
 /// How long a session's calls wait for another session's transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -30,8 +31,8 @@ pub struct Session {
     pub dynamic: bool,
     /// How long its calls wait for another session's transaction.
     pub transaction_wait: TransactionWait,
-    /// Opened by the kernel: its transactions are never aborted by force.
-    pub kernel_mode: bool,
+    /// Who opened it.
+    pub caller: Caller,
 }
 
 impl Default for Session {
@@ -41,7 +42,7 @@ impl Default for Session {
             key: Guid::ZERO,
             dynamic: false,
             transaction_wait: TransactionWait::Default,
-            kernel_mode: true,
+            caller: Caller::Kernel,
         }
     }
 }
@@ -84,12 +85,17 @@ impl<H: Host> Engine<H> {
     ///
     /// # Errors
     /// [`Options::open_without_bfe`](crate::Options::open_without_bfe) while the
-    /// base filtering engine is not running; `FWP_ALREADY_EXISTS` if the key is in use.
+    /// base filtering engine is not running; `ACCESS_DENIED`;
+    /// `FWP_ALREADY_EXISTS` if the key is in use.
     pub fn open_session(&self, mut session: Session) -> Result<SessionId, NtStatus> {
         let mut state = lock(&self.state);
         if !matches!(state.bfe, BfeState::Running | BfeState::StopPending) {
             return Err(self.options.open_without_bfe);
         }
+        let open = AccessRights::OPEN;
+        state
+            .objects
+            .check_access(&session.caller, Securable::Engine, open)?;
         if session.key.is_zero() {
             session.key = state.new_key();
         } else if state
@@ -153,14 +159,22 @@ impl<H: Host> Engine<H> {
     /// # Errors
     /// `INVALID_HANDLE`, `FWP_SESSION_ABORTED`, `FWP_TXN_ABORTED`.
     pub fn objects(&self, id: SessionId) -> Result<Objects<H>, NtStatus> {
+        self.view(id).map(|(objects, _)| objects)
+    }
+
+    /// What a session sees, and who sees it.
+    pub(crate) fn view(&self, id: SessionId) -> Result<(Objects<H>, Caller), NtStatus> {
         let mut state = self.enter_session(id)?;
-        if let Some(reading) = &state.session(id)?.reading {
-            return Ok(reading.clone());
+        let open = state.session(id)?;
+        let caller = open.session.caller.clone();
+        if let Some(reading) = &open.reading {
+            return Ok((reading.clone(), caller));
         }
-        Ok(match &state.writer {
+        let objects = match &state.writer {
             Some(writer) if writer.session == Some(id) => writer.objects.clone(),
             _ => state.objects.clone(),
-        })
+        };
+        Ok((objects, caller))
     }
 
     /// Every object that is in force, whoever asks.

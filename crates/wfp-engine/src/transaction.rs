@@ -7,12 +7,13 @@ use crate::id::{FilterId, SessionId};
 use crate::lifetime::Lifetime;
 use crate::objects::Objects;
 use crate::options::ReadTransaction;
+use crate::security::{Caller, ObjectType, Securable};
 use crate::session::TransactionWait;
 use crate::sync::lock;
 use std::collections::BTreeSet;
 use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
-use wfp_schema::{CalloutFlags, LayerId, NotifyType, NtStatus};
+use wfp_schema::{AccessRights, CalloutFlags, Guid, LayerId, NotifyType, NtStatus};
 
 /// The one transaction that writes.
 pub(crate) struct Writer<H: Host> {
@@ -71,7 +72,7 @@ impl<H: Host> Writer<H> {
     /// Deletes a filter.
     pub(crate) fn delete_filter(&mut self, entry: Arc<FilterEntry<H>>) {
         self.layers.insert(entry.record.layer);
-        self.objects.remove_filter(&entry);
+        self.objects.remove(ObjectType::Filter, entry.record.key());
         self.deleted.push(entry);
     }
 
@@ -86,32 +87,32 @@ impl<H: Host> Writer<H> {
         for entry in filters {
             self.delete_filter(entry);
         }
-        let callouts: Vec<_> = self
-            .objects
-            .callouts()
-            .filter(|object| goes(object.lifetime))
-            .map(|object| object.callout.key)
-            .collect();
-        for key in callouts {
-            self.objects.remove_callout(key);
-        }
-        let sublayers: Vec<_> = self
-            .objects
-            .sublayers()
-            .filter(|object| goes(object.lifetime))
-            .map(|object| object.sublayer.key)
-            .collect();
-        for key in sublayers {
-            self.objects.remove_sublayer(key);
-        }
-        let providers: Vec<_> = self
-            .objects
-            .providers()
-            .filter(|object| goes(object.lifetime))
-            .map(|object| object.provider.key)
-            .collect();
-        for key in providers {
-            self.objects.remove_provider(key);
+        // What may be named by others goes after them.
+        let rest: Vec<(ObjectType, Guid)> = {
+            let objects = &self.objects;
+            let callouts = objects
+                .callouts()
+                .map(|object| (ObjectType::Callout, object.callout.key, object.lifetime));
+            let sublayers = objects
+                .sublayers()
+                .map(|object| (ObjectType::SubLayer, object.sublayer.key, object.lifetime));
+            let contexts = objects.provider_contexts().map(|object| {
+                let key = object.context.key;
+                (ObjectType::ProviderContext, key, object.lifetime)
+            });
+            let providers = objects
+                .providers()
+                .map(|object| (ObjectType::Provider, object.provider.key, object.lifetime));
+            callouts
+                .chain(sublayers)
+                .chain(contexts)
+                .chain(providers)
+                .filter(|(_, _, lifetime)| goes(*lifetime))
+                .map(|(object_type, key, _)| (object_type, key))
+                .collect()
+        };
+        for (object_type, key) in rest {
+            self.objects.remove(object_type, key);
         }
     }
 
@@ -126,6 +127,14 @@ impl<H: Host> Writer<H> {
     }
 }
 
+/// On whose behalf a change is made.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Author {
+    /// The session, if its objects go when it ends.
+    pub(crate) dynamic: Option<SessionId>,
+    pub(crate) caller: Caller,
+}
+
 impl<H: Host> Engine<H> {
     /// Begins an explicit transaction (`FwpmTransactionBegin0`).
     ///
@@ -134,8 +143,8 @@ impl<H: Host> Engine<H> {
     /// [`Options::read_transaction`](crate::Options::read_transaction).
     ///
     /// # Errors
-    /// `FWP_TXN_IN_PROGRESS` if the session has one; `FWP_TIMEOUT`;
-    /// `INVALID_HANDLE`, `FWP_SESSION_ABORTED`.
+    /// `FWP_TXN_IN_PROGRESS` if the session has one; `ACCESS_DENIED`;
+    /// `FWP_TIMEOUT`; `INVALID_HANDLE`, `FWP_SESSION_ABORTED`.
     pub fn begin_transaction(&self, session: SessionId, read_only: bool) -> Result<(), NtStatus> {
         {
             let mut state = self.lock_current();
@@ -143,6 +152,14 @@ impl<H: Host> Engine<H> {
             if state.has_transaction(session)? {
                 return Err(NtStatus::FWP_TXN_IN_PROGRESS);
             }
+            let mut rights = AccessRights::BEGIN_READ_TXN;
+            if !read_only {
+                rights |= AccessRights::BEGIN_WRITE_TXN;
+            }
+            let caller = state.session(session)?.session.caller.clone();
+            state
+                .objects
+                .check_access(&caller, Securable::Engine, rights)?;
             if read_only && self.options.read_transaction == ReadTransaction::Snapshot {
                 let objects = state.objects.clone();
                 state.session(session)?.reading = Some(objects);
@@ -203,12 +220,12 @@ impl<H: Host> Engine<H> {
 
     /// Makes a change in the session's transaction, or in one of its own.
     ///
-    /// `prepare` checks against the objects (and knows the session if it is
-    /// dynamic); `ask` may call the host, as no lock is held; `apply` can't fail.
+    /// `prepare` checks against the objects and knows on whose behalf; `ask` may
+    /// call the host, as no lock is held; `apply` can't fail.
     pub(crate) fn write<T, U, R>(
         &self,
         session: SessionId,
-        prepare: impl FnOnce(&mut State<H>, &Objects<H>, Option<SessionId>) -> Result<T, NtStatus>,
+        prepare: impl FnOnce(&mut State<H>, &Objects<H>, &Author) -> Result<T, NtStatus>,
         ask: impl FnOnce(T) -> Result<U, NtStatus>,
         apply: impl FnOnce(&mut Writer<H>, U) -> R,
     ) -> Result<R, NtStatus> {
@@ -224,14 +241,18 @@ impl<H: Host> Engine<H> {
                 let objects = state.objects.clone();
                 state.writer = Some(Writer::new(Some(session), false, now, objects));
             }
-            let dynamic = state.session(session)?.session.dynamic.then_some(session);
+            let open = &state.session(session)?.session;
+            let author = Author {
+                dynamic: open.dynamic.then_some(session),
+                caller: open.caller.clone(),
+            };
             let Some(writer) = &mut state.writer else {
                 return Err(NtStatus::FWP_TXN_ABORTED);
             };
             writer.busy = true;
             let explicit = writer.explicit;
             let objects = writer.objects.clone();
-            let prepared = prepare(&mut state, &objects, dynamic);
+            let prepared = prepare(&mut state, &objects, &author);
             drop(state);
             (prepared, explicit)
         };
@@ -313,6 +334,11 @@ impl<H: Host> Engine<H> {
         }
     }
 
+    /// Whether a session is in an explicit transaction.
+    pub(crate) fn is_in_transaction(&self, session: SessionId) -> Result<bool, NtStatus> {
+        self.enter_session(session)?.has_transaction(session)
+    }
+
     /// Whether transactions that only read keep others from writing.
     fn is_read(&self, state: &State<H>) -> bool {
         self.options.read_transaction == ReadTransaction::SharedLock
@@ -338,7 +364,7 @@ impl<H: Host> Engine<H> {
             return None;
         }
         let open = state.sessions.get_mut(&writer.session?)?;
-        if open.session.kernel_mode {
+        if open.session.caller == Caller::Kernel {
             return None;
         }
         open.transaction_aborted = true;

@@ -108,3 +108,36 @@ code! {
     /// A filter; the reason is firewall policy (0) or `IPsec` (1).
     General = 2, "GENERAL";
 }
+
+code! {
+    /// `FWPM_PROVIDER_CONTEXT_TYPE`: what a provider context holds.
+    pub enum ProviderContextType;
+    /// `FWPM_IPSEC_KEYING_CONTEXT`.
+    IpsecKeying = 0, "IPSEC_KEYING";
+    /// `FWPM_IPSEC_IKE_QM_TRANSPORT_CONTEXT`.
+    IpsecIkeQmTransport = 1, "IPSEC_IKE_QM_TRANSPORT";
+    /// `FWPM_IPSEC_IKE_QM_TUNNEL_CONTEXT`.
+    IpsecIkeQmTunnel = 2, "IPSEC_IKE_QM_TUNNEL";
+    /// `FWPM_IPSEC_AUTHIP_QM_TRANSPORT_CONTEXT`.
+    IpsecAuthipQmTransport = 3, "IPSEC_AUTHIP_QM_TRANSPORT";
+    /// `FWPM_IPSEC_AUTHIP_QM_TUNNEL_CONTEXT`.
+    IpsecAuthipQmTunnel = 4, "IPSEC_AUTHIP_QM_TUNNEL";
+    /// `FWPM_IPSEC_IKE_MM_CONTEXT`.
+    IpsecIkeMm = 5, "IPSEC_IKE_MM";
+    /// `FWPM_IPSEC_AUTHIP_MM_CONTEXT`.
+    IpsecAuthipMm = 6, "IPSEC_AUTHIP_MM";
+    /// `FWPM_CLASSIFY_OPTIONS_CONTEXT`.
+    ClassifyOptions = 7, "CLASSIFY_OPTIONS";
+    /// `FWPM_GENERAL_CONTEXT`: bytes that mean something to the provider's callouts.
+    General = 8, "GENERAL";
+    /// `FWPM_IPSEC_IKEV2_QM_TUNNEL_CONTEXT`.
+    IpsecIkev2QmTunnel = 9, "IPSEC_IKEV2_QM_TUNNEL";
+    /// `FWPM_IPSEC_IKEV2_MM_CONTEXT`.
+    IpsecIkev2Mm = 10, "IPSEC_IKEV2_MM";
+    /// `FWPM_IPSEC_DOSP_CONTEXT`.
+    IpsecDosp = 11, "IPSEC_DOSP";
+    /// `FWPM_IPSEC_IKEV2_QM_TRANSPORT_CONTEXT`.
+    IpsecIkev2QmTransport = 12, "IPSEC_IKEV2_QM_TRANSPORT";
+    /// `FWPM_NETWORK_CONNECTION_POLICY_CONTEXT`.
+    NetworkConnectionPolicy = 13, "NETWORK_CONNECTION_POLICY";
+}

@@ -381,3 +381,109 @@ flag_set! {
     /// `FWPS_INJECTION_TYPE_L2`.
     L2 = 0x10;
 }
+
+flag_set! {
+    /// `FWP_FILTER_ENUM_FLAG_*`: which filters an enumeration returns, and in which order.
+    pub struct FilterEnumFlags(u32);
+    /// `FWP_FILTER_ENUM_FLAG_BEST_TERMINATING_MATCH`. Only the heaviest terminating filter.
+    BEST_TERMINATING_MATCH = 0x1;
+    /// `FWP_FILTER_ENUM_FLAG_SORTED`. The heaviest first.
+    SORTED = 0x2;
+    /// `FWP_FILTER_ENUM_FLAG_BOOTTIME_ONLY`. Only boot-time filters.
+    BOOTTIME_ONLY = 0x4;
+    /// `FWP_FILTER_ENUM_FLAG_INCLUDE_BOOTTIME`. Boot-time filters too.
+    INCLUDE_BOOTTIME = 0x8;
+    /// `FWP_FILTER_ENUM_FLAG_INCLUDE_DISABLED`. Disabled filters too.
+    INCLUDE_DISABLED = 0x10;
+    /// `FWP_FILTER_ENUM_FLAG_RESERVED1`.
+    RESERVED1 = 0x20;
+}
+
+flag_set! {
+    /// `FWPM_ACTRL_*` and the standard and generic rights: what an access control
+    /// entry grants to a user-mode caller. Kernel callers need none.
+    pub struct AccessRights(u32);
+    /// `FWPM_ACTRL_ADD`. To add an object to a container.
+    ADD = 0x1;
+    /// `FWPM_ACTRL_ADD_LINK`. To name the object in another.
+    ADD_LINK = 0x2;
+    /// `FWPM_ACTRL_BEGIN_READ_TXN`. To begin a transaction.
+    BEGIN_READ_TXN = 0x4;
+    /// `FWPM_ACTRL_BEGIN_WRITE_TXN`. To begin one that writes.
+    BEGIN_WRITE_TXN = 0x8;
+    /// `FWPM_ACTRL_CLASSIFY`. To classify at a user-mode layer.
+    CLASSIFY = 0x10;
+    /// `FWPM_ACTRL_ENUM`. To enumerate a container.
+    ENUM = 0x20;
+    /// `FWPM_ACTRL_OPEN`. To open a session.
+    OPEN = 0x40;
+    /// `FWPM_ACTRL_READ`. To read an object.
+    READ = 0x80;
+    /// `FWPM_ACTRL_READ_STATS`. To read statistics.
+    READ_STATS = 0x100;
+    /// `FWPM_ACTRL_SUBSCRIBE`. To be told of changes.
+    SUBSCRIBE = 0x200;
+    /// `FWPM_ACTRL_WRITE`. To set the engine's options.
+    WRITE = 0x400;
+    /// `DELETE`. To delete the object.
+    DELETE = 0x0001_0000;
+    /// `READ_CONTROL`. To read the security descriptor.
+    READ_CONTROL = 0x0002_0000;
+    /// `WRITE_DAC`. To change the discretionary access control list.
+    WRITE_DAC = 0x0004_0000;
+    /// `WRITE_OWNER`. To change the owner.
+    WRITE_OWNER = 0x0008_0000;
+    /// `GENERIC_ALL`.
+    GENERIC_ALL = 0x1000_0000;
+    /// `GENERIC_EXECUTE`.
+    GENERIC_EXECUTE = 0x2000_0000;
+    /// `GENERIC_WRITE`.
+    GENERIC_WRITE = 0x4000_0000;
+    /// `GENERIC_READ`.
+    GENERIC_READ = 0x8000_0000;
+}
+
+impl AccessRights {
+    /// The rights for which the generic ones stand (`FWPM_GENERIC_READ` and so on).
+    #[must_use]
+    pub const fn specific(self) -> Self {
+        const READ: AccessRights = AccessRights::READ_CONTROL
+            .union(AccessRights::BEGIN_READ_TXN)
+            .union(AccessRights::CLASSIFY)
+            .union(AccessRights::OPEN)
+            .union(AccessRights::READ)
+            .union(AccessRights::READ_STATS);
+        const EXECUTE: AccessRights = AccessRights::READ_CONTROL
+            .union(AccessRights::ENUM)
+            .union(AccessRights::SUBSCRIBE);
+        const WRITE: AccessRights = AccessRights::READ_CONTROL
+            .union(AccessRights::DELETE)
+            .union(AccessRights::ADD)
+            .union(AccessRights::ADD_LINK)
+            .union(AccessRights::BEGIN_WRITE_TXN)
+            .union(AccessRights::WRITE);
+        const ALL: AccessRights = READ
+            .union(EXECUTE)
+            .union(WRITE)
+            .union(AccessRights::WRITE_DAC)
+            .union(AccessRights::WRITE_OWNER);
+        const GENERIC: AccessRights = AccessRights::GENERIC_READ
+            .union(AccessRights::GENERIC_WRITE)
+            .union(AccessRights::GENERIC_EXECUTE)
+            .union(AccessRights::GENERIC_ALL);
+        let mut rights = self.without(GENERIC);
+        if self.contains(Self::GENERIC_READ) {
+            rights = rights.union(READ);
+        }
+        if self.contains(Self::GENERIC_WRITE) {
+            rights = rights.union(WRITE);
+        }
+        if self.contains(Self::GENERIC_EXECUTE) {
+            rights = rights.union(EXECUTE);
+        }
+        if self.contains(Self::GENERIC_ALL) {
+            rights = rights.union(ALL);
+        }
+        rights
+    }
+}

@@ -5,7 +5,7 @@ use serde_json::Value;
 use std::path::Path;
 use wfp_schema::flags::{
     IncomingFlags, InjectionType, L2Flags, L2MetadataFields, ManagementCalloutFlags,
-    ReauthorizeReason, RuntimeFilterFlags, SessionFlags, SocketProperties,
+    FilterEnumFlags, ReauthorizeReason, RuntimeFilterFlags, SessionFlags, SocketProperties,
 };
 use wfp_schema::{
     Action, BfeState, CalloutFlags, ClassifyOutFlags, ConditionFlags, DataType, Direction,
@@ -209,6 +209,7 @@ fn flags_are_the_references() {
         IncomingFlags "FWPS_INCOMING_FLAG_"
         StreamFlags "FWPS_STREAM_FLAG_"
         InjectionType "FWPS_INJECTION_TYPE_"
+        FilterEnumFlags "FWP_FILTER_ENUM_FLAG_"
         Rights "FWPS_RIGHT_"
     );
 }

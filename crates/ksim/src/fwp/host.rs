@@ -99,7 +99,7 @@ impl Host for KernelHost {
                 kind: record.action().value(),
                 callout: record.callout().map_or(0, wfp_engine::CalloutId::get),
             },
-            context: record.filter().context,
+            context: record.initial_context(),
             provider_context: 0,
         };
         let filter = memory.put(raw);

@@ -112,7 +112,13 @@ pub(super) fn filter(at: In<RawFilter>) -> Result<Filter, NtStatus> {
         action,
         callout: if action.is_callout() { key } else { Guid::ZERO },
         context: raw.context[0],
+        provider_context: Guid::from_bytes(context_key(raw.context)),
     })
+}
+
+/// The bytes of `FWPM_FILTER0.providerContextKey`, which shares its place with `rawContext`.
+fn context_key([low, high]: [u64; 2]) -> [u8; 16] {
+    ((u128::from(high) << 64) | u128::from(low)).to_le_bytes()
 }
 
 fn weight(raw: RawValue) -> Result<Weight, NtStatus> {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use wfp_engine::{Session, SessionId, TransactionWait};
+use wfp_engine::{Caller, Session, SessionId, TransactionWait};
 use wfp_schema::NtStatus;
 use wfp_schema::flags::SessionFlags;
 
@@ -64,7 +64,7 @@ fn asked(at: In<RawSession>) -> Result<Session, NtStatus> {
             INFINITE => TransactionWait::Infinite,
             limit => TransactionWait::Limit(Duration::from_millis(limit.into())),
         },
-        kernel_mode: true,
+        caller: Caller::Kernel,
     })
 }
 

@@ -2,7 +2,7 @@
 
 use wfp_engine::{CalloutObject, FilterRecord, Lifetime, ProviderObject, SubLayerObject, Weight};
 use wfp_schema::flags::ManagementCalloutFlags;
-use wfp_schema::{DataType, Guid};
+use wfp_schema::{DataType, FilterFlags, Guid};
 
 use super::give::Arena;
 use super::host::KernelHost;
@@ -23,6 +23,17 @@ fn display(memory: &mut Arena, name: Option<&str>) -> RawDisplayData {
         name,
         description: In::null(),
     }
+}
+
+/// `FWPM_FILTER0.providerContextKey`, which shares its place with `rawContext`.
+fn key_as_context(key: Guid) -> [u64; 2] {
+    let bytes = key.to_bytes();
+    let half = |at: usize| {
+        bytes[at..]
+            .first_chunk()
+            .map_or(0, |half| u64::from_le_bytes(*half))
+    };
+    [half(0), half(8)]
 }
 
 fn key(memory: &mut Arena, key: Option<Guid>) -> In<Guid> {
@@ -119,7 +130,11 @@ pub(super) fn filter(memory: &mut Arena, record: &FilterRecord) -> RawFilter {
             kind: filter.action.value(),
             key: filter.callout,
         },
-        context: [filter.context, 0],
+        context: if filter.flags.contains(FilterFlags::HAS_PROVIDER_CONTEXT) {
+            key_as_context(filter.provider_context)
+        } else {
+            [filter.context, 0]
+        },
         reserved: In::null(),
         id: record.id().get(),
         effective_weight: memory.uint64(record.effective_weight()),

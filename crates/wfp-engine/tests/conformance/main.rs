@@ -16,6 +16,8 @@ mod index;
 mod matching;
 mod objects;
 mod properties;
+mod provider_contexts;
+mod security;
 mod sessions;
 mod settings;
 mod stream;

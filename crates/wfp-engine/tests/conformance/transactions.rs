@@ -131,7 +131,7 @@ fn txn_07_a_kernel_session_may_hold_its_transaction_for_ever() {
 fn txn_07_a_user_sessions_transaction_is_aborted_after_an_hour() {
     let w = World::new();
     let user = Session {
-        kernel_mode: false,
+        caller: administrator(),
         ..Session::default()
     };
     let user = w.engine.open_session(user).unwrap();

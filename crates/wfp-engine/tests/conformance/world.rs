@@ -6,9 +6,9 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use wfp_engine::{
-    Callout, CalloutId, CalloutView, ClassifyCall, ClassifyOut, Condition, Engine, Filter,
-    FilterEntry, FilterId, FilterRecord, Host, Options, Registration, Request, Session, SessionId,
-    SubLayer, Value, Verdict, Wait, Weight,
+    ADMINISTRATORS, Caller, Callout, CalloutId, CalloutView, ClassifyCall, ClassifyOut, Condition,
+    EVERYONE, Engine, Filter, FilterEntry, FilterId, FilterRecord, Host, Options, Registration,
+    Request, Session, SessionId, SubLayer, User, Value, Verdict, Wait, Weight,
 };
 use wfp_schema::{
     Action, CalloutFlags, FieldIndex, FilterFlags, Guid, IpVersion, Layer, LayerId, LayerKind,
@@ -320,4 +320,20 @@ pub(crate) const fn answer(out: Out<'_>, action: Action) {
 pub(crate) const fn answer_hard(out: Out<'_>, action: Action) {
     out.action = action.value();
     out.rights = Rights::NONE;
+}
+
+/// A program that runs as a user of these groups.
+pub(crate) fn user(sid: &[u8], groups: &[&[u8]]) -> Caller {
+    Caller::User(Arc::new(User {
+        sid: sid.into(),
+        groups: groups.iter().map(|group| (*group).into()).collect(),
+    }))
+}
+
+/// A program of an administrator.
+pub(crate) fn administrator() -> Caller {
+    user(
+        &[1, 1, 0, 0, 0, 0, 0, 5, 1, 2, 3, 4],
+        &[ADMINISTRATORS, EVERYONE],
+    )
 }
