@@ -29,6 +29,11 @@ pub enum Command {
     Image(Image),
     /// Load, exercise and unload a WFP driver under the verifier
     ///
+    /// The driver is started, its devices are opened and asked for what they do not know, recorded traffic runs on
+    /// every processor while the filter engine stops and starts, and the driver is unloaded; with --seed or several
+    /// processors also all of that at the same time. A violation names the rule, the call with its arguments, and
+    /// the driver's stack, with functions and lines when FILE.pdb lies beside FILE.sys.
+    ///
     /// Exit status: 0 clean, 1 bad input, 2 the verifier found a violation or a leak.
     Verify(Verify),
 }
@@ -109,6 +114,27 @@ pub struct Verify {
     /// Simulated processors
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub cpus: u32,
+    /// Interleave processors as drawn from N: the same seed gives the same run
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// Make every call that can fail fail in turn, each in a process of its own, on all cores
+    #[arg(long, conflicts_with_all = ["fail_nth", "fail_random", "rules"])]
+    pub fail_each: bool,
+    /// Make the N-th call that can fail fail (with --seed 0 unless given)
+    #[arg(long, value_name = "N", conflicts_with = "fail_random")]
+    pub fail_nth: Option<u64>,
+    /// Make calls fail at random, drawn from SEED
+    #[arg(long, value_name = "SEED")]
+    pub fail_random: Option<u64>,
+    /// With --fail-random: one call in N fails
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
+    pub fail_one_in: u32,
+    /// Put this policy into force, when the driver is portcullis.sys
+    #[arg(long, value_name = "FILE")]
+    pub policy: Option<PathBuf>,
+    /// The linker's program database, for functions and lines; FILE.pdb beside FILE.sys when not given
+    #[arg(long, value_name = "FILE.pdb")]
+    pub pdb: Option<PathBuf>,
     /// Print the report as JSON
     #[arg(long)]
     pub json: bool,

@@ -72,6 +72,22 @@ pub struct Simulation {
 #[derive(Debug)]
 pub struct SimulatedDevice(FileHandle);
 
+impl SimulatedDevice {
+    /// The device that was opened.
+    #[must_use]
+    pub const fn new(handle: FileHandle) -> Self {
+        Self(handle)
+    }
+
+    /// Closes it.
+    ///
+    /// # Errors
+    /// When the machine stopped.
+    pub fn close(self) -> Result<(), ksim::Bugcheck> {
+        self.0.close()
+    }
+}
+
 impl Device for SimulatedDevice {
     fn control(
         &self,
@@ -106,7 +122,7 @@ impl Simulation {
         if !status.is_success() {
             return Err(SimulationError::Start(status));
         }
-        let device = SimulatedDevice(kernel.open(WIN32_PATH, Caller::administrator())?);
+        let device = SimulatedDevice::new(kernel.open(WIN32_PATH, Caller::administrator())?);
         Ok(Self {
             kernel,
             driver,
@@ -125,7 +141,7 @@ impl Simulation {
     /// # Errors
     /// [`SimulationError::Bugcheck`]
     pub fn stop(self) -> Result<Report, SimulationError> {
-        self.device.0.close()?;
+        self.device.close()?;
         Ok(self.driver.unload()?)
     }
 }

@@ -21,7 +21,7 @@ use std::collections::HashMap;
 use std::fmt::Debug;
 use std::ops::RangeInclusive;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use pe_image::unwind::Registers;
@@ -224,6 +224,10 @@ pub struct Faults {
     /// 0: count only; n: the n-th fallible call fails.
     target: AtomicU64,
     count: AtomicU64,
+    /// One call in how many fails at random; 0: none.
+    one_in: AtomicU32,
+    /// What the draws are made from.
+    random: AtomicU64,
     by_name: Mutex<HashMap<&'static str, Vec<u64>>>,
     any_by_name: AtomicU64,
     hit: Mutex<Option<String>>,
@@ -234,7 +238,31 @@ impl Faults {
     pub fn fail_nth(&self, n: u64) {
         self.count.store(0, Ordering::SeqCst);
         self.target.store(n, Ordering::SeqCst);
+        self.one_in.store(0, Ordering::SeqCst);
         *self.hit.lock() = None;
+    }
+
+    /// From now on makes one call in `one_in` fail, drawn from `seed`.
+    pub fn fail_random(&self, seed: u64, one_in: u32) {
+        self.fail_nth(0);
+        self.random.store(seed, Ordering::SeqCst);
+        self.one_in.store(one_in, Ordering::SeqCst);
+    }
+
+    /// Whether the next draw says that a call fails. The numbers are those of SplitMix64.
+    fn drawn(&self) -> bool {
+        const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+        let one_in = self.one_in.load(Ordering::Relaxed);
+        if one_in == 0 {
+            return false;
+        }
+        let state = self
+            .random
+            .fetch_add(STEP, Ordering::Relaxed)
+            .wrapping_add(STEP);
+        let mixed = (state ^ state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ mixed >> 31).is_multiple_of(u64::from(one_in))
     }
 
     /// Makes the `n`-th call of the function `name` from now fail.
@@ -257,7 +285,7 @@ impl Faults {
 
     fn hit(&self, call: &Call<'_>) -> bool {
         let number = self.count.fetch_add(1, Ordering::Relaxed) + 1;
-        let mut fails = number == self.target.load(Ordering::Relaxed);
+        let mut fails = number == self.target.load(Ordering::Relaxed) || self.drawn();
         if self.any_by_name.load(Ordering::Relaxed) > 0
             && let Some(countdowns) = self.by_name.lock().get_mut(call.name())
         {

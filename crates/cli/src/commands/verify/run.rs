@@ -1,0 +1,156 @@
+//! One run of the scenario.
+
+use std::path::{Path, PathBuf};
+
+use ksim::sched::Schedule;
+use ksim::{Config, Kernel, LoadError, LoadOptions};
+use serde::{Deserialize, Serialize};
+
+use super::scenario::{Scenario, Steps};
+use crate::arguments::Verify;
+use crate::commands::{BadInput, Ending, policy};
+use crate::report::json::VerifierEntry;
+use crate::report::table;
+
+/// What happened, for JSON.
+#[derive(Debug, Serialize)]
+struct Verification {
+    driver: String,
+    seed: Option<u64>,
+    steps: Vec<String>,
+    #[serde(flatten)]
+    faults: FaultsEntry,
+    verifier: VerifierEntry,
+    bugcheck: Option<String>,
+}
+
+/// What a sweep reads of a run's JSON.
+#[derive(Debug, Default, Clone, Serialize, Deserialize)]
+pub(super) struct FaultsEntry {
+    /// How many calls were made that can fail.
+    pub(super) fallible_calls: u64,
+    /// The call that was made to fail last: function and place.
+    pub(super) failed_call: Option<String>,
+}
+
+/// Runs the scenario on the driver in `file`.
+pub(super) fn run(arguments: &Verify, file: &Path) -> Result<Ending, BadInput> {
+    let name = file
+        .file_name()
+        .map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+    let named =
+        |error: &dyn std::fmt::Display| BadInput::new(format!("{}: {error}", file.display()));
+    let image = std::fs::read(file).map_err(|error| named(&error))?;
+    let policy = arguments
+        .policy
+        .as_deref()
+        .map(|file| policy::compile(file, arguments.json))
+        .transpose()?;
+    let seed = seed(arguments);
+    let config = Config {
+        processors: arguments.cpus,
+        seed: seed.unwrap_or(Config::default().seed),
+        schedule: seed.map_or_else(Schedule::free, Schedule::seeded),
+        ..Config::default()
+    };
+    let kernel = Kernel::new(&config).map_err(BadInput::new)?;
+    let mut steps = Steps::new(arguments.json);
+    let options = LoadOptions {
+        pdb: program_database(arguments, file)?,
+        ..LoadOptions::named(&name)
+    };
+    let driver = load(&kernel, &image, options, &mut steps).map_err(|error| named(&error))?;
+    if let Some(nth) = arguments.fail_nth {
+        kernel.faults().fail_nth(nth);
+    } else if let Some(seed) = arguments.fail_random {
+        kernel.faults().fail_random(seed, arguments.fail_one_in);
+    }
+    let scenario = Scenario {
+        kernel: &kernel,
+        policy: policy.map(|compiled| compiled.blob),
+        concurrent: seed.is_some() || arguments.cpus > 1,
+    };
+    let ended = scenario.run(driver, &mut steps);
+    let (report, bugcheck) = match ended {
+        Ok(report) => (report, None),
+        Err(bugcheck) => (kernel.verifier().report(), Some(bugcheck)),
+    };
+    if let Some(bugcheck) = &bugcheck {
+        steps.add(format!("the machine stopped: {bugcheck}"));
+    }
+    let faults = FaultsEntry {
+        fallible_calls: kernel.faults().calls(),
+        failed_call: kernel.faults().failed_call(),
+    };
+    let clean = report.is_clean() && bugcheck.is_none();
+    let not_started = steps.not_started().filter(|_| clean);
+    if arguments.json {
+        let verification = Verification {
+            driver: name,
+            seed,
+            steps: steps.into_done(),
+            faults: faults.clone(),
+            verifier: VerifierEntry::from(&report),
+            bugcheck: bugcheck.map(|bugcheck| bugcheck.to_string()),
+        };
+        let text = serde_json::to_string_pretty(&verification).map_err(BadInput::new)?;
+        say!("{text}");
+    } else {
+        if let Some(call) = &faults.failed_call {
+            say!("made to fail: {call}");
+        }
+        say!("{}", table::verifier(&report));
+    }
+    match not_started {
+        // A driver may refuse to start when a call fails.
+        Some(status) if faults.failed_call.is_none() => {
+            Err(BadInput::new(format!("the driver did not start: {status}")))
+        }
+        _ if clean => Ok(Ending::Clean),
+        _ => Ok(Ending::Violation),
+    }
+}
+
+/// The seed of the schedule. A run in which calls fail is to be repeatable.
+pub(super) fn seed(arguments: &Verify) -> Option<u64> {
+    let faults =
+        arguments.fail_each || arguments.fail_nth.is_some() || arguments.fail_random.is_some();
+    arguments.seed.or_else(|| faults.then_some(0))
+}
+
+/// The program database that was named, or the one that lies beside the image.
+fn program_database(arguments: &Verify, file: &Path) -> Result<Option<Vec<u8>>, BadInput> {
+    let read = |file: &PathBuf| {
+        std::fs::read(file).map_err(|error| BadInput::new(format!("{}: {error}", file.display())))
+    };
+    if let Some(file) = &arguments.pdb {
+        return read(file).map(Some);
+    }
+    let beside = file.with_extension("pdb");
+    if beside.exists() {
+        read(&beside).map(Some)
+    } else {
+        Ok(None)
+    }
+}
+
+/// Loads the driver. Imports that are not simulated are told of, and stop the machine only when they are called.
+fn load(
+    kernel: &Kernel,
+    image: &[u8],
+    options: LoadOptions,
+    steps: &mut Steps,
+) -> Result<ksim::Driver, LoadError> {
+    let mut options = LoadOptions {
+        trap_unsimulated: false,
+        ..options
+    };
+    match kernel.load(image, &options) {
+        Err(LoadError::Unresolved(imports)) => {
+            steps.add(format!("not simulated: {}", imports.join(", ")));
+            options.trap_unsimulated = true;
+            kernel.load(image, &options)
+        }
+        loaded => loaded,
+    }
+}
