@@ -95,6 +95,11 @@ impl Net {
         })
     }
 
+    /// The host's network changes its profile.
+    pub fn set_profile(&mut self, profile: u32) {
+        self.run(|_, host| host.set_profile(profile));
+    }
+
     /// Time passes without packets.
     pub fn wait(&mut self, seconds: u64) {
         self.run(|cpu, host| {

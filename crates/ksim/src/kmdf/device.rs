@@ -9,7 +9,7 @@ use super::abi::{
     FileCreate, ObjectAttributes, ObjectCallback, RequestCallback, UnicodeString, status, text,
 };
 use super::attributes::{Attributes, Constraints, Parent};
-use super::device_init::DeviceInit;
+use super::device_init::{DeviceInit, ShutdownNotification};
 use super::memory::set_text;
 use super::object::{Body, Id, Kind, not_null, resolve};
 use super::sync::CallbackLock;
@@ -75,6 +75,7 @@ pub(crate) struct Device {
     /// WDFFILEOBJECTs by the address of the `FILE_OBJECT`.
     pub(crate) files: HashMap<usize, Id>,
     characteristics: u32,
+    shutdown: ShutdownNotification,
 }
 
 exports! {
@@ -280,6 +281,7 @@ fn create_from(
         dispatching: HashMap::new(),
         files: HashMap::new(),
         characteristics: init.characteristics,
+        shutdown: init.shutdown,
     };
     let machine = call.machine();
     let id = machine.kmdf().lock().create(
@@ -292,6 +294,15 @@ fn create_from(
         .create_device(&description, Arc::new(Route(id)))
     {
         Ok(wdm) => {
+            let power = machine.nt().power();
+            for (wanted, last) in [
+                (init.shutdown.first_chance, false),
+                (init.shutdown.last_chance, true),
+            ] {
+                if wanted {
+                    power.tell_of_shutdown(wdm.address(), last);
+                }
+            }
             if let Some(device) = machine.kmdf().lock().device(id) {
                 device.wdm = Some(wdm);
             }
@@ -362,6 +373,7 @@ pub(crate) fn dispose(cpu: &Cpu, id: Id) {
         machine.io().delete_symbolic_link(&link);
     }
     if let Some(wdm) = wdm {
+        machine.nt().power().forget_shutdown(wdm.address());
         machine.io().delete_device(&wdm);
         if wdm.handles() > 0 {
             let message = format!(
@@ -371,6 +383,20 @@ pub(crate) fn dispose(cpu: &Cpu, id: Id) {
             machine.verifier().violation_at(cpu, &UNLOAD_LEFT, message);
         }
     }
+}
+
+/// `IRP_MJ_SHUTDOWN`: the driver is told, and the request is complete.
+fn shut_down(cpu: &Cpu, id: Id, irp: &Arc<Irp>) {
+    let callback = {
+        let mut state = cpu.machine().kmdf().lock();
+        state.device(id).and_then(|device| device.shutdown.callback)
+    };
+    if let Some(callback) = callback {
+        cpu.enter_driver("EvtDeviceShutdownNotification", PASSIVE, || {
+            callback(id.handle());
+        });
+    }
+    irp.complete(cpu, NtStatus::SUCCESS, 0);
 }
 
 /// The framework's dispatch routines for one device.
@@ -387,6 +413,7 @@ impl Dispatch for Route {
             Major::Create => file::create(cpu, self.0, irp),
             Major::Cleanup => file::cleanup(cpu, self.0, irp),
             Major::Close => file::close(cpu, self.0, irp),
+            Major::Shutdown => shut_down(cpu, self.0, irp),
             Major::Read | Major::Write | Major::DeviceControl => queue::arrive(cpu, self.0, irp),
         }
     }

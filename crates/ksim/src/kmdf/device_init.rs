@@ -2,7 +2,9 @@
 
 use wfp_schema::NtStatus;
 
-use super::abi::{FileObjectConfig, ObjectAttributes, RequestCallback, UnicodeString, sized, text};
+use super::abi::{
+    FileObjectConfig, ObjectAttributes, ObjectCallback, RequestCallback, UnicodeString, sized, text,
+};
 use super::attributes::{Attributes, Constraints, Parent};
 use super::device::{FileConfig, IoType};
 use super::life;
@@ -24,7 +26,23 @@ pub(crate) struct DeviceInit {
     pub(crate) file: Option<FileConfig>,
     pub(crate) request_attributes: Attributes,
     pub(crate) in_caller_context: Option<RequestCallback>,
+    pub(crate) shutdown: ShutdownNotification,
 }
+
+/// Whom a control device's driver asked to be told of a shutdown by, and when.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct ShutdownNotification {
+    /// `EvtDeviceShutdownNotification`.
+    pub(crate) callback: Option<ObjectCallback>,
+    /// Before the file systems are flushed.
+    pub(crate) first_chance: bool,
+    /// After that.
+    pub(crate) last_chance: bool,
+}
+
+/// `WdfDeviceShutdown` and `WdfDeviceLastChanceShutdown`.
+const SHUTDOWN: u8 = 1;
+const LAST_CHANCE_SHUTDOWN: u8 = 2;
 
 /// `FILE_DEVICE_UNKNOWN`.
 const FILE_DEVICE_UNKNOWN: u32 = 0x22;
@@ -51,11 +69,20 @@ exports! {
     }
 
     /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdfcontrol/nf-wdfcontrol-wdfcontroldeviceinitsetshutdownnotification>
-    fn WdfControlDeviceInitSetShutdownNotification(call, globals: usize, init: usize, callback: usize, flags: u8),
+    fn WdfControlDeviceInitSetShutdownNotification(call, globals: usize, init: usize, callback: Option<ObjectCallback>, flags: u8),
     irql PASSIVE..=DISPATCH;
     {
-        // A simulated machine is never shut down.
-        resolve(&call, init, Kind::DeviceInit);
+        not_null(&call, callback.map_or(0, |callback| callback as usize), "Notification");
+        if flags & (SHUTDOWN | LAST_CHANCE_SHUTDOWN) == 0 || flags & !(SHUTDOWN | LAST_CHANCE_SHUTDOWN) != 0 {
+            call.violation(&ARGUMENT, format!("{flags:#x} are not WDF_DEVICE_SHUTDOWN_FLAGS"));
+        }
+        change(&call, init, |init| {
+            init.shutdown = ShutdownNotification {
+                callback,
+                first_chance: flags & SHUTDOWN != 0,
+                last_chance: flags & LAST_CHANCE_SHUTDOWN != 0,
+            };
+        });
     }
 
     /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdfdevice/nf-wdfdevice-wdfdeviceinitfree>

@@ -96,8 +96,10 @@ impl<F: Filtering> Host<F> {
         let epoch = self
             .indicator
             .epoch(authorizing_point(direction), conversation.version);
+        let profile = self.indicator.profile;
         let entry = &mut self.flows.all[flow];
         (entry.handle, entry.epoch) = (handle, epoch);
+        (entry.profile, entry.asked_in_profile) = (profile, profile);
         let completion_handle = self.handle();
         let reauthorize = ReauthorizeReason::NONE;
         match self.ask(flow, transit, completion_handle, reauthorize) {
@@ -200,17 +202,26 @@ impl<F: Filtering> Host<F> {
         Err(Reason::Blocked(layer))
     }
 
-    /// Asks again about a flow if the filters that authorized it have changed.
+    /// Asks again about a flow if the filters that authorized it have changed, or the network profile has.
     pub(super) fn recheck(&mut self, flow: usize, transit: &Transit<'_>) -> Result<(), Reason> {
         let entry = &self.flows.all[flow];
         let point = authorizing_point(entry.direction);
         let epoch = self.indicator.epoch(point, entry.conversation.version);
-        if epoch == entry.epoch {
+        let profile = self.indicator.profile;
+        let mut reason = ReauthorizeReason::NONE;
+        if epoch != entry.epoch {
+            reason = reason.union(ReauthorizeReason::POLICY_CHANGE);
+        }
+        if profile != entry.asked_in_profile {
+            reason = reason.union(ReauthorizeReason::PROFILE_CROSSING);
+        }
+        if reason == ReauthorizeReason::NONE {
             return Ok(());
         }
-        self.flows.all[flow].epoch = epoch;
+        let entry = &mut self.flows.all[flow];
+        (entry.epoch, entry.asked_in_profile) = (epoch, profile);
         let layer = self.authorizing_layer(flow);
-        match self.ask(flow, transit, 0, ReauthorizeReason::POLICY_CHANGE) {
+        match self.ask(flow, transit, 0, reason) {
             Outcome::Permit => Ok(()),
             Outcome::Absorb | Outcome::Pend => Err(Reason::Absorbed(layer)),
             Outcome::Block => {

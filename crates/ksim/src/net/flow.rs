@@ -41,6 +41,9 @@ pub(super) struct Flow {
     pub(super) parent_endpoint_handle: u64,
     /// The epoch of the authorizing layer when it authorized.
     pub(super) epoch: u64,
+    /// The network profile when it was authorized, and when it was asked about last.
+    pub(super) profile: Option<u32>,
+    pub(super) asked_in_profile: Option<u32>,
     pub(super) last_seen: Ticks,
     /// Sequence number of the last SYN without ACK, to tell its repeats from a new connection.
     pub(super) syn: Option<u32>,

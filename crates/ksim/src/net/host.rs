@@ -190,6 +190,14 @@ impl<F: Filtering> Host<F> {
         self.whole(id, link, &packet, weight, ConditionFlags::NONE)
     }
 
+    /// The host's network changes its profile, as when it joins a domain's network: `CURRENT_PROFILE_ID` and its like
+    /// have this value from now on, and each flow is reauthorized by its next packet.
+    ///
+    /// What the numbers mean, Windows does not document; without a profile the fields are empty.
+    pub const fn set_profile(&mut self, profile: u32) {
+        self.indicator.profile = Some(profile);
+    }
+
     /// Moves the clock: data flows fall idle, and fragments whose datagram stays incomplete are dropped.
     /// Packets move it too.
     pub fn advance_to(&mut self, now: Ticks) {
@@ -478,6 +486,8 @@ impl<F: Filtering> Host<F> {
             endpoint_handle: 0,
             parent_endpoint_handle: 0,
             epoch: 0,
+            profile: None,
+            asked_in_profile: None,
             last_seen: self.now,
             syn: None,
             connection: None,

@@ -92,6 +92,8 @@ pub(super) struct Details<'a> {
     pub(super) direction: Direction,
     pub(super) flags: ConditionFlags,
     pub(super) reauthorize: ReauthorizeReason,
+    /// The network profile when the flow was authorized.
+    pub(super) original_profile: Option<u32>,
     pub(super) flow_handle: u64,
     pub(super) endpoint_handle: u64,
     pub(super) parent_endpoint_handle: u64,
@@ -110,6 +112,7 @@ impl Details<'_> {
             direction,
             flags: ConditionFlags::NONE,
             reauthorize: ReauthorizeReason::NONE,
+            original_profile: None,
             flow_handle: 0,
             endpoint_handle: 0,
             parent_endpoint_handle: 0,
@@ -144,6 +147,8 @@ enum Source {
     Application,
     User,
     Reauthorize,
+    Profile,
+    OriginalProfile,
     Compartment,
 }
 
@@ -180,6 +185,8 @@ impl Source {
             "ALE_APP_ID" | "ALE_ORIGINAL_APP_ID" => Self::Application,
             "ALE_USER_ID" => Self::User,
             "REAUTHORIZE_REASON" => Self::Reauthorize,
+            "ORIGINAL_PROFILE_ID" => Self::OriginalProfile,
+            profile if profile.ends_with("PROFILE_ID") => Self::Profile,
             "COMPARTMENT_ID" => Self::Compartment,
             _ => Self::Unknown,
         }
@@ -251,6 +258,8 @@ const POINTS: [(Point, LayerKind); 13] = [
 pub(super) struct Indicator<F> {
     pub(super) filtering: F,
     pub(super) processes: Processes,
+    /// The network profile, once one is known.
+    pub(super) profile: Option<u32>,
     plans: Vec<[Plan; 2]>,
     stages: Vec<StageId>,
 }
@@ -269,6 +278,7 @@ impl<F: Filtering> Indicator<F> {
         Self {
             filtering,
             processes,
+            profile: None,
             plans,
             stages: Vec::new(),
         }
@@ -304,7 +314,7 @@ impl<F: Filtering> Indicator<F> {
         if !self.filtering.wants(plan.id) {
             return Outcome::Permit;
         }
-        let known = Known::of(&self.processes, conversation);
+        let known = Known::of(&self.processes, self.profile, conversation);
         let mut values = [Value::Empty; MAX_FIELDS];
         let values = fill(plan, &known, conversation, details, &mut values);
         let metadata = metadata(plan, &self.processes, conversation, details);
@@ -323,7 +333,7 @@ impl<F: Filtering> Indicator<F> {
         segment: &StreamSegment<'_>,
     ) -> StreamOutcome {
         let plan = &self.plans[Point::Stream as usize][conversation.version as usize];
-        let known = Known::of(&self.processes, conversation);
+        let known = Known::of(&self.processes, self.profile, conversation);
         let mut values = [Value::Empty; MAX_FIELDS];
         let values = fill(plan, &known, conversation, details, &mut values);
         let metadata = metadata(plan, &self.processes, conversation, details);
@@ -362,16 +372,18 @@ const fn address(version: IpVersion, address: u128, bytes: &[u8; 16]) -> Value<'
 struct Known<'a> {
     identity: &'a Identity,
     token: Token<'a>,
+    profile: Option<u32>,
     local: [u8; 16],
     remote: [u8; 16],
 }
 
 impl<'a> Known<'a> {
-    fn of(processes: &'a Processes, conversation: &Conversation) -> Self {
+    fn of(processes: &'a Processes, profile: Option<u32>, conversation: &Conversation) -> Self {
         let identity = processes.identity(conversation.identity);
         Self {
             identity,
             token: identity.token(),
+            profile,
             local: conversation.local.to_be_bytes(),
             remote: conversation.remote.to_be_bytes(),
         }
@@ -429,6 +441,8 @@ fn fill<'v, 'a>(
             Source::Application => Value::ByteBlob(known.identity.application_id()),
             Source::User => Value::TokenAccessInformation(&known.token),
             Source::Reauthorize => Value::Uint32(details.reauthorize.bits()),
+            Source::Profile => known.profile.map_or(Value::Empty, Value::Uint32),
+            Source::OriginalProfile => details.original_profile.map_or(Value::Empty, Value::Uint32),
             Source::Compartment => Value::Uint32(COMPARTMENT),
         };
     }

@@ -206,6 +206,7 @@ impl<F: Filtering> Host<F> {
             flow_handle: entry.handle,
             endpoint_handle: entry.endpoint_handle,
             parent_endpoint_handle: entry.parent_endpoint_handle,
+            original_profile: entry.profile,
             header_sizes: Some(header_sizes),
             icmp_id_and_sequence,
             packet: Some(transit.data(offset)),

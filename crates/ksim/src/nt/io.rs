@@ -244,6 +244,8 @@ enum Name {
 #[derive(Debug, Default)]
 pub struct IoManager {
     names: Mutex<BTreeMap<String, Name>>,
+    /// Every device object, named or not.
+    devices: Mutex<Vec<Weak<Device>>>,
     irps: Mutex<HashMap<usize, Weak<Irp>>>,
     user_memory: Mutex<BTreeMap<usize, (usize, bool)>>,
 }
@@ -277,6 +279,7 @@ impl IoManager {
         dispatch: Arc<dyn Dispatch>,
     ) -> Result<Arc<Device>, NtStatus> {
         let device = Arc::new(Device::new(description, dispatch));
+        self.devices.lock().push(Arc::downgrade(&device));
         if let Some(name) = &description.name {
             self.insert(name, Name::Device(Arc::clone(&device)))?;
         }
@@ -288,6 +291,29 @@ impl IoManager {
         if let Some(name) = &device.name {
             self.names.lock().remove(&canonical(name));
         }
+    }
+
+    /// Tells the driver of the device object at `address` that the system is being shut down, and waits for it.
+    /// Nothing happens when there is no such device.
+    pub(crate) fn send_shutdown(&self, cpu: &Cpu, address: usize) {
+        let device = {
+            let mut devices = self.devices.lock();
+            devices.retain(|device| device.strong_count() > 0);
+            devices
+                .iter()
+                .filter_map(Weak::upgrade)
+                .find(|device| device.address() == address)
+        };
+        let Some(device) = device else {
+            return;
+        };
+        let file = Arc::new(FileObject::new(device, "", Caller::system(), 0));
+        let irp = self.allocate_irp(&file, Parameters::plain(Major::Shutdown));
+        irp.set_thread(cpu.thread());
+        file.device().dispatch(cpu, &irp);
+        cpu.machine()
+            .wait(cpu, "IRP_MJ_SHUTDOWN", None, || irp.completion().is_some());
+        file.dereference(cpu);
     }
 
     /// `IoCreateSymbolicLink`: `link` leads to `target`.

@@ -27,6 +27,8 @@ pub(crate) enum Major {
     Write = 0x04,
     /// `DeviceIoControl`.
     DeviceControl = 0x0e,
+    /// The system is being shut down.
+    Shutdown = 0x10,
     /// The last handle of a file object was closed.
     Cleanup = 0x12,
 }

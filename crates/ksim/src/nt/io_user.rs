@@ -114,7 +114,7 @@ impl Kernel {
     }
 
     /// Runs `work` on the processor that the calling thread is, or on the first one.
-    fn here<T: Send>(&self, work: impl FnOnce(&Cpu) -> T + Send) -> Result<T, Bugcheck> {
+    pub(crate) fn here<T: Send>(&self, work: impl FnOnce(&Cpu) -> T + Send) -> Result<T, Bugcheck> {
         let index = Cpu::current()
             .filter(|cpu| std::ptr::eq(cpu.machine(), &raw const **self))
             .map_or(0, Cpu::index);

@@ -5,6 +5,7 @@
 //! - time: `clock`, `dpc`, `shared_data`;
 //! - the rest: `debug`, `rtl_string`, `rtl`, [`process`], [`object`], `processor`, `errorlog`, `system`, `data`.
 
+mod callback;
 mod clock;
 pub(crate) mod data;
 pub mod debug;
@@ -20,15 +21,18 @@ pub mod io_user;
 mod irql;
 pub mod mdl;
 mod mutex;
+mod notify;
 pub mod object;
 pub mod pool;
 mod pool_api;
+pub mod power;
 pub mod process;
 mod processor;
 mod rtl;
 mod rtl_memory;
 mod rtl_string;
 mod rundown;
+pub mod session;
 pub(crate) mod shared_data;
 pub mod spin;
 mod spin_rw;
@@ -46,6 +50,7 @@ use crate::kernel::Config;
 
 /// What these modules give to drivers.
 pub(crate) static EXPORTS: &[&[Export]] = &[
+    callback::EXPORTS,
     clock::EXPORTS,
     debug::EXPORTS,
     dpc::EXPORTS,
@@ -57,6 +62,7 @@ pub(crate) static EXPORTS: &[&[Export]] = &[
     mutex::EXPORTS,
     object::EXPORTS,
     pool_api::EXPORTS,
+    power::EXPORTS,
     process::EXPORTS,
     processor::EXPORTS,
     rtl::EXPORTS,
@@ -64,6 +70,7 @@ pub(crate) static EXPORTS: &[&[Export]] = &[
     rtl_memory::RAW_EXPORTS,
     rtl_string::EXPORTS,
     rundown::EXPORTS,
+    session::EXPORTS,
     spin::EXPORTS,
     spin_rw::EXPORTS,
     system::EXPORTS,
@@ -84,6 +91,9 @@ pub struct State {
     debug: debug::Log,
     order: spin::Order,
     timers: dpc::Timers,
+    callbacks: callback::Callbacks,
+    power: power::Power,
+    sessions: session::Sessions,
     variables: data::Variables,
     /// Held while a list that drivers share between processors is changed.
     lists: Mutex<()>,
@@ -101,6 +111,9 @@ impl State {
             debug: debug::Log::default(),
             order: spin::Order::default(),
             timers: dpc::Timers::default(),
+            callbacks: callback::Callbacks::default(),
+            power: power::Power::default(),
+            sessions: session::Sessions::default(),
             variables,
             lists: Mutex::default(),
             random: AtomicU64::new(config.seed),
@@ -137,6 +150,18 @@ impl State {
 
     pub(crate) const fn timers(&self) -> &dpc::Timers {
         &self.timers
+    }
+
+    pub(crate) const fn callbacks(&self) -> &callback::Callbacks {
+        &self.callbacks
+    }
+
+    pub(crate) const fn power(&self) -> &power::Power {
+        &self.power
+    }
+
+    pub(crate) const fn sessions(&self) -> &session::Sessions {
+        &self.sessions
     }
 
     pub(crate) const fn variables(&self) -> &data::Variables {

@@ -1,6 +1,7 @@
 //! The kernel's functions, called as a driver calls them.
 
 mod pool;
+mod power;
 
 use std::ffi::c_void;
 use std::sync::Arc;

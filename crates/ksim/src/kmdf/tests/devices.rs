@@ -4,12 +4,17 @@ use wfp_schema::NtStatus;
 
 use super::driver::{
     DEVICE, ECHO, HOLD, Machine, NtStatusOrSuccess, Setup, WRITE_ACCESS, at, create_device,
-    globals, out, with,
+    globals, log, out, with,
 };
 use crate::access::In;
 use crate::kmdf::Value;
-use crate::kmdf::device::WdfControlFinishInitializing;
+use crate::kmdf::device::{WdfControlFinishInitializing, WdfDeviceCreate};
+use crate::kmdf::device_init::{
+    WdfControlDeviceInitAllocate, WdfControlDeviceInitSetShutdownNotification,
+    WdfDeviceInitAssignName,
+};
 use crate::kmdf::driver::WdfDriverGetRegistryPath;
+use crate::kmdf::object_api::WdfObjectDelete;
 use crate::kmdf::registry::{
     WdfDriverOpenParametersRegistryKey, WdfRegistryClose, WdfRegistryQueryULong,
 };
@@ -208,5 +213,58 @@ fn the_parameters_key_is_read() {
         assert_eq!(status, NtStatus::OBJECT_NAME_NOT_FOUND);
         WdfRegistryClose(globals, key);
     });
+    machine.end_clean();
+}
+
+extern "win64" fn evt_shutdown(device: usize) {
+    assert_eq!(device, with(|state| state.device));
+    log("shutdown");
+}
+
+/// A control device that asks to be told of a shutdown.
+fn told_of_shutdown(flags: u8) -> Machine {
+    let machine = Machine::bare();
+    machine.run(|| {
+        let (globals, driver) = with(|state| (state.globals, state.driver));
+        let (sddl, name) = (
+            super::driver::Text::new("D:P(A;;GA;;;SY)"),
+            super::driver::Text::new("\\Device\\Test"),
+        );
+        let mut init =
+            WdfControlDeviceInitAllocate(globals, driver, super::driver::at(&sddl.unicode()));
+        WdfDeviceInitAssignName(globals, init, super::driver::at(&name.unicode()));
+        WdfControlDeviceInitSetShutdownNotification(globals, init, Some(evt_shutdown), flags);
+        let mut device = 0;
+        let status = WdfDeviceCreate(globals, out(&mut init), In::null(), out(&mut device));
+        assert_eq!(status, NtStatus::SUCCESS);
+        with(|state| state.device = device);
+        WdfControlFinishInitializing(globals, device);
+    });
+    machine.take_log();
+    machine
+}
+
+/// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdfcontrol/nc-wdfcontrol-evt_wdf_device_shutdown_notification>
+#[test]
+fn a_control_devices_driver_is_told_of_a_shutdown_as_often_as_it_asked() {
+    for (flags, told) in [(1, 1), (2, 1), (3, 2)] {
+        let machine = told_of_shutdown(flags);
+        machine.kernel.shutdown().unwrap();
+        assert_eq!(machine.take_log(), vec!["shutdown"; told], "flags {flags}");
+        machine.kernel.shutdown().unwrap();
+        assert!(machine.take_log().is_empty(), "the power is off");
+        machine.end_clean();
+    }
+}
+
+#[test]
+fn a_deleted_device_is_not_told_of_a_shutdown_and_sleep_is_none() {
+    let machine = told_of_shutdown(1);
+    machine.kernel.sleep().unwrap();
+    machine.kernel.resume().unwrap();
+    assert!(machine.take_log().is_empty());
+    machine.run(|| WdfObjectDelete(globals(), with(|state| state.device)));
+    machine.kernel.shutdown().unwrap();
+    assert!(machine.take_log().is_empty());
     machine.end_clean();
 }

@@ -4,7 +4,7 @@ use wfp_schema::flags::ReauthorizeReason;
 use wfp_schema::{ConditionFlags, LayerId, LayerKind, MetadataFields};
 
 use super::build::{ACK, Dialogue, SYN, ip, socket, udp};
-use super::recorder::{Recorder, host, host_that};
+use super::recorder::{Recorder, Shown, host, host_that};
 use crate::net::{Host, Identity, LocalSide, Outcome, Reason, Setup, Sid, StreamOutcome, nt_path};
 
 /// A whole outgoing connection with data both ways; returns how many packets passed.
@@ -172,6 +172,34 @@ fn a_block_at_datagram_data_stops_that_datagram_only() {
     host.filtering().answers.clear();
     assert!(host.packet(0, &udp(server, client, b"!")).passed);
     assert_eq!(host.filtering().count("FLOW_CREATED"), 1);
+}
+
+/// <https://learn.microsoft.com/windows/win32/fwp/filtering-conditions-available-at-each-filtering-layer>
+#[test]
+fn a_change_of_the_network_profile_reauthorizes_a_flow_by_its_next_packet() {
+    let mut host = host();
+    host.set_profile(1);
+    let mut talk = Dialogue::new("10.0.0.1:50000", "192.0.2.1:443");
+    for packet in talk.handshake() {
+        host.packet(0, &packet);
+    }
+    let asked = host.filtering().last("ALE_AUTH_CONNECT");
+    let profiles = |shown: &Shown| {
+        ["ORIGINAL_PROFILE_ID", "CURRENT_PROFILE_ID"].map(|field| shown.fields[field])
+    };
+    assert_eq!(profiles(asked), [1, 1]);
+    host.set_profile(3);
+    host.filtering().take();
+    assert!(host.packet(0, &talk.say(true, b"data")).passed);
+    let again = host.filtering().last("ALE_AUTH_CONNECT");
+    assert_eq!(profiles(again), [1, 3]);
+    assert_eq!(
+        again.fields["REAUTHORIZE_REASON"],
+        u64::from(ReauthorizeReason::PROFILE_CROSSING.bits())
+    );
+    host.filtering().take();
+    assert!(host.packet(0, &talk.say(true, b"more")).passed);
+    assert_eq!(host.filtering().count("ALE_AUTH_CONNECT"), 0, "asked once");
 }
 
 #[test]
