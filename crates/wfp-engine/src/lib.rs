@@ -113,6 +113,7 @@ mod security;
 mod session;
 mod sync;
 mod table;
+mod template;
 mod transaction;
 mod value;
 mod weight;
@@ -141,4 +142,5 @@ pub use security::{
     Securable, Secured, SecurityDescriptor, SecurityParts, User,
 };
 pub use session::{Session, TransactionWait};
+pub use template::{CalloutTemplate, FilterTemplate, ProviderContextTemplate};
 pub use value::{Token, Value};

@@ -93,6 +93,7 @@ pub struct Objects<H: Host> {
     filters: Map<FilterId, Arc<FilterEntry<H>>>,
     filter_keys: Map<Guid, FilterId>,
     security: Map<Securable, SecurityDescriptor>,
+    options: Arc<Options>,
 }
 
 impl<H: Host> Clone for Objects<H> {
@@ -105,6 +106,7 @@ impl<H: Host> Clone for Objects<H> {
             filters: self.filters.clone(),
             filter_keys: self.filter_keys.clone(),
             security: self.security.clone(),
+            options: Arc::clone(&self.options),
         }
     }
 }
@@ -136,6 +138,7 @@ impl<H: Host> Objects<H> {
             filters: Map::new_sync(),
             filter_keys: Map::new_sync(),
             security: Map::new_sync(),
+            options: Arc::new(options.clone()),
         };
         for &(name, key) in provider::ALL {
             objects.insert_provider(ProviderObject {
@@ -165,6 +168,11 @@ impl<H: Host> Objects<H> {
             });
         }
         objects
+    }
+
+    /// The settings of the engine that they belong to.
+    pub(crate) fn options(&self) -> &Options {
+        &self.options
     }
 
     /// Every provider, by key.

@@ -57,7 +57,7 @@ pub(crate) fn check(
 }
 
 /// The type of a field's values, of which the options leave one open.
-fn data_type(field: &Field, layer: &Layer, options: &Options) -> DataType {
+pub(crate) fn data_type(field: &Field, layer: &Layer, options: &Options) -> DataType {
     const TENANT: Guid = condition::VSWITCH_TENANT_NETWORK_ID;
     match field.data_type(layer.version()) {
         DataType::Uint16 if options.wide_tenant_network_id && field.condition() == TENANT => {

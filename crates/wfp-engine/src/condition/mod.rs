@@ -4,7 +4,7 @@ mod check;
 mod matching;
 mod values;
 
-pub(crate) use check::check;
+pub(crate) use check::{check, data_type};
 pub(crate) use matching::{compare, matches};
 pub(crate) use values::Values;
 

@@ -45,7 +45,7 @@ impl RuntimeCondition {
             ConditionValue::ByteBlob(bytes) | ConditionValue::Sid(bytes) => self.exactly(bytes),
             value => {
                 let (number, bits) = number(value)?;
-                let top = u128::MAX >> (u128::BITS - bits);
+                let top = top(bits);
                 Some(match self.match_type {
                     MatchType::Equal => span(Some(number), Some(number), bits),
                     MatchType::Greater => span(number.checked_add(1), Some(top), bits),
@@ -58,9 +58,19 @@ impl RuntimeCondition {
         }
     }
 
+    /// The number it compares with, and the greatest of its type.
+    pub(crate) fn number(&self) -> Option<(u128, u128)> {
+        number(&self.value).map(|(number, bits)| (number, top(bits)))
+    }
+
     fn exactly<'a>(&self, bytes: &'a [u8]) -> Option<Values<'a>> {
         (self.match_type == MatchType::Equal).then_some(Values::Bytes(bytes))
     }
+}
+
+/// The greatest number of so many bits, at least one.
+const fn top(bits: u32) -> u128 {
+    u128::MAX >> (u128::BITS - bits)
 }
 
 /// The numbers between two ends; none if one of them lies beyond what numbers can be.

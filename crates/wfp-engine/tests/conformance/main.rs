@@ -21,5 +21,6 @@ mod security;
 mod sessions;
 mod settings;
 mod stream;
+mod templates;
 mod transactions;
 mod world;

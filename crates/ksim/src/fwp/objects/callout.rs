@@ -1,6 +1,6 @@
 //! Callouts as management objects.
 
-use wfp_engine::{CalloutId, Objects};
+use wfp_engine::{CalloutId, CalloutTemplate, Objects};
 use wfp_schema::{Guid, NtStatus};
 
 use super::query::{Enumerate, get};
@@ -23,16 +23,13 @@ impl Managed for RawCallout {
         objects: &Objects<KernelHost>,
         template: Option<RawCalloutTemplate>,
     ) -> Result<Vec<Guid>, NtStatus> {
-        let provider = template.and_then(|template| template.provider.get());
-        let layer = template
-            .map(|template| template.layer)
-            .filter(|layer| !layer.is_zero());
+        let template = template.map_or_else(CalloutTemplate::default, |raw| CalloutTemplate {
+            provider: raw.provider.get(),
+            layer: raw.layer,
+        });
         Ok(objects
-            .callouts()
-            .map(|object| &object.callout)
-            .filter(|callout| provider.is_none() || callout.provider == provider)
-            .filter(|callout| layer.is_none_or(|layer| callout.layer == layer))
-            .map(|callout| callout.key)
+            .select_callouts(template)
+            .map(|object| object.callout.key)
             .collect())
     }
 

@@ -25,8 +25,7 @@ impl Managed for RawSubLayer {
     ) -> Result<Vec<Guid>, NtStatus> {
         let provider = template.and_then(|template| template.provider.get());
         Ok(objects
-            .sublayers()
-            .filter(|object| provider.is_none() || object.sublayer.provider == provider)
+            .select_sublayers(provider)
             .map(|object| object.sublayer.key)
             .collect())
     }
