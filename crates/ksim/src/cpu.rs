@@ -8,7 +8,7 @@ use std::cell::Cell;
 use std::ffi::c_void;
 use std::ptr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use pe_image::unwind::Registers;
@@ -60,6 +60,8 @@ pub struct Cpu {
     machine: std::sync::Weak<Machine>,
     /// The function that the driver called last.
     export: AtomicPtr<Export>,
+    /// The lowest stack pointer of a driver's calls since it was last reset.
+    deepest: AtomicUsize,
     locks: HeldLocks,
     #[cfg(test)]
     locals: tests::Locals,
@@ -168,6 +170,7 @@ impl Cpu {
             kpcr: Kpcr::new(index)?,
             machine,
             export: AtomicPtr::new(ptr::null_mut()),
+            deepest: AtomicUsize::new(usize::MAX),
             locks: HeldLocks::default(),
             #[cfg(test)]
             locals: tests::Locals::default(),
@@ -218,6 +221,26 @@ impl Cpu {
     pub(crate) fn set_export(&self, export: &'static Export) {
         self.export
             .store(ptr::from_ref(export).cast_mut(), Ordering::Relaxed);
+    }
+
+    /// Measures the driver's stack from `stack` on.
+    pub(crate) fn begin_stack(&self, stack: usize) {
+        self.deepest.store(stack, Ordering::Relaxed);
+    }
+
+    /// The driver calls; a stack pointer far away is that of another stack.
+    pub(crate) fn note_stack(&self) {
+        const LARGEST_STACK: usize = 0x10_0000;
+        let stack = address(self.kpcr.scratch().stack_pointer.load(Ordering::Relaxed));
+        let below = self.deepest.load(Ordering::Relaxed).wrapping_sub(stack);
+        if below < LARGEST_STACK {
+            self.deepest.store(stack, Ordering::Relaxed);
+        }
+    }
+
+    /// The lowest stack pointer with which the driver called since [`begin_stack`](Self::begin_stack).
+    pub(crate) fn deepest_stack(&self) -> usize {
+        self.deepest.load(Ordering::Relaxed)
     }
 
     /// The spin locks that this processor holds.

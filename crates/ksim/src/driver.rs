@@ -234,6 +234,7 @@ impl Driver {
             }
             cpu.machine().run_pending(cpu);
             cpu.machine().nt().pool().audit(cpu);
+            crate::fwp::check_filters_left(cpu, &self.image.range());
             let leaks = cpu.machine().verifier().leaks_of(self.image.range());
             if !leaks.is_empty() {
                 let things: usize = leaks.iter().map(|leak| leak.count).sum();

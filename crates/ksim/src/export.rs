@@ -150,6 +150,7 @@ impl<'a> Call<'a> {
             site: cpu.return_address(),
             registers: cpu.driver_registers(),
         };
+        cpu.note_stack();
         cpu.machine().scheduler().point(cpu, export.name);
         if !export.irql.contains(&cpu.irql()) {
             call.violation(

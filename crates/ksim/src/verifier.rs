@@ -118,6 +118,31 @@ impl Verifier {
         });
     }
 
+    /// Records a breach of `rule` by the driver that has its code at `function`, such as a callback of it.
+    pub fn violation_of(
+        &self,
+        cpu: &Cpu,
+        rule: &Rule,
+        function: usize,
+        message: impl Into<String>,
+    ) {
+        if !self.keeps_another() {
+            return;
+        }
+        self.violations.lock().push(Violation {
+            rule: rule.name,
+            severity: rule.severity,
+            message: message.into(),
+            call: None,
+            arguments: Vec::new(),
+            driver: self.image_at(function).map(|image| image.name),
+            site: Some(self.place(function)),
+            stack: Vec::new(),
+            processor: cpu.index(),
+            irql: cpu.irql(),
+        });
+    }
+
     /// Records the breach of `rule` because of which `cpu` stops its machine.
     pub(crate) fn stopped_by(&self, cpu: &Cpu, rule: &Rule, bugcheck: &Bugcheck) {
         if !self.keeps_another() {

@@ -6,17 +6,29 @@ use wfp_engine::{ClassifyCall, ClassifyOut};
 use wfp_schema::flags::RuntimeFilterFlags;
 use wfp_schema::{Action, ClassifyOutFlags, LayerId, LayerKind, Rights, StreamAction, StreamFlags};
 
-use super::host::{ClassifyFn, KernelHost};
+use super::host::KernelHost;
 use super::layout::kernel::{RawClassifyOut, RawStreamPacket};
 use crate::cpu::Cpu;
 use crate::verifier::{
-    ARGUMENT, CLASSIFY_ACTION, CLASSIFY_BLOCK_RIGHT, CLASSIFY_FLAGS, CLASSIFY_RIGHTS, Rule,
+    ARGUMENT, CLASSIFY_ACTION, CLASSIFY_ALLOCATIONS, CLASSIFY_BLOCK_RIGHT, CLASSIFY_FLAGS,
+    CLASSIFY_RIGHTS, CLASSIFY_STACK, CLASSIFY_TIME, Rule,
 };
 
 const PERMIT: u32 = Action::Permit.value();
 const BLOCK: u32 = Action::Block.value();
 const CONTINUE: u32 = Action::Continue.value();
 const NONE: u32 = Action::None.value();
+
+/// What a callout pended in a classify.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pended {
+    /// Nothing.
+    No,
+    /// The operation, by `FwpsPendOperation0`.
+    Operation,
+    /// The classify, by `FwpsPendClassify0`.
+    Classify,
+}
 
 /// A classify that has returned.
 pub(super) struct Returned<'a> {
@@ -25,8 +37,8 @@ pub(super) struct Returned<'a> {
     /// What the callout found and left.
     pub(super) entry: RawClassifyOut,
     pub(super) exit: RawClassifyOut,
-    /// It pended the operation.
-    pub(super) pended: bool,
+    /// What it pended.
+    pub(super) pended: Pended,
     /// It referenced the packet in order to modify it.
     pub(super) modify: bool,
 }
@@ -34,10 +46,7 @@ pub(super) struct Returned<'a> {
 impl Returned<'_> {
     fn report(&self, rule: &Rule, what: &str) {
         let callout = self.call.callout;
-        let function = match callout.host().classify {
-            ClassifyFn::Fn0(function) => function as usize,
-            ClassifyFn::Fn1(function) => function as usize,
-        };
+        let function = callout.host().classify.address();
         let verifier = self.cpu.machine().verifier();
         let message = format!(
             "{what} (classifyFn {}, callout {}, layer {}, action {:#x} -> {:#x}, rights {:#x} -> {:#x}, flags {:#x})",
@@ -50,7 +59,7 @@ impl Returned<'_> {
             self.exit.rights,
             self.exit.flags,
         );
-        verifier.violation_at(self.cpu, rule, message);
+        verifier.violation_of(self.cpu, rule, function, message);
     }
 
     const fn filter_action(&self) -> Action {
@@ -69,7 +78,7 @@ impl Returned<'_> {
     pub(super) fn check(&self) {
         let (entry, exit) = (self.entry, self.exit);
         if exit == entry
-            && !self.pended
+            && self.pended == Pended::No
             && !self.modify
             && self.filter_action() != Action::CalloutTerminating
         {
@@ -147,10 +156,14 @@ impl Returned<'_> {
             }
             _ => {}
         }
-        if written && exit.action == BLOCK && never_blocks(self.call.layer) {
+        if written
+            && exit.action == BLOCK
+            && self.pended != Pended::Classify
+            && never_blocks(self.call.layer)
+        {
             self.report(&CLASSIFY_ACTION, "the layer is not for blocking");
         }
-        if self.pended && exit.action != BLOCK {
+        if self.pended != Pended::No && exit.action != BLOCK {
             self.report(
                 &CLASSIFY_ACTION,
                 "an operation was pended without FWP_ACTION_BLOCK",
@@ -171,7 +184,7 @@ impl Returned<'_> {
             if exit.action != BLOCK {
                 self.report(&CLASSIFY_FLAGS, "ABSORB without FWP_ACTION_BLOCK");
             }
-            if !self.pended
+            if self.pended == Pended::No
                 && !self
                     .call
                     .layer
@@ -180,7 +193,7 @@ impl Returned<'_> {
             {
                 self.report(&CLASSIFY_FLAGS, "ABSORB at a layer that does not have it");
             }
-        } else if self.pended {
+        } else if self.pended == Pended::Operation {
             self.report(&CLASSIFY_FLAGS, "an operation was pended without ABSORB");
         }
         let own = |out: &RawClassifyOut| (out.out_context, out.filter_id, out.reserved);
@@ -264,4 +277,72 @@ pub(super) const fn answer(exit: &RawClassifyOut, out: &mut ClassifyOut) {
     out.action = exit.action;
     out.rights = Rights::from_bits(exit.rights);
     out.flags = ClassifyOutFlags::from_bits(exit.flags);
+}
+
+/// What one call of a classify function may cost: processor time in nanoseconds, stack in bytes, allocations.
+const MOST_TIME: u64 = 100_000_000;
+const MOST_STACK: usize = 0x2000;
+const MOST_ALLOCATIONS: u32 = 8;
+
+/// What a classify function costs.
+pub(super) struct Cost {
+    began: u64,
+    stack: usize,
+}
+
+impl Cost {
+    /// Before the function is called.
+    pub(super) fn begin(cpu: &Cpu) -> Self {
+        cpu.machine().fwp.current(cpu).take_allocations();
+        let here = 0_u8;
+        let stack = std::ptr::from_ref(std::hint::black_box(&here)).addr();
+        cpu.begin_stack(stack);
+        Self {
+            began: thread_time(),
+            stack,
+        }
+    }
+
+    /// After `calls` calls.
+    pub(super) fn check(&self, cpu: &Cpu, calls: u32, call: &ClassifyCall<'_, KernelHost>) {
+        let calls = calls.max(1);
+        let report = |rule: &Rule, what: &str| {
+            let function = call.callout.host().classify.address();
+            let verifier = cpu.machine().verifier();
+            let message = format!(
+                "{what} (classifyFn {}, callout {}, layer {})",
+                verifier.place(function),
+                call.callout.id(),
+                call.layer
+            );
+            verifier.violation_of(cpu, rule, function, message);
+        };
+        let time = thread_time().saturating_sub(self.began) / u64::from(calls);
+        if time > MOST_TIME {
+            report(
+                &CLASSIFY_TIME,
+                &format!("{} ms of processor time", time / 1_000_000),
+            );
+        }
+        let stack = self.stack.saturating_sub(cpu.deepest_stack());
+        if stack > MOST_STACK {
+            report(&CLASSIFY_STACK, &format!("{stack} bytes of stack"));
+        }
+        let allocations = cpu.machine().fwp.current(cpu).take_allocations() / calls;
+        if allocations > MOST_ALLOCATIONS {
+            report(&CLASSIFY_ALLOCATIONS, &format!("{allocations} allocations"));
+        }
+    }
+}
+
+/// Nanoseconds that this thread has run.
+fn thread_time() -> u64 {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: a clock that exists, and a place for its time.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+    let part = |part: i64| u64::try_from(part).unwrap_or(0);
+    part(time.tv_sec) * 1_000_000_000 + part(time.tv_nsec)
 }

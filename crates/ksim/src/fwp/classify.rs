@@ -1,27 +1,32 @@
 //! Indications of the network stack to callouts.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use rustc_hash::FxHashMap;
 use wfp_engine::{ClassifyCall, ClassifyOut, Engine, Flow, FlowId, Options, Request};
 use wfp_schema::{ConditionFlags, LayerId, LayerKind, MetadataFields};
 
-use super::check::{self, Returned};
+use super::check::{self, Cost, Pended, Returned};
+use super::current::Begun;
 use super::host::{ClassifyFn, KernelHost};
 use super::identity::Identities;
 use super::layout::kernel::RawClassifyOut;
+use super::nbl_context;
+use super::operation::Operation;
 use super::scratch::Scratch;
 use super::stream::StreamFlow;
 use crate::access::Out;
 use crate::cpu::{Cpu, DISPATCH, PASSIVE};
 use crate::kernel::Machine;
-use crate::ndis::MdlLayout;
+use crate::ndis::layout::NetBufferList;
 use crate::ndis::packet::{Contents, Packet};
+use crate::ndis::{MdlLayout, chain};
 use crate::net::{
-    Filtering, FlowInfo, Indication, Outcome, PacketData, StageId, StreamOutcome, StreamSegment,
-    Value,
+    ClassifyOptions, Filtering, FlowInfo, Indication, Outcome, PacketData, Redirection, StageId,
+    StreamOutcome, StreamSegment, Value,
 };
-use crate::verifier::NBL_STATE;
+use crate::verifier::{LAYER_DATA, NBL_STATE, Rule};
 
 /// The way from a network stack to the callouts, for one processor.
 ///
@@ -34,6 +39,14 @@ pub struct KernelFiltering {
     processor: u32,
     layout: MdlLayout,
     pub(super) packet: Option<Arc<Packet>>,
+    /// Memory for the packets that are chained behind it.
+    chain: Vec<Arc<Packet>>,
+    /// By which drivers know the redirect records of the indication in progress.
+    records: usize,
+    /// The packet that was indicated last.
+    last_packet: u64,
+    /// The filter that decided the last block.
+    blocked_by: u64,
     pub(super) scratch: Scratch,
     pub(super) identities: Identities,
     pub(super) flows: FxHashMap<u64, StreamFlow>,
@@ -52,6 +65,10 @@ impl KernelFiltering {
             processor,
             layout: machine.fwp.mdl_layout.for_processor(processor),
             packet: None,
+            chain: Vec::new(),
+            records: machine.ndis.new_handle(),
+            last_packet: u64::MAX,
+            blocked_by: 0,
             scratch: Scratch::new(),
             identities: Identities::default(),
             flows: FxHashMap::default(),
@@ -95,7 +112,8 @@ impl Drop for KernelFiltering {
         for (_, flow) in self.flows.drain() {
             cpu.machine().fwp.engine.end_flow(flow.flow());
         }
-        if let Some(packet) = self.packet.take() {
+        nbl_context::exit(cpu, self.last_packet);
+        for packet in self.packet.take().into_iter().chain(self.chain.drain(..)) {
             cpu.machine().ndis.packets.retire(&packet);
         }
     }
@@ -145,17 +163,68 @@ fn is_reauthorizing(indication: &Indication<'_>) -> bool {
 
 /// What a callout is shown of a packet: an outbound one has no IP header yet, where the metadata tells none.
 fn contents<'a>(packet: &PacketData<'a>, present: MetadataFields, layer: LayerId) -> Contents<'a> {
-    let network = layer.layer().is_some_and(|layer| {
+    // Elsewhere what lies before the data is there: a frame's header, or nothing.
+    let from_transport = layer.layer().is_some_and(|layer| {
         matches!(
             layer.kind(),
-            LayerKind::InboundIpPacket | LayerKind::OutboundIpPacket
+            LayerKind::OutboundTransport
+                | LayerKind::DatagramData
+                | LayerKind::StreamPacket
+                | LayerKind::OutboundIcmpError
+                | LayerKind::AleResourceAssignment
+                | LayerKind::AleAuthConnect
+                | LayerKind::AleAuthRecvAccept
+                | LayerKind::AleFlowEstablished
         )
     });
     Contents {
         bytes: packet.bytes,
         start: packet.offset.min(packet.bytes.len()),
-        hide_before: !network && !present.contains(MetadataFields::IP_HEADER_SIZE),
+        hide_before: from_transport && !present.contains(MetadataFields::IP_HEADER_SIZE),
         lists: false,
+    }
+}
+
+/// The callouts that may have left something changed that is only looked at when all have been asked.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Suspects {
+    first: Option<usize>,
+    others: bool,
+}
+
+impl Suspects {
+    /// The callout with this classify function was asked.
+    pub(super) fn add(&mut self, function: usize) {
+        let first = *self.first.get_or_insert(function);
+        self.others |= first != function;
+    }
+
+    /// Reports what one of them did; by name, if there was only one.
+    pub(super) fn report(self, cpu: &Cpu, rule: &Rule, message: String) {
+        let verifier = cpu.machine().verifier();
+        match self.first {
+            Some(function) if !self.others => verifier.violation_of(cpu, rule, function, message),
+            _ => verifier.violation_at(cpu, rule, message),
+        }
+    }
+}
+
+/// What the chained packets of an indication show.
+fn chained<'a>(indication: &Indication<'a>) -> impl Iterator<Item = Contents<'a>> {
+    let start = indication.packet.map_or(0, |packet| packet.offset);
+    indication.chain.iter().map(move |bytes| Contents {
+        bytes,
+        start: start.min(bytes.len()),
+        hide_before: false,
+        lists: false,
+    })
+}
+
+/// Puts `next` behind `list`.
+fn link(list: Out<NetBufferList>, next: Out<NetBufferList>) {
+    if let Some(mut header) = list.get() {
+        header.next = next;
+        list.set(header);
     }
 }
 
@@ -181,6 +250,7 @@ pub(super) fn invoke(
     let (values, metadata) = (scratch.incoming(), scratch.metadata());
     let (context, filter) = (scratch.context(), call.filter.host().as_in());
     let flow_context = call.flow_context;
+    let cost = Cost::begin(cpu);
     for _ in 0..calls {
         out.set(found);
         cpu.enter_driver("classifyFn", level, || match call.callout.host().classify {
@@ -200,6 +270,7 @@ pub(super) fn invoke(
             }
         });
     }
+    cost.check(cpu, calls, call);
     (found, out.get().unwrap_or(found))
 }
 
@@ -209,74 +280,25 @@ impl Filtering for KernelFiltering {
     }
 
     fn classify(&mut self, indication: &Indication<'_>) -> Outcome {
-        let cpu = self.cpu();
-        let machine = cpu.machine();
-        let packet = indication.packet.map(|data| {
-            let contents = contents(&data, indication.metadata.present, indication.layer);
-            (data, contents)
-        });
-        let memory = packet.and_then(|_| self.packet(machine));
-        let layer_data = match (&memory, packet) {
-            (Some(memory), Some((data, contents))) => memory
-                .indicate(contents, data.id.0, data.injection.map(|mark| mark.0))
-                .offset(0),
-            _ => Out::null(),
-        };
-        let flow = self.flow(&machine.fwp.engine, indication);
-        let identity = self.identities.show(indication.metadata.process);
-        self.scratch.indicate(indication, identity);
-        let reauthorizing = is_reauthorizing(indication);
-        let current = machine.fwp.current(cpu);
-        let pendable = indication
-            .metadata
-            .present
-            .contains(MetadataFields::COMPLETION_HANDLE);
-        current.begin(
-            if pendable {
-                indication.metadata.completion_handle
-            } else {
-                0
-            },
-            reauthorizing,
-        );
+        self.ask(indication, None)
+    }
 
-        let mut request = Request::new(indication.layer, indication.values);
-        request.flow = flow.as_deref();
-        let level = level(indication.layer, reauthorizing);
-        let (scratch, calls) = (&self.scratch, self.calls);
-        let verdict = machine.fwp.engine.classify(&request, |call, out| {
-            let pended_before = current.is_pended();
-            let (entry, exit) = invoke(cpu, scratch, calls, level, call, layer_data, out);
-            let pended = current.is_pended() && !pended_before;
-            Returned {
-                cpu,
-                call,
-                entry,
-                exit,
-                pended,
-                modify: current.take_modify(),
-            }
-            .check();
-            check::answer(&exit, out);
-        });
-        let pended = current.is_pended();
-        current.end();
-        if let (Some(memory), Some((_, contents))) = (memory, packet)
-            && let Some(changed) = memory.finish(contents)
-        {
-            let layer = indication.layer;
-            let message = format!("after the classify at {layer} of a packet {changed}");
-            machine.verifier().violation_at(cpu, &NBL_STATE, message);
+    fn redirect(&mut self, indication: &Indication<'_>, redirection: &mut Redirection) -> Outcome {
+        let operation = Operation::new(indication.layer, indication.pend_handle, Some(redirection));
+        let outcome = self.ask(indication, Some(&operation));
+        for version in operation.take_changes() {
+            redirection.apply(version);
         }
-        if verdict.is_permit() {
-            Outcome::Permit
-        } else if pended && verdict.absorb {
-            Outcome::Pend
-        } else if verdict.absorb {
-            Outcome::Absorb
-        } else {
-            Outcome::Block
-        }
+        outcome
+    }
+
+    fn blocking_filter(&self) -> u64 {
+        self.blocked_by
+    }
+
+    fn classify_options(&mut self) -> ClassifyOptions {
+        let cpu = self.cpu();
+        cpu.machine().fwp.current(cpu).take_options()
     }
 
     fn stream_stages(&mut self, layer: LayerId, flow_handle: u64, stages: &mut Vec<StageId>) {
@@ -299,7 +321,9 @@ impl Filtering for KernelFiltering {
     }
 
     fn flow_ended(&mut self, flow_handle: u64) {
-        let engine = &self.cpu().machine().fwp.engine;
+        let fwp = &self.cpu().machine().fwp;
+        fwp.removals.end(flow_handle);
+        let engine = &fwp.engine;
         if let Some(flow) = self.flows.remove(&flow_handle) {
             engine.end_flow(flow.flow());
         } else if let Some(flow) = engine.flow(FlowId::new(flow_handle)) {
@@ -317,6 +341,195 @@ impl Filtering for KernelFiltering {
 }
 
 impl KernelFiltering {
+    /// Asks the callouts of a layer other than STREAM; `operation` holds the layer data that they may change.
+    fn ask(&mut self, indication: &Indication<'_>, operation: Option<&Arc<Operation>>) -> Outcome {
+        let cpu = self.cpu();
+        let machine = cpu.machine();
+        let packet = indication.packet.map(|data| {
+            let contents = contents(&data, indication.metadata.present, indication.layer);
+            (data, contents)
+        });
+        if let Some((data, _)) = packet {
+            let last = std::mem::replace(&mut self.last_packet, data.id.0);
+            if last != data.id.0 && !machine.fwp.nbl_contexts.is_empty() {
+                nbl_context::exit(cpu, last);
+            }
+        }
+        let memory = packet.and_then(|_| self.packet(machine));
+        let list = match (&memory, packet) {
+            (Some(memory), Some((data, contents))) => {
+                memory.indicate(contents, data.id.0, data.injection.map(|mark| mark.0))
+            }
+            _ => Out::null(),
+        };
+        if !indication.chain.is_empty() {
+            self.indicate_chain(machine, list, indication);
+        }
+        let flow = self.flow(&machine.fwp.engine, indication);
+        let has_records = self.show_records(machine, indication, operation);
+        let identity = self.identities.show(indication.metadata.process);
+        self.scratch.indicate(indication, identity);
+        if has_records {
+            self.scratch.show_records(self.records);
+        }
+        let reauthorizing = is_reauthorizing(indication);
+        let current = machine.fwp.current(cpu);
+        current.begin(Begun {
+            context: self.scratch.context(),
+            layer: indication.layer,
+            pend_handle: indication.pend_handle,
+            reauthorizing,
+            operation: operation.map(Arc::clone),
+        });
+
+        let mut request = Request::new(indication.layer, indication.values);
+        request.flow = flow.as_deref();
+        let level = level(indication.layer, reauthorizing);
+        let (scratch, calls) = (&self.scratch, self.calls);
+        let mut suspects = Suspects::default();
+        let verdict = machine.fwp.engine.classify(&request, |call, out| {
+            suspects.add(call.callout.host().classify.address());
+            let before = (
+                current.is_pended(),
+                current.pended_classify.load(Ordering::Relaxed),
+            );
+            let layer_data = operation.map_or(list.offset(0), |operation| operation.layer_data());
+            let (entry, exit) = invoke(cpu, scratch, calls, level, call, layer_data, out);
+            let pended = if current.is_pended() && !before.0 {
+                Pended::Operation
+            } else if current.pended_classify.load(Ordering::Relaxed) && !before.1 {
+                Pended::Classify
+            } else {
+                Pended::No
+            };
+            Returned {
+                cpu,
+                call,
+                entry,
+                exit,
+                pended,
+                modify: current.take_modify(),
+            }
+            .check();
+            if let Some(operation) = operation
+                && has_records
+            {
+                self.records_of(machine, operation);
+            }
+            check::answer(&exit, out);
+        });
+        let mut pended = current.is_pended() && verdict.absorb;
+        if let Some(asked) = current.end() {
+            let (pended_classify, left_open) = asked.end();
+            pended |= pended_classify;
+            if left_open {
+                let message = format!(
+                    "the classify at {} ended before FwpsApplyModifiedLayerData0",
+                    indication.layer
+                );
+                suspects.report(cpu, &LAYER_DATA, message);
+            }
+        }
+        if has_records {
+            machine.fwp.records.lock().remove(&self.records);
+        }
+        if !indication.chain.is_empty() {
+            self.finish_chain(cpu, list, indication, suspects);
+        }
+        if let (Some(memory), Some((_, contents))) = (memory, packet)
+            && let Some(changed) = memory.finish(contents)
+        {
+            let layer = indication.layer;
+            let message = format!("after the classify at {layer} of a packet {changed}");
+            suspects.report(cpu, &NBL_STATE, message);
+        }
+        if verdict.is_permit() {
+            return Outcome::Permit;
+        }
+        self.blocked_by = verdict.by.map_or(0, |by| by.filter.get());
+        if pended {
+            Outcome::Pend
+        } else if verdict.absorb {
+            Outcome::Absorb
+        } else {
+            Outcome::Block
+        }
+    }
+
+    /// Makes the redirect records known that the callouts of this indication may ask about, if there are any.
+    fn show_records(
+        &self,
+        machine: &Machine,
+        indication: &Indication<'_>,
+        operation: Option<&Arc<Operation>>,
+    ) -> bool {
+        let redirection = indication.metadata.redirection.cloned();
+        let known = redirection.or_else(|| operation?.versions());
+        known.is_some_and(|known| {
+            machine.fwp.records.lock().insert(self.records, known);
+            true
+        })
+    }
+
+    /// The records after a callout's change of them.
+    fn records_of(&self, machine: &Machine, operation: &Operation) {
+        if let Some(versions) = operation.versions() {
+            machine.fwp.records.lock().insert(self.records, versions);
+        }
+    }
+
+    /// Chains the other packets of an indication behind `first`.
+    fn indicate_chain(
+        &mut self,
+        machine: &Machine,
+        first: Out<NetBufferList>,
+        indication: &Indication<'_>,
+    ) {
+        let packets = &machine.ndis.packets;
+        self.chain.retain(|packet| {
+            let kept = packet.is_referenced();
+            if kept {
+                packets.retire(packet);
+            }
+            !kept
+        });
+        while self.chain.len() < indication.chain.len() {
+            let Ok(packet) = packets.allocate(self.layout) else {
+                return;
+            };
+            self.chain.push(packet);
+        }
+        let mut last = first;
+        for (packet, contents) in self.chain.iter().zip(chained(indication)) {
+            let list = packet.indicate(contents, crate::net::PacketId::NONE.0, None);
+            link(last, list);
+            last = list;
+        }
+    }
+
+    /// Takes the chain apart again, and checks what callouts left.
+    fn finish_chain(
+        &self,
+        cpu: &Cpu,
+        first: Out<NetBufferList>,
+        indication: &Indication<'_>,
+        suspects: Suspects,
+    ) {
+        let lists: Vec<_> = chain::lists(first).map(|(at, _)| at).collect();
+        for list in lists {
+            link(list, Out::null());
+        }
+        for (packet, contents) in self.chain.iter().zip(chained(indication)) {
+            if let Some(changed) = packet.finish(contents) {
+                let message = format!(
+                    "after the classify at {} of a chained packet {changed}",
+                    indication.layer
+                );
+                suspects.report(cpu, &NBL_STATE, message);
+            }
+        }
+    }
+
     /// The flow of an indication.
     fn flow(
         &self,

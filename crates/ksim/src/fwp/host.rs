@@ -31,6 +31,16 @@ pub(super) enum ClassifyFn {
     Fn1(Classify1),
 }
 
+impl ClassifyFn {
+    /// Where it is.
+    pub(super) fn address(self) -> usize {
+        match self {
+            Self::Fn0(function) => function as usize,
+            Self::Fn1(function) => function as usize,
+        }
+    }
+}
+
 /// The functions of a registered callout.
 #[derive(Debug)]
 pub struct KernelCallout {

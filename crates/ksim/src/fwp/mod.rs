@@ -6,9 +6,11 @@
 //! session, objects  Fwpm: sessions, transactions, providers, sublayers, callouts, filters
 //! bfe               the state of the base filtering engine
 //! callout, flow     Fwps: registering callouts, flow contexts, delayed operations
-//! nbl, inject       Fwps: net buffer lists of packets, injection
+//! defer, redirect   Fwps: classifies that are decided later ─ operation; redirectors
+//! nbl, inject       Fwps: net buffer lists of packets, their contexts (nbl_context), headers (construct), injection
+//! options           options of flows and of the engine
 //! host              what the engine asks back: filter structures, notify and flow delete functions
-//! classify, stream  indications of the network stack to callouts ─ identity, scratch, check
+//! classify, stream  indications of the network stack to callouts ─ identity, scratch, current, check
 //! stack             what drivers ask of the network stack
 //! ```
 //!
@@ -19,6 +21,9 @@ pub mod bfe;
 mod callout;
 mod check;
 pub mod classify;
+mod construct;
+mod current;
+mod defer;
 mod flow;
 mod give;
 pub mod host;
@@ -27,7 +32,12 @@ mod inject;
 mod layout;
 mod marshal;
 mod nbl;
+mod nbl_context;
 mod objects;
+mod operation;
+mod options;
+mod reassemble;
+mod redirect;
 mod scratch;
 mod serve;
 mod session;
@@ -38,7 +48,6 @@ mod stream;
 mod tests;
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{OnceLock, Weak};
 
 use parking_lot::Mutex;
@@ -51,22 +60,31 @@ use crate::ndis::MdlLayout;
 
 pub use bfe::Bfe;
 pub use classify::KernelFiltering;
+use current::Current;
 pub use host::KernelHost;
+pub(crate) use objects::check_filters_left;
 pub use stack::{InjectedPacket, InjectedStreamData, StackRequest};
 
 /// What this module gives to drivers.
 pub(crate) static EXPORTS: &[&[Export]] = &[
     bfe::EXPORTS,
     callout::EXPORTS,
+    construct::EXPORTS,
+    defer::EXPORTS,
     flow::EXPORTS,
     inject::EXPORTS,
+    inject::handle::EXPORTS,
     nbl::EXPORTS,
+    nbl_context::EXPORTS,
     objects::callout::EXPORTS,
     objects::filter::EXPORTS,
     objects::layer::EXPORTS,
     objects::provider::EXPORTS,
     objects::query::EXPORTS,
     objects::sublayer::EXPORTS,
+    options::EXPORTS,
+    reassemble::EXPORTS,
+    redirect::EXPORTS,
     session::EXPORTS,
 ];
 
@@ -102,9 +120,14 @@ pub(crate) struct State {
     processors: Box<[Current]>,
     injection: inject::State,
     sessions: session::State,
+    nbl_contexts: nbl_context::State,
     objects: objects::State,
+    options: options::State,
     subscriptions: bfe::State,
+    operations: defer::State,
     pended: Mutex<HashMap<usize, u64>>,
+    records: redirect::State,
+    removals: flow::Removals,
     requests: Mutex<VecDeque<StackRequest>>,
 }
 
@@ -120,9 +143,14 @@ impl State {
             processors: (0..processors.max(1)).map(|_| Current::default()).collect(),
             injection: inject::State::default(),
             sessions: session::State::default(),
+            nbl_contexts: nbl_context::State::default(),
             objects: objects::State::default(),
+            options: options::State::default(),
             subscriptions: bfe::State::default(),
+            operations: defer::State::default(),
             pended: Mutex::default(),
+            records: redirect::State::default(),
+            removals: flow::Removals::default(),
             requests: Mutex::default(),
         }
     }
@@ -136,7 +164,7 @@ impl State {
     }
 
     /// The classify in progress on a processor.
-    fn current(&self, cpu: &Cpu) -> &Current {
+    pub(crate) fn current(&self, cpu: &Cpu) -> &Current {
         &self.processors[cpu.index() as usize]
     }
 
@@ -171,46 +199,6 @@ impl Machine {
     #[must_use]
     pub fn take_stack_requests(&self) -> VecDeque<StackRequest> {
         std::mem::take(&mut *self.fwp.requests.lock())
-    }
-}
-
-/// The classify in progress on one processor, as the functions that a callout calls see it.
-#[derive(Debug, Default)]
-struct Current {
-    /// 0 outside of a classify, and where nothing can be pended.
-    completion_handle: AtomicU64,
-    reauthorizing: AtomicBool,
-    pended: AtomicBool,
-    modify: AtomicBool,
-}
-
-impl Current {
-    /// A classify begins.
-    fn begin(&self, completion_handle: u64, reauthorizing: bool) {
-        self.completion_handle
-            .store(completion_handle, Ordering::Relaxed);
-        self.reauthorizing.store(reauthorizing, Ordering::Relaxed);
-        self.pended.store(false, Ordering::Relaxed);
-        self.modify.store(false, Ordering::Relaxed);
-    }
-
-    /// It ends.
-    fn end(&self) {
-        self.completion_handle.store(0, Ordering::Relaxed);
-    }
-
-    /// A list was referenced in order to be modified.
-    fn note_modify(&self) {
-        self.modify.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether that happened since the last time of asking.
-    fn take_modify(&self) -> bool {
-        self.modify.load(Ordering::Relaxed) && self.modify.swap(false, Ordering::Relaxed)
-    }
-
-    fn is_pended(&self) -> bool {
-        self.pended.load(Ordering::Relaxed)
     }
 }
 

@@ -44,16 +44,6 @@ fn partial(mdl: &Mdl, offset: usize, bytes: u32) -> Shared<Mdl> {
     Shared::new(copy)
 }
 
-/// Chains MDLs; where the chain begins.
-fn link(mdls: &[Shared<Mdl>]) -> Out<Mdl> {
-    for pair in mdls.windows(2) {
-        let mut mdl = pair[0].get();
-        mdl.next = pair[1].out();
-        pair[0].set(mdl);
-    }
-    mdls.first().map_or(Out::null(), Shared::out)
-}
-
 /// Keeps what a clone shares its data with.
 fn lend(call: &Call<'_>, parent: Out<NetBufferList>) {
     if let Some(packet) = call.machine().ndis.packets.find(parent.address()) {
@@ -108,7 +98,7 @@ fn clone_list(
         let copies: Vec<_> = chain::mdls(data.mdl_chain)
             .map(|(_, mdl)| partial(&mdl, 0, mdl.byte_count))
             .collect();
-        let first = link(&copies);
+        let first = chain::link(&copies);
         buffers.push(Shared::new(positioned(
             0,
             first,
@@ -152,7 +142,7 @@ fn clone_piece(
             inside = 0;
         }
     }
-    let first = link(&mdls);
+    let first = chain::link(&mdls);
     let buffer = Shared::new(positioned(0, first, 0, length - left));
     lend(call, parent);
     Some(List::clone_of(

@@ -2,6 +2,7 @@
 
 use std::mem::offset_of;
 
+use wfp_schema::flags::L2MetadataFields;
 use wfp_schema::{Action, DataType, LayerId, MetadataFields};
 
 use super::identity::Shown;
@@ -9,9 +10,10 @@ use super::layout::kernel::{
     RawClassifyOut, RawDiscard, RawFragment, RawIncomingValues, RawMetadata, RawStreamData,
     RawStreamPacket,
 };
+use super::layout::request::SockAddr;
 use super::layout::value::{RawBlob, RawValue};
 use crate::access::{In, Out, Plain, Shared};
-use crate::net::{Indication, Metadata, Value};
+use crate::net::{Indication, LinkMetadata, Metadata, Value};
 
 /// More fields than any layer has.
 pub(super) const MAX_FIELDS: usize = 40;
@@ -28,6 +30,7 @@ struct Frame {
     out: RawClassifyOut,
     stream_packet: RawStreamPacket,
     stream_data: RawStreamData,
+    original_destination: SockAddr,
 }
 
 // SAFETY: integers and addresses.
@@ -76,6 +79,7 @@ impl Scratch {
                 action: Action::None.value(),
             },
             stream_data: RawStreamData::EMPTY,
+            original_destination: SockAddr([0; 128]),
         });
         Self(frame)
     }
@@ -192,7 +196,51 @@ impl Scratch {
         if has(MetadataFields::ICMP_ID_AND_SEQUENCE) {
             raw.icmp_id_and_sequence = metadata.icmp_id_and_sequence;
         }
+        if has(MetadataFields::DISCARD_REASON) {
+            raw.discard = RawDiscard {
+                module: metadata.discard.module.value(),
+                reason: metadata.discard.reason,
+                filter_id: metadata.discard.filter_id,
+            };
+        }
+        if has(MetadataFields::SOURCE_INTERFACE_INDEX) {
+            raw.source_interface = metadata.source_interface_index;
+        }
+        if has(MetadataFields::DESTINATION_INTERFACE_INDEX) {
+            raw.destination_interface = metadata.destination_interface_index;
+        }
+        if has(MetadataFields::REMOTE_SCOPE_ID) {
+            raw.remote_scope = metadata.remote_scope_id;
+        }
+        if has(MetadataFields::TRANSPORT_HEADER_INCLUDE_HEADER) {
+            raw.include_header = lent(metadata.include_header).address();
+            raw.include_header_length =
+                u32::try_from(metadata.include_header.len()).unwrap_or(u32::MAX);
+        }
+        if has(MetadataFields::ETHER_FRAME_LENGTH) {
+            raw.frame_length = metadata.link.frame_length;
+        }
+        if let Some(redirection) = metadata.redirection {
+            if has(MetadataFields::LOCAL_REDIRECT_TARGET_PID) {
+                raw.redirect_target = redirection.current().target_process;
+            }
+            if has(MetadataFields::ORIGINAL_DESTINATION) {
+                let at: Out<SockAddr> = member!(self, original_destination);
+                at.set(SockAddr::of(redirection.original().remote));
+                raw.original_destination = at.address();
+            }
+        }
+        fill_link(&mut raw, &metadata.link);
         self.metadata_out().set(raw);
+    }
+
+    /// Shows the redirect records that drivers know by `handle`.
+    pub(super) fn show_records(&self, handle: usize) {
+        if let Some(mut raw) = self.metadata_out().get() {
+            raw.present |= MetadataFields::REDIRECT_RECORD_HANDLE.bits();
+            raw.redirect_records = handle;
+            self.metadata_out().set(raw);
+        }
     }
 
     const fn incoming_out(&self) -> Out<RawIncomingValues> {
@@ -231,6 +279,25 @@ impl Scratch {
     /// An opaque `classifyContext`.
     pub(super) fn context(&self) -> usize {
         self.0.out().address()
+    }
+}
+
+/// The members that `currentL2MetadataValues` is about.
+fn fill_link(raw: &mut RawMetadata, link: &LinkMetadata) {
+    let has = |field| link.present.contains(field);
+    raw.l2_present = link.present.bits();
+    raw.l2_flags = link.flags.bits();
+    if has(L2MetadataFields::ETHERNET_MAC_HEADER_SIZE) {
+        raw.mac_header_size = link.mac_header_size;
+    }
+    if has(L2MetadataFields::VSWITCH_SOURCE_PORT_ID) {
+        raw.switch_source_port = link.switch_source_port;
+    }
+    if has(L2MetadataFields::VSWITCH_SOURCE_NIC_INDEX) {
+        raw.switch_source_nic = link.switch_source_nic;
+    }
+    if has(L2MetadataFields::VSWITCH_DESTINATION_PORT_ID) {
+        raw.switch_destination_port = link.switch_destination_port;
     }
 }
 

@@ -42,18 +42,21 @@ fn serve<F: Filtering>(
                 mark: packet.mark,
                 origin: packet.origin,
                 link: 0,
-                hops: 0,
+                hops: packet.hops,
             });
             true
         }
-        // A replay forwards nothing: the packet leaves the machine.
-        StackRequest::Forward(_) => true,
         StackRequest::InjectStream(data) => {
             host.stream_inject(data.flow_handle, data.stage, data.flags, &data.bytes)
         }
         StackRequest::Complete { completion_handle } => {
             host.complete(machine.time().now(), *completion_handle)
         }
+        StackRequest::CompleteClassify {
+            pend_handle,
+            completion,
+            changes,
+        } => host.complete_classify(machine.time().now(), *pend_handle, *completion, changes),
         StackRequest::AbortFlow { flow_handle } => host.abort(*flow_handle),
         StackRequest::ContinueStream { flow_handle, stage } => {
             host.stream_continue(*flow_handle, *stage)

@@ -5,7 +5,7 @@
 
 use wfp_schema::StreamFlags;
 
-use crate::net::{InjectionMark, InjectionPoint, PacketId, StageId};
+use crate::net::{Completion, InjectionMark, InjectionPoint, PacketId, Request, StageId};
 
 /// A packet that a driver injects.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +18,8 @@ pub struct InjectedPacket {
     pub mark: InjectionMark,
     /// The packet that it was cloned from, if it was.
     pub origin: Option<PacketId>,
+    /// How many times what it was cloned from had been injected before.
+    pub hops: u32,
     /// The processor on which the function was called.
     pub processor: u32,
 }
@@ -40,14 +42,21 @@ pub struct InjectedStreamData {
 pub enum StackRequest {
     /// Take this packet.
     Inject(InjectedPacket),
-    /// Forward this packet; no layer sees it again (`FwpsInjectForwardAsync0`).
-    Forward(Vec<u8>),
     /// Take this data.
     InjectStream(InjectedStreamData),
     /// The operation with this completion handle may go on (`FwpsCompleteOperation0`).
     Complete {
         /// The completion handle that the indication showed.
         completion_handle: u64,
+    },
+    /// The classify with this pend handle is decided (`FwpsCompleteClassify0`).
+    CompleteClassify {
+        /// The pend handle of the indication.
+        pend_handle: u64,
+        /// How.
+        completion: Completion,
+        /// Versions of the layer data that were applied since the classify, oldest first.
+        changes: Vec<Request>,
     },
     /// Abort this flow (`FwpsFlowAbort0`).
     AbortFlow {

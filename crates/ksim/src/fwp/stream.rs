@@ -11,8 +11,9 @@ use wfp_schema::codes::AddressType;
 use wfp_schema::field::stream as field;
 use wfp_schema::{ConditionFlags, LayerId, StreamAction};
 
-use super::check::{self, Returned};
-use super::classify::{KernelFiltering, invoke};
+use super::check::{self, Pended, Returned};
+use super::classify::{KernelFiltering, Suspects, invoke};
+use super::current::Begun;
 use super::host::KernelHost;
 use super::layout::kernel::{RawStreamData, RawStreamDataOffset, RawStreamPacket};
 use crate::access::Out;
@@ -176,8 +177,15 @@ impl KernelFiltering {
             action: StreamAction::None.value(),
         };
         scratch.stream_packet().set(asked);
-        machine.fwp.current(cpu).begin(0, false);
+        machine.fwp.current(cpu).begin(Begun {
+            context: scratch.context(),
+            layer: indication.layer,
+            pend_handle: 0,
+            reauthorizing: false,
+            operation: None,
+        });
 
+        let mut suspects = Suspects::default();
         let mut left = (asked, Some(StreamAction::None));
         let layer_data = scratch.stream_packet().offset(0);
         let (outcome, _) = machine.fwp.engine.ask_stage(
@@ -186,6 +194,7 @@ impl KernelFiltering {
             Some(&flow.flow),
             segment.out_flags,
             |call, out| {
+                suspects.add(call.callout.host().classify.address());
                 let (entry, exit) = invoke(cpu, scratch, calls, DISPATCH, call, layer_data, out);
                 let packet = scratch.stream_packet().get().unwrap_or(asked);
                 let returned = Returned {
@@ -193,7 +202,7 @@ impl KernelFiltering {
                     call,
                     entry,
                     exit,
-                    pended: false,
+                    pended: Pended::No,
                     modify: false,
                 };
                 let action = returned.check_stream(
@@ -214,7 +223,7 @@ impl KernelFiltering {
                 "after the classify at {} of stream data {changed}",
                 indication.layer
             );
-            machine.verifier().violation_at(cpu, &NBL_STATE, message);
+            suspects.report(cpu, &NBL_STATE, message);
         }
         let inspection = flow.plan.is_inspection(stage);
         if matches!(

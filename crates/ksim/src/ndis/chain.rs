@@ -1,7 +1,7 @@
 //! The data of a net buffer, through its chain of MDLs.
 
 use super::layout::{Mdl, NetBuffer, NetBufferData, NetBufferList};
-use crate::access::{In, Out};
+use crate::access::{In, Out, Shared};
 
 /// More MDLs than this in one chain are a cycle.
 const LONGEST_CHAIN: usize = 4_096;
@@ -44,6 +44,26 @@ pub(crate) fn lists(
         Some((at, list))
     })
     .take(LONGEST_CHAIN)
+}
+
+/// Chains MDLs; where the chain begins.
+pub(crate) fn link(mdls: &[Shared<Mdl>]) -> Out<Mdl> {
+    for pair in mdls.windows(2) {
+        let mut mdl = pair[0].get();
+        mdl.next = pair[1].out();
+        pair[0].set(mdl);
+    }
+    mdls.first().map_or(Out::null(), Shared::out)
+}
+
+/// Writes at the start of a net buffer's data; what does not fit is left out.
+pub(crate) fn write(data: &NetBufferData, bytes: &[u8]) {
+    let mut done = 0;
+    for (start, length) in pieces(data.current_mdl, data.current_mdl_offset, bytes.len()) {
+        let place: Out<u8> = start.as_out();
+        place.copy_from(&bytes[done..done + length]);
+        done += length;
+    }
 }
 
 /// The part of a net buffer that says where its data is; `None` for NULL.

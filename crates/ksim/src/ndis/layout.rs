@@ -61,6 +61,14 @@ impl Mdl {
         }
     }
 
+    /// A partial MDL over its buffer from `offset` on.
+    pub(crate) fn partial(&self, offset: u32) -> Self {
+        let bytes = self.byte_count.saturating_sub(offset);
+        let mut part = Self::for_nonpaged(self.buffer().offset(offset as usize), bytes);
+        part.flags |= MDL_PARTIAL;
+        part
+    }
+
     /// Where the buffer lies in this address space, mapped or not.
     pub(crate) const fn buffer(&self) -> Out<u8> {
         if self.flags & (MDL_MAPPED_TO_SYSTEM_VA | MDL_SOURCE_IS_NONPAGED_POOL) == 0 {

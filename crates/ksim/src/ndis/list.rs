@@ -46,7 +46,9 @@ pub(crate) struct List {
     pub(crate) parent: Option<Out<NetBufferList>>,
     header: Shared<NetBufferList>,
     _buffers: Vec<Shared<NetBuffer>>,
-    _mdls: Vec<Shared<Mdl>>,
+    mdls: Vec<Shared<Mdl>>,
+    /// Memory of MDLs that were made later.
+    headers: Vec<Box<[u8]>>,
     _context: Option<Box<[u8]>>,
     /// How its buffers stood when it was handed over, if it is.
     handed_over: Option<Snapshot>,
@@ -79,7 +81,8 @@ impl List {
             parent: None,
             header: Shared::new(list),
             _buffers: buffers,
-            _mdls: Vec::new(),
+            mdls: Vec::new(),
+            headers: Vec::new(),
             _context: context,
             handed_over: None,
         }
@@ -100,7 +103,7 @@ impl List {
         }
         let clone = Self {
             parent,
-            _mdls: mdls,
+            mdls,
             ..Self::new(origin, pool, buffers, 0)
         };
         let mut header = clone.header.get();
@@ -175,6 +178,72 @@ impl Lists {
             .lock()
             .get(&list.address())
             .map(|list| list.origin)
+    }
+
+    /// Makes a list whose one net buffer holds `bytes`, after `back_fill` unused ones.
+    pub(crate) fn insert_holding(
+        &self,
+        origin: Origin,
+        pool: usize,
+        bytes: &[u8],
+        back_fill: u32,
+    ) -> Out<NetBufferList> {
+        let mut memory = vec![crate::access::POISON; back_fill as usize];
+        memory.extend_from_slice(bytes);
+        let memory = memory.into_boxed_slice();
+        // SAFETY: heap memory that the list keeps, and that nothing of ours looks into.
+        let at = unsafe { Out::new(memory.as_ptr().cast_mut()) };
+        let size = u32::try_from(memory.len()).unwrap_or(u32::MAX);
+        let mdl = Shared::new(Mdl::for_nonpaged(at, size));
+        let buffer = super::pool::positioned(0, mdl.out(), back_fill, bytes.len());
+        let mut list = List::new(origin, pool, vec![Shared::new(buffer)], 0);
+        list.mdls.push(mdl);
+        list.headers.push(memory);
+        let at = list.out();
+        self.insert(list);
+        at
+    }
+
+    /// Puts `bytes` before the data of `buffer`, a net buffer of `list`, or with `replace` instead of it, in memory of
+    /// their own: what is shared stays as it is. `false` if `list` is no driver's.
+    pub(crate) fn prepend(
+        &self,
+        list: Out<NetBufferList>,
+        buffer: Out<NetBuffer>,
+        bytes: &[u8],
+        replace: bool,
+    ) -> bool {
+        let Some(mut data) = chain::data_of(buffer) else {
+            return false;
+        };
+        let mut lists = self.lists.lock();
+        let Some(owner) = lists.get_mut(&list.address()) else {
+            return false;
+        };
+        let memory = bytes.to_vec().into_boxed_slice();
+        // SAFETY: heap memory that the list keeps, and that nothing of ours looks into.
+        let at = unsafe { Out::new(memory.as_ptr().cast_mut()) };
+        let size = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        let mut mdls = vec![Shared::new(Mdl::for_nonpaged(at, size))];
+        if replace {
+            data.data_length = 0;
+        } else {
+            let mut inside = data.current_mdl_offset;
+            for (_, mdl) in chain::mdls(data.current_mdl) {
+                mdls.push(Shared::new(mdl.partial(inside)));
+                inside = 0;
+            }
+        }
+        let first = chain::link(&mdls);
+        data.mdl_chain = first;
+        data.current_mdl = first;
+        data.current_mdl_offset = 0;
+        data.data_offset = 0;
+        data.data_length += bytes.len();
+        chain::set_data(buffer, data);
+        owner.mdls.append(&mut mdls);
+        owner.headers.push(memory);
+        true
     }
 
     /// What the clone `list` shares its data with.

@@ -24,7 +24,7 @@ mod mutex;
 mod notify;
 pub mod object;
 pub mod pool;
-mod pool_api;
+pub(crate) mod pool_api;
 pub mod power;
 pub mod process;
 mod processor;

@@ -44,6 +44,7 @@ fn allocate(call: &Call<'_>, request: Request) -> *mut c_void {
             format!("paged pool is allocated at IRQL {}", call.cpu().irql()),
         );
     }
+    call.machine().fwp.current(call.cpu()).note_allocation();
     let Some(block) = call.machine().nt().pool().allocate(&request) else {
         return ptr::null_mut();
     };

@@ -9,7 +9,7 @@ use crate::export::{Call, exports};
 use crate::kernel::Bugcheck;
 use crate::sched::Wait;
 use crate::time::Ticks;
-use crate::verifier::{ARGUMENT, IRQL_RANGE};
+use crate::verifier::{ARGUMENT, CLASSIFY_BLOCKING, IRQL_RANGE};
 
 const SUCCESS: u32 = 0;
 const TIMEOUT: u32 = 0x102;
@@ -69,6 +69,9 @@ pub(super) fn until(
         );
         bugcheck.stack = crate::trap::driver_stack(call.machine(), call.registers());
         call.machine().crash(bugcheck);
+    }
+    if call.machine().fwp.current(call.cpu()).is_classifying() {
+        call.violation(&CLASSIFY_BLOCKING, "waits in a classify function");
     }
     let deadline = match timeout {
         Timeout::Never => None,

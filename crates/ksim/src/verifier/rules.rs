@@ -12,20 +12,24 @@
 //! ```
 
 mod classify;
+mod flow;
 mod injection;
 mod irql;
 mod kmdf;
 mod lock;
 mod object;
+mod pend;
 mod pool;
 mod stop;
 
 pub use classify::*;
+pub use flow::*;
 pub use injection::*;
 pub use irql::*;
 pub use kmdf::*;
 pub use lock::*;
 pub use object::*;
+pub use pend::*;
 pub use pool::*;
 pub use stop::*;
 
@@ -120,6 +124,8 @@ pub fn all() -> impl Iterator<Item = &'static Rule> {
         object::RULES,
         classify::RULES,
         injection::RULES,
+        pend::RULES,
+        flow::RULES,
         kmdf::RULES,
         stop::RULES,
     ]

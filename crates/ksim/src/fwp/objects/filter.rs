@@ -49,7 +49,11 @@ exports! {
             &call,
             engine,
             |to, session| to.add_filter(session, marshal::filter(filter)?),
-            |added| { id.set(added.get()); },
+            |added| {
+                let fwp = &call.machine().fwp;
+                fwp.objects.note_filter(&fwp.engine, added, call.site());
+                id.set(added.get());
+            },
         )
     }
 

@@ -22,6 +22,7 @@ use crate::access::Plain;
 use crate::export::Call;
 
 pub(super) use query::State;
+pub(crate) use query::check_filters_left;
 
 const NO_RESOURCES: i32 = NtStatus::INSUFFICIENT_RESOURCES.to_i32();
 

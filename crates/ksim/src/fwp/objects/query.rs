@@ -2,19 +2,20 @@
 
 use std::collections::HashMap;
 use std::marker::PhantomData;
+use std::ops::Range;
 
 use parking_lot::Mutex;
-use wfp_engine::Objects;
-use wfp_schema::{Guid, NtStatus};
+use wfp_engine::{Engine, FilterId, Objects};
+use wfp_schema::{FilterFlags, Guid, NtStatus};
 
 use super::{Kind, Managed};
 use crate::access::{In, Out};
-use crate::cpu::PASSIVE;
+use crate::cpu::{Cpu, PASSIVE};
 use crate::export::{Call, exports};
 use crate::fwp::give::Arena;
 use crate::fwp::host::KernelHost;
 use crate::fwp::session::{session, status};
-use crate::verifier::{ARGUMENT, OBJECT_STALE};
+use crate::verifier::{ARGUMENT, OBJECT_STALE, UNLOAD_FILTER};
 
 /// How the verifier calls memory that a query returned, and an enumeration.
 const MEMORY: &str = "memory of a management query";
@@ -27,6 +28,48 @@ const NULL_POINTER: i32 = NtStatus::FWP_NULL_POINTER.to_i32();
 pub(in crate::fwp) struct State {
     memory: Mutex<HashMap<usize, Arena>>,
     enumerations: Mutex<HashMap<usize, Enumeration>>,
+    /// The filters that drivers added, and where.
+    filters: Mutex<Vec<(FilterId, usize)>>,
+}
+
+/// So many filters are remembered before those that are gone are forgotten.
+const REMEMBERED: usize = 0x1000;
+
+impl State {
+    /// A driver added a filter at `site`.
+    pub(super) fn note_filter(&self, engine: &Engine<KernelHost>, filter: FilterId, site: usize) {
+        let mut filters = self.filters.lock();
+        if filters.len() >= REMEMBERED {
+            let objects = engine.committed();
+            filters.retain(|(filter, _)| objects.filter(*filter).is_some());
+        }
+        filters.push((filter, site));
+    }
+}
+
+/// Reports the filters that code in `range` added and that still ask a callout, after its driver was unloaded. Those
+/// that come back with the system are meant to stay.
+pub(crate) fn check_filters_left(cpu: &Cpu, range: &Range<usize>) {
+    let machine = cpu.machine();
+    let objects = machine.fwp.engine.committed();
+    let added: Vec<_> = machine.fwp.objects.filters.lock().clone();
+    let here = added.iter().filter(|(_, site)| range.contains(site));
+    for (filter, site) in here {
+        let left = objects.filter(*filter).map(|entry| entry.record());
+        let Some(left) = left.filter(|left| left.callout().is_some()) else {
+            continue;
+        };
+        let stays = FilterFlags::PERSISTENT | FilterFlags::BOOTTIME;
+        if !left.filter().flags.intersects(stays) {
+            let message = format!(
+                "filter {} at {} still asks a callout",
+                filter.get(),
+                left.layer()
+            );
+            let verifier = machine.verifier();
+            verifier.violation_of(cpu, &UNLOAD_FILTER, *site, message);
+        }
+    }
 }
 
 /// An enumeration: the objects there were when it began, which of them are meant, and how many have been returned.

@@ -242,7 +242,7 @@ fn the_conditions_of_a_filter_reach_its_callout() {
         behave(move |classify| {
             assert_eq!(classify.filter.id, id);
             assert_eq!(classify.filter.condition_count, 2);
-            let fields: Vec<_> = (0..2)
+            let mut fields: Vec<_> = (0..2)
                 .map(|index| {
                     classify
                         .filter
@@ -253,6 +253,8 @@ fn the_conditions_of_a_filter_reach_its_callout() {
                         .field
                 })
                 .collect();
+            // In which order they are is not documented.
+            fields.sort_unstable();
             let wanted = [connect::IP_PROTOCOL.get(), connect::IP_REMOTE_PORT.get()];
             assert_eq!(
                 fields,

@@ -1,12 +1,9 @@
 //! Flow contexts, registering and notify functions. Names of conformance rules are in parentheses.
 
 use std::cell::Cell;
-use std::net::{IpAddr, Ipv4Addr};
 use std::rc::Rc;
 
-use wfp_schema::{
-    Action, CalloutFlags, Direction, Guid, IpVersion, LayerKind, NotifyType, NtStatus,
-};
+use wfp_schema::{Action, CalloutFlags, Guid, LayerKind, NotifyType, NtStatus};
 
 use super::support::{
     DEVICE, OK, Shown, absorb, at, behave, block, heard, into, registration, run, run_clean,
@@ -24,21 +21,7 @@ use crate::fwp::flow::{
 use crate::fwp::layout::management::RawAction;
 use crate::fwp::objects::filter::{FwpmFilterAdd0, FwpmFilterDeleteById0};
 use crate::fwp::stack::StackRequest;
-use crate::net::{End, Filtering, FlowInfo, Outcome};
-
-fn flow_info() -> FlowInfo {
-    let end = |host, port| End {
-        address: IpAddr::V4(Ipv4Addr::new(192, 0, 2, host)),
-        port,
-    };
-    FlowInfo {
-        version: IpVersion::V4,
-        protocol: 6,
-        direction: Direction::Outbound,
-        local: end(1, 50_000),
-        remote: end(2, 443),
-    }
-}
+use crate::net::{Filtering, Outcome};
 
 #[test]
 fn a_context_reaches_the_classify_of_its_layer_only_and_is_deleted_once_with_its_flow() {
@@ -46,7 +29,7 @@ fn a_context_reaches_the_classify_of_its_layer_only_and_is_deleted_once_with_its
         let (datagram, transport) = (v4(LayerKind::DatagramData), v4(LayerKind::InboundTransport));
         let callout = driver.filtered(datagram, Action::CalloutInspection);
         driver.filtered(transport, Action::CalloutInspection);
-        let flow = driver.filtering.flow_created(&flow_info());
+        let flow = driver.flow();
         // FLW-05, FLW-03
         assert_eq!(
             FwpsFlowAssociateContext0(flow, datagram.get(), callout, 0x1234),
@@ -91,7 +74,7 @@ fn associating_asks_for_a_context_a_flow_delete_function_and_the_callouts_own_la
     run_clean(Config::default(), |driver| {
         let datagram = v4(LayerKind::DatagramData);
         let (callout, _) = driver.callout(datagram);
-        let flow = driver.filtering.flow_created(&flow_info());
+        let flow = driver.flow();
         // FLW-02
         assert_eq!(
             status(FwpsFlowAssociateContext0(flow, datagram.get(), callout, 0)),
@@ -126,7 +109,7 @@ fn removing_a_context_deletes_it_at_once_or_when_the_classify_with_it_returns() 
     run_clean(Config::default(), |driver| {
         let datagram = v4(LayerKind::DatagramData);
         let callout = driver.filtered(datagram, Action::CalloutInspection);
-        let flow = driver.filtering.flow_created(&flow_info());
+        let flow = driver.flow();
         // FLW-08
         let nothing = FwpsFlowRemoveContext0(flow, datagram.get(), callout);
         assert_eq!(status(nothing), NtStatus::UNSUCCESSFUL);
@@ -172,7 +155,7 @@ fn a_callout_with_a_context_is_busy_and_is_gone_after_a_success() {
     run_clean(Config::default(), |driver| {
         let datagram = v4(LayerKind::DatagramData);
         let callout = driver.filtered(datagram, Action::CalloutInspection);
-        let flow = driver.filtering.flow_created(&flow_info());
+        let flow = driver.flow();
         assert_eq!(
             FwpsFlowAssociateContext0(flow, datagram.get(), callout, 1),
             OK
@@ -265,7 +248,7 @@ fn a_callout_that_wants_its_flows_only_is_not_asked_about_others() {
             OK
         );
         behave(block);
-        let flow = driver.filtering.flow_created(&flow_info());
+        let flow = driver.flow();
         let shown = Shown {
             flow,
             ..Shown::default()
@@ -363,32 +346,6 @@ fn a_pended_connect_waits_for_its_completion() {
 }
 
 #[test]
-fn a_reauthorization_cannot_be_pended() {
-    use wfp_schema::{ConditionFlags, field::ale_auth_connect};
-
-    run_clean(Config::default(), |driver| {
-        // ALE-03
-        let connect = v4(LayerKind::AleAuthConnect);
-        driver.filtered(connect, Action::CalloutUnknown);
-        behave(|classify| {
-            let mut context = 0;
-            let pended =
-                FwpsPendOperation0(classify.metadata.completion_handle, into(&mut context));
-            assert_eq!(status(pended), NtStatus::FWP_CANNOT_PEND);
-            classify.out.action = Action::Permit.value();
-        });
-        let mut values = [crate::net::Value::Empty; ale_auth_connect::FIELDS.len()];
-        values[ale_auth_connect::FLAGS.get()] =
-            crate::net::Value::Uint32(ConditionFlags::IS_REAUTHORIZE.bits());
-        let shown = Shown {
-            completion: 0x77,
-            ..Shown::default()
-        };
-        assert_eq!(driver.classify(connect, &values, shown), Outcome::Permit);
-    });
-}
-
-#[test]
 fn an_operation_that_is_never_completed_is_a_leak() {
     let report = run(Config::default(), |driver| {
         let connect = v4(LayerKind::AleAuthConnect);
@@ -418,7 +375,7 @@ fn an_operation_that_is_never_completed_is_a_leak() {
 #[test]
 fn an_abort_is_asked_of_the_stack() {
     run_clean(Config::default(), |driver| {
-        let flow = driver.filtering.flow_created(&flow_info());
+        let flow = driver.flow();
         assert_eq!(FwpsFlowAbort0(flow), OK);
         assert_eq!(
             driver.cpu.machine().take_stack_requests(),

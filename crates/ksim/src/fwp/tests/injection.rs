@@ -14,16 +14,17 @@ use super::support::{
 use crate::Kernel;
 use crate::access::Out;
 use crate::fwp::Config;
+use crate::fwp::inject::handle::{FwpsInjectionHandleCreate0, FwpsInjectionHandleDestroy0};
 use crate::fwp::inject::{
     FwpsInjectNetworkReceiveAsync0, FwpsInjectNetworkSendAsync0, FwpsInjectTransportSendAsync0,
-    FwpsInjectionHandleCreate0, FwpsInjectionHandleDestroy0, FwpsQueryPacketInjectionState0,
+    FwpsQueryPacketInjectionState0,
 };
 use crate::fwp::layout::kernel::InjectComplete;
 use crate::fwp::nbl::{FwpsAllocateCloneNetBufferList0, FwpsFreeCloneNetBufferList0};
 use crate::fwp::stack::{InjectedPacket, StackRequest};
 use crate::ndis::layout::NetBufferList;
 use crate::net::{InjectionMark, InjectionPoint, Outcome, PacketId};
-use crate::verifier::NBL_STATE;
+use crate::verifier::{INJECTION_HANDLE, NBL_STATE, OBJECT_STALE};
 
 const AF_INET: u16 = 2;
 
@@ -188,7 +189,7 @@ fn a_transport_packet_gets_the_ip_header_of_what_it_was_cloned_from() {
 
 #[test]
 fn what_is_refused_is_not_completed() {
-    run_clean(Config::default(), |driver| {
+    let report = run(Config::default(), |driver| {
         driver.filtered(v4(LayerKind::OutboundIpPacket), Action::CalloutUnknown);
         let transport = handle(InjectionType::TRANSPORT);
         let network = handle(InjectionType::NETWORK);
@@ -233,6 +234,9 @@ fn what_is_refused_is_not_completed() {
         }
         assert!(heard(|heard| heard.completed.is_empty()));
     });
+    let rules: Vec<_> = report.violations.iter().map(|found| found.rule).collect();
+    assert_eq!(rules, [INJECTION_HANDLE.name, OBJECT_STALE.name]);
+    assert!(report.leaks.is_empty(), "{:?}", report.leaks);
 }
 
 #[test]

@@ -2,11 +2,16 @@
 
 mod arguments;
 mod bfe;
+mod defer;
 mod enumerations;
 mod flows;
 mod injection;
+mod lists;
 mod objects;
 mod out;
 mod packets;
+mod processors;
+mod redirects;
+mod rules;
 mod streams;
 mod support;

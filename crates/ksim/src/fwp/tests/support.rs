@@ -1,11 +1,13 @@
 //! A driver made of Rust functions, on a processor.
 
 use std::cell::RefCell;
+use std::net::Ipv4Addr;
+use std::rc::Rc;
 
 use wfp_schema::flags::RuntimeFilterFlags;
 use wfp_schema::{
-    Action, CalloutFlags, ClassifyOutFlags, FilterFlags, Guid, IpVersion, Layer, LayerId,
-    LayerKind, MetadataFields, NtStatus, Rights,
+    Action, CalloutFlags, ClassifyOutFlags, Direction, FilterFlags, Guid, IpVersion, Layer,
+    LayerId, LayerKind, MetadataFields, NtStatus, Rights,
 };
 
 use crate::access::{In, Out, Plain};
@@ -23,8 +25,8 @@ use crate::fwp::session::{FwpmEngineClose0, FwpmEngineOpen0};
 use crate::fwp::{Config, KernelFiltering};
 use crate::kernel::Kernel;
 use crate::net::{
-    Filtering, Identity, Indication, InjectionMark, Metadata, Outcome, PacketData, PacketId, Sid,
-    Value,
+    End, Filtering, FlowInfo, Identity, Indication, InjectionMark, Metadata, Outcome, PacketData,
+    PacketId, Sid, Value,
 };
 use crate::verifier::Report;
 
@@ -61,6 +63,8 @@ pub(super) struct Classify<'a> {
     pub(super) layer: u16,
     pub(super) metadata: RawMetadata,
     pub(super) layer_data: Out<u8>,
+    /// `classifyContext`.
+    pub(super) context: usize,
     pub(super) filter: RawFilter,
     pub(super) flow_context: u64,
     pub(super) out: &'a mut RawClassifyOut,
@@ -136,6 +140,7 @@ pub(super) extern "win64" fn classify(
         layer: incoming.layer,
         metadata: metadata.get().expect("inMetaValues is never NULL"),
         layer_data,
+        context: classify_context,
         filter: filter.get().expect("filter is never NULL"),
         flow_context,
         out: &mut left,
@@ -172,7 +177,7 @@ pub(super) struct Driver<'a> {
     pub(super) engine: usize,
     pub(super) sublayer: Guid,
     pub(super) filtering: KernelFiltering,
-    identity: Identity,
+    identity: Rc<Identity>,
     callouts: Vec<u32>,
 }
 
@@ -212,11 +217,7 @@ impl<'a> Driver<'a> {
             engine,
             sublayer: Guid::from_u128(0x5eed_0001),
             filtering: cpu.machine().filtering(cpu.index()),
-            identity: Identity::new(
-                r"C:\Program Files\App\app.exe",
-                77,
-                Sid::new(5, &[21, 1, 2, 3, 1001]),
-            ),
+            identity: Rc::new(identity()),
             callouts: Vec::new(),
         };
         if cpu.machine().bfe().state() == wfp_schema::BfeState::Running {
@@ -294,6 +295,11 @@ impl<'a> Driver<'a> {
 
     /// A filter that permits everything at a layer.
     pub(super) fn raw_filter(&self, layer: LayerId) -> management::RawFilter {
+        Self::filter_of(self.sublayer, layer)
+    }
+
+    /// The same in any sublayer.
+    pub(super) fn filter_of(sublayer: Guid, layer: LayerId) -> management::RawFilter {
         management::RawFilter {
             key: Guid::ZERO,
             display: display(),
@@ -301,7 +307,7 @@ impl<'a> Driver<'a> {
             provider: In::null(),
             data: NO_DATA,
             layer: layer.layer().expect("a known layer").key(),
-            sublayer: self.sublayer,
+            sublayer,
             weight: RawValue::number(wfp_schema::DataType::Empty, 0),
             condition_count: 0,
             conditions: In::null(),
@@ -331,6 +337,26 @@ impl<'a> Driver<'a> {
         })
     }
 
+    /// Classifies at a redirect layer; `pend_handle` is 0 where the classify cannot be pended.
+    pub(super) fn redirect(
+        &mut self,
+        layer: LayerId,
+        redirection: &mut crate::net::Redirection,
+        pend_handle: u64,
+    ) -> Outcome {
+        let metadata = Metadata::nothing(&self.identity);
+        let indication = Indication {
+            pend_handle,
+            ..Indication::new(layer, &[], &metadata)
+        };
+        self.filtering.redirect(&indication, redirection)
+    }
+
+    /// A flow of TCP over IPv4 that this host began.
+    pub(super) fn flow(&mut self) -> u64 {
+        self.filtering.flow_created(&flow_info())
+    }
+
     /// Indicates a piece of a stream to one stage.
     pub(super) fn classify_stream(
         &mut self,
@@ -347,8 +373,8 @@ impl<'a> Driver<'a> {
         self.filtering.classify_stream(&indication, segment)
     }
 
-    pub(super) const fn identity(&self) -> &Identity {
-        &self.identity
+    pub(super) fn identity(&self) -> Rc<Identity> {
+        Rc::clone(&self.identity)
     }
 }
 
@@ -477,6 +503,27 @@ pub(super) fn registration(key: Guid, flags: CalloutFlags) -> kernel::RawCallout
     }
 }
 
+/// An application and its user.
+pub(super) fn identity() -> Identity {
+    let user = Sid::new(5, &[21, 1, 2, 3, 1001]);
+    Identity::new(r"C:\Program Files\App\app.exe", 77, user)
+}
+
+/// A flow of TCP over IPv4 that this host began.
+pub(super) fn flow_info() -> FlowInfo {
+    let end = |host, port| End {
+        address: Ipv4Addr::new(192, 0, 2, host).into(),
+        port,
+    };
+    FlowInfo {
+        version: IpVersion::V4,
+        protocol: 6,
+        direction: Direction::Outbound,
+        local: end(1, 50_000),
+        remote: end(2, 443),
+    }
+}
+
 /// Opens a dynamic session.
 pub(super) fn open(engine: &mut usize) -> i32 {
     let session = management::RawSession {
@@ -499,6 +546,11 @@ pub(super) fn layer(kind: LayerKind, version: IpVersion) -> LayerId {
     Layer::of(kind, version)
         .expect("the layer exists for both versions")
         .id()
+}
+
+/// A layer that is of no version of IP.
+pub(super) fn unversioned(kind: LayerKind) -> LayerId {
+    Layer::unversioned(kind).expect("the layer exists").id()
 }
 
 pub(super) fn v4(kind: LayerKind) -> LayerId {

@@ -1,0 +1,130 @@
+//! The classify in progress on a processor, as the functions that a callout calls see it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+
+use parking_lot::Mutex;
+use wfp_schema::LayerId;
+
+use super::operation::Operation;
+use crate::net::ClassifyOptions;
+
+/// The classify in progress on one processor.
+#[derive(Debug, Default)]
+pub(crate) struct Current {
+    /// `classifyContext`; 0 outside of a classify.
+    pub(super) context: AtomicUsize,
+    layer: AtomicU16,
+    /// By which the stack knows a pend; 0 where nothing can be pended.
+    pend_handle: AtomicU64,
+    pub(super) reauthorizing: AtomicBool,
+    pub(super) pended: AtomicBool,
+    pub(super) pended_classify: AtomicBool,
+    modify: AtomicBool,
+    allocations: AtomicU32,
+    has_operation: AtomicBool,
+    operation: Mutex<Option<Arc<Operation>>>,
+    has_options: AtomicBool,
+    options: Mutex<ClassifyOptions>,
+}
+
+/// What begins.
+pub(super) struct Begun {
+    pub(super) context: usize,
+    pub(super) layer: LayerId,
+    pub(super) pend_handle: u64,
+    pub(super) reauthorizing: bool,
+    /// Known from the beginning where its layer data is for changing.
+    pub(super) operation: Option<Arc<Operation>>,
+}
+
+impl Current {
+    /// A classify begins.
+    pub(super) fn begin(&self, begun: Begun) {
+        self.context.store(begun.context, Ordering::Relaxed);
+        self.layer.store(begun.layer.get(), Ordering::Relaxed);
+        self.pend_handle.store(begun.pend_handle, Ordering::Relaxed);
+        self.reauthorizing
+            .store(begun.reauthorizing, Ordering::Relaxed);
+        self.pended.store(false, Ordering::Relaxed);
+        self.pended_classify.store(false, Ordering::Relaxed);
+        self.modify.store(false, Ordering::Relaxed);
+        if begun.operation.is_some() {
+            *self.operation.lock() = begun.operation;
+            self.has_operation.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// It ends; what a handle stands for, if any was asked for.
+    pub(super) fn end(&self) -> Option<Arc<Operation>> {
+        self.context.store(0, Ordering::Relaxed);
+        self.pend_handle.store(0, Ordering::Relaxed);
+        let asked = self.has_operation.load(Ordering::Relaxed)
+            && self.has_operation.swap(false, Ordering::Relaxed);
+        asked.then(|| self.operation.lock().take()).flatten()
+    }
+
+    /// Whether a classify is in progress.
+    pub(crate) fn is_classifying(&self) -> bool {
+        self.context.load(Ordering::Relaxed) != 0
+    }
+
+    /// Its layer.
+    pub(super) fn layer(&self) -> LayerId {
+        LayerId::new(self.layer.load(Ordering::Relaxed))
+    }
+
+    /// By which the stack knows a pend of it; 0 where nothing can be pended.
+    pub(super) fn pend_handle(&self) -> u64 {
+        self.pend_handle.load(Ordering::Relaxed)
+    }
+
+    /// What a classify handle stands for.
+    pub(super) fn operation(&self) -> Arc<Operation> {
+        let mut operation = self.operation.lock();
+        let made = operation.get_or_insert_with(|| {
+            self.has_operation.store(true, Ordering::Relaxed);
+            Operation::new(self.layer(), self.pend_handle(), None)
+        });
+        Arc::clone(made)
+    }
+
+    /// A list was referenced in order to be modified.
+    pub(super) fn note_modify(&self) {
+        self.modify.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether that happened since the last time of asking.
+    pub(super) fn take_modify(&self) -> bool {
+        self.modify.load(Ordering::Relaxed) && self.modify.swap(false, Ordering::Relaxed)
+    }
+
+    /// The driver allocates pool.
+    pub(crate) fn note_allocation(&self) {
+        self.allocations.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many allocations there were since the last time of asking.
+    pub(super) fn take_allocations(&self) -> u32 {
+        self.allocations.swap(0, Ordering::Relaxed)
+    }
+
+    /// Whether the operation was pended.
+    pub(super) fn is_pended(&self) -> bool {
+        self.pended.load(Ordering::Relaxed)
+    }
+
+    /// A callout sets options of the flow that is authorized.
+    pub(super) fn set_options(&self, set: impl FnOnce(&mut ClassifyOptions)) {
+        set(&mut self.options.lock());
+        self.has_options.store(true, Ordering::Relaxed);
+    }
+
+    /// What callouts have set since the last time of asking.
+    pub(super) fn take_options(&self) -> ClassifyOptions {
+        if !self.has_options.swap(false, Ordering::Relaxed) {
+            return ClassifyOptions::default();
+        }
+        std::mem::take(&mut *self.options.lock())
+    }
+}

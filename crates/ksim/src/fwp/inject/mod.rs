@@ -1,0 +1,170 @@
+//! Packet injection: what drivers send back into the stack.
+//!
+//! An accepted packet is copied and asked of the stack as a [`StackRequest`](super::StackRequest); its completion
+//! runs later, as deferred work. When the stack indicates the packet it shows its [`InjectionMark`], by which
+//! `FwpsQueryPacketInjectionState0` answers.
+
+mod attempt;
+pub(super) mod handle;
+pub(super) mod header;
+mod mark;
+
+use wfp_schema::codes::PacketInjectionState;
+use wfp_schema::{LayerId, NtStatus, StreamFlags};
+
+pub(super) use self::attempt::packet_of;
+use self::attempt::{By, Target, What, inject, inject_end};
+use super::layout::kernel::InjectComplete;
+use crate::access::Out;
+use crate::cpu::{DISPATCH, PASSIVE};
+use crate::export::{Call, exports};
+use crate::ndis::layout::NetBufferList;
+use crate::net::{InjectionMark, InjectionPoint};
+use crate::verifier::ARGUMENT;
+
+pub(super) use handle::State;
+
+const NOT_READY: i32 = NtStatus::FWP_TCPIP_NOT_READY.to_i32();
+
+fn status(result: Result<(), NtStatus>) -> i32 {
+    result.err().unwrap_or(NtStatus::SUCCESS).to_i32()
+}
+
+/// Injects packets or frames.
+fn packet(call: &Call<'_>, by: By, what: What, point: InjectionPoint) -> i32 {
+    status(inject(call, by, what, Target::Packet(point)))
+}
+
+exports! {
+    module "fwpkclnt.sys";
+
+    /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/fwpsk/nf-fwpsk-fwpsquerypacketinjectionstate0>
+    fn FwpsQueryPacketInjectionState0(call, handle: usize, list: Out<NetBufferList>, context: Out<usize>) -> u32,
+    irql PASSIVE..=DISPATCH;
+    {
+        let mark = packet_of(&call, list).and_then(|packet| packet.injection()).map(InjectionMark);
+        let (state, injection_context) = call.machine().fwp.injection.marks.lock().state(mark, handle);
+        if matches!(state, PacketInjectionState::InjectedBySelf | PacketInjectionState::PreviouslyInjectedBySelf) {
+            context.set(injection_context);
+        }
+        state.value()
+    }
+
+    /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/fwpsk/nf-fwpsk-fwpsinjectnetworksendasync0>
+    fn FwpsInjectNetworkSendAsync0(
+        call, handle: usize, context: usize, flags: u32, compartment: u32, list: Out<NetBufferList>,
+        completion: Option<InjectComplete>, completion_context: usize,
+    ) -> i32,
+    irql PASSIVE..=DISPATCH, fails NOT_READY;
+    {
+        let what = What { list, completion, context: completion_context };
+        packet(&call, By { handle, context, flags }, what, InjectionPoint::NetworkSend)
+    }
+
+    /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/fwpsk/nf-fwpsk-fwpsinjectnetworkreceiveasync0>
+    fn FwpsInjectNetworkReceiveAsync0(
+        call, handle: usize, context: usize, flags: u32, compartment: u32, interface: u32, sub_interface: u32, list: Out<NetBufferList>,
+        completion: Option<InjectComplete>, completion_context: usize,
+    ) -> i32,
+    irql PASSIVE..=DISPATCH, fails NOT_READY;
+    {
+        let what = What { list, completion, context: completion_context };
+        packet(&call, By { handle, context, flags }, what, InjectionPoint::NetworkReceive)
+    }
+
+    /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/fwpsk/nf-fwpsk-fwpsinjectforwardasync0>
+    fn FwpsInjectForwardAsync0(
+        call, handle: usize, context: usize, flags: u32, family: u16, compartment: u32, interface: u32, list: Out<NetBufferList>,
+        completion: Option<InjectComplete>, completion_context: usize,
+    ) -> i32,
+    irql PASSIVE..=DISPATCH, fails NOT_READY;
+    {
+        let what = What { list, completion, context: completion_context };
+        packet(&call, By { handle, context, flags }, what, InjectionPoint::Forward)
+    }
+
+    /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/fwpsk/nf-fwpsk-fwpsinjecttransportsendasync0>
+    fn FwpsInjectTransportSendAsync0(
+        call, handle: usize, context: usize, endpoint: u64, flags: u32, parameters: usize, family: u16, compartment: u32, list: Out<NetBufferList>,
+        completion: Option<InjectComplete>, completion_context: usize,
+    ) -> i32,
+    irql PASSIVE..=DISPATCH, fails NOT_READY;
+    {
+        let what = What { list, completion, context: completion_context };
+        packet(&call, By { handle, context, flags }, what, InjectionPoint::TransportSend)
+    }
+
+    /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/fwpsk/nf-fwpsk-fwpsinjecttransportsendasync1>
+    fn FwpsInjectTransportSendAsync1(
+        call, handle: usize, context: usize, endpoint: u64, flags: u32, parameters: usize, family: u16, compartment: u32, list: Out<NetBufferList>,
+        completion: Option<InjectComplete>, completion_context: usize,
+    ) -> i32,
+    irql PASSIVE..=DISPATCH, fails NOT_READY;
+    {
+        let what = What { list, completion, context: completion_context };
+        packet(&call, By { handle, context, flags }, what, InjectionPoint::TransportSend)
+    }
+
+    /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/fwpsk/nf-fwpsk-fwpsinjecttransportreceiveasync0>
+    fn FwpsInjectTransportReceiveAsync0(
+        call, handle: usize, context: usize, reserved: usize, flags: u32, family: u16, compartment: u32, interface: u32, sub_interface: u32, list: Out<NetBufferList>,
+        completion: Option<InjectComplete>, completion_context: usize,
+    ) -> i32,
+    irql PASSIVE..=DISPATCH, fails NOT_READY;
+    {
+        if reserved != 0 {
+            call.violation(&ARGUMENT, "reserved is not NULL");
+        }
+        let what = What { list, completion, context: completion_context };
+        packet(&call, By { handle, context, flags }, what, InjectionPoint::TransportReceive)
+    }
+
+    /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/fwpsk/nf-fwpsk-fwpsinjectmacreceiveasync0>
+    fn FwpsInjectMacReceiveAsync0(
+        call, handle: usize, context: usize, flags: u32, layer: u16, interface: u32, port: u32, list: Out<NetBufferList>,
+        completion: Option<InjectComplete>, completion_context: usize,
+    ) -> i32,
+    irql PASSIVE..=DISPATCH, fails NOT_READY;
+    {
+        if !call.machine().fwp.engine.has_filters(LayerId::new(layer)) {
+            call.violation(&ARGUMENT, "no filter is at the layer for which a frame is injected");
+        }
+        let what = What { list, completion, context: completion_context };
+        packet(&call, By { handle, context, flags }, what, InjectionPoint::MacReceive)
+    }
+
+    /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/fwpsk/nf-fwpsk-fwpsinjectmacsendasync0>
+    fn FwpsInjectMacSendAsync0(
+        call, handle: usize, context: usize, flags: u32, layer: u16, interface: u32, port: u32, list: Out<NetBufferList>,
+        completion: Option<InjectComplete>, completion_context: usize,
+    ) -> i32,
+    irql PASSIVE..=DISPATCH, fails NOT_READY;
+    {
+        if !call.machine().fwp.engine.has_filters(LayerId::new(layer)) {
+            call.violation(&ARGUMENT, "no filter is at the layer for which a frame is injected");
+        }
+        let what = What { list, completion, context: completion_context };
+        packet(&call, By { handle, context, flags }, what, InjectionPoint::MacSend)
+    }
+
+    /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/fwpsk/nf-fwpsk-fwpsstreaminjectasync0>
+    fn FwpsStreamInjectAsync0(
+        call, handle: usize, context: usize, flags: u32, flow: u64, callout: u32, layer: u16, stream_flags: u32,
+        list: Out<NetBufferList>, length: usize, completion: Option<InjectComplete>, completion_context: usize,
+    ) -> i32,
+    irql PASSIVE..=DISPATCH, fails NOT_READY;
+    {
+        let stream_flags = StreamFlags::from_bits(stream_flags);
+        if !stream_flags.intersects(StreamFlags::RECEIVE | StreamFlags::SEND) {
+            return NtStatus::FWP_INVALID_PARAMETER.to_i32();
+        }
+        let closes = stream_flags.intersects(StreamFlags::RECEIVE_DISCONNECT | StreamFlags::SEND_DISCONNECT);
+        let target = Target::Stream { flow, callout, flags: stream_flags };
+        let by = By { handle, context, flags };
+        if list.is_null() && closes {
+            return status(inject_end(&call, by, target));
+        }
+        let what = What { list, completion, context: completion_context };
+        status(inject(&call, by, what, target))
+    }
+}
