@@ -36,6 +36,12 @@ pub enum Command {
     ///
     /// Exit status: 0 clean, 1 bad input, 2 the verifier found a violation or a leak.
     Verify(Verify),
+    /// Measure which lines of a driver run, over any number of runs
+    ///
+    /// Between `prepare` and `report`, everything that loads the driver into a simulated kernel with the environment
+    /// variable KSIM_COVERAGE=FOLDER adds to what ran: this program and tests.
+    #[command(subcommand)]
+    Coverage(Coverage),
 }
 
 /// `portcullis replay`.
@@ -135,9 +141,51 @@ pub struct Verify {
     /// The linker's program database, for functions and lines; FILE.pdb beside FILE.sys when not given
     #[arg(long, value_name = "FILE.pdb")]
     pub pdb: Option<PathBuf>,
+    /// Write which lines of the driver ran, as lcov does, and show how many of each source file
+    #[arg(long, value_name = "FILE.lcov", conflicts_with = "rules")]
+    pub coverage: Option<PathBuf>,
     /// Print the report as JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// `portcullis coverage`.
+#[derive(Debug, Subcommand)]
+pub enum Coverage {
+    /// Make the folder's files for a driver: nothing ran yet
+    Prepare(CoverageTarget),
+    /// Say which lines of the driver ran
+    Report(CoverageReport),
+}
+
+/// What coverage is measured of, and where it is kept.
+#[derive(Debug, Args)]
+pub struct CoverageTarget {
+    /// Where it is kept what ran
+    pub folder: PathBuf,
+    /// The driver image
+    #[arg(value_name = "FILE.sys")]
+    pub file: PathBuf,
+    /// The linker's program database; FILE.pdb beside FILE.sys when not given
+    #[arg(long, value_name = "FILE.pdb")]
+    pub pdb: Option<PathBuf>,
+}
+
+/// `portcullis coverage report`.
+#[derive(Debug, Args)]
+pub struct CoverageReport {
+    /// The driver.
+    #[command(flatten)]
+    pub target: CoverageTarget,
+    /// Only source files below this path, named from there on
+    #[arg(long, value_name = "PATH")]
+    pub below: Vec<String>,
+    /// Write the report for programs, as lcov does
+    #[arg(long, value_name = "FILE.lcov")]
+    pub lcov: Option<PathBuf>,
+    /// List the lines that did not run
+    #[arg(long)]
+    pub uncovered: bool,
 }
 
 /// The application behind a local endpoint.

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use portcullis_cli::arguments::{Arguments, Command};
-use portcullis_cli::commands::{image, policy, replay, verify};
+use portcullis_cli::commands::{coverage, image, policy, replay, verify};
 
 fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
@@ -25,6 +25,7 @@ fn main() -> ExitCode {
         Command::Policy(command) => policy::run(command),
         Command::Image(arguments) => image::run(arguments),
         Command::Verify(arguments) => verify::run(arguments),
+        Command::Coverage(command) => coverage::run(command),
     };
     match ending {
         Ok(ending) => ending.into(),

@@ -23,6 +23,7 @@
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 
 mod access;
+pub mod coverage;
 pub mod cpu;
 pub mod driver;
 pub mod export;

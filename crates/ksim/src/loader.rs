@@ -3,10 +3,12 @@
 pub(crate) mod memory;
 
 use std::io;
+use std::path::PathBuf;
 
 use parking_lot::Mutex;
 use pe_image::{Image, ImageError, ImportName};
 
+use crate::coverage::{self, Watched};
 use crate::export;
 use crate::kernel::Machine;
 use crate::nt::{data, variadic};
@@ -24,6 +26,8 @@ pub struct LoadOptions {
     pub trap_unsimulated: bool,
     /// The linker's program database (`.pdb`), for the names of functions in reports.
     pub pdb: Option<Vec<u8>>,
+    /// The folder in which is noted what of the image runs; see [`coverage`](crate::coverage).
+    pub coverage: Option<PathBuf>,
 }
 
 impl Default for LoadOptions {
@@ -33,7 +37,7 @@ impl Default for LoadOptions {
 }
 
 impl LoadOptions {
-    /// The defaults for an image called `name`.
+    /// The defaults for an image called `name`. Coverage is noted in the folder that the environment names.
     #[must_use]
     pub fn named(name: &str) -> Self {
         Self {
@@ -41,6 +45,7 @@ impl LoadOptions {
             service: None,
             trap_unsimulated: true,
             pdb: None,
+            coverage: std::env::var_os(coverage::VARIABLE).map(PathBuf::from),
         }
     }
 
@@ -78,6 +83,8 @@ pub enum LoadError {
 /// An image in memory.
 #[derive(Debug)]
 pub(crate) struct Mapped {
+    /// Dropped before the region is, so that no breakpoint is looked for where something else lies.
+    _watched: Option<Watched>,
     region: Region,
     facts: Image,
 }
@@ -110,6 +117,10 @@ impl Mapped {
         if let Some(cookie) = facts.load_config.and_then(|config| config.security_cookie) {
             put(&mut bytes, cookie, security_cookie(machine));
         }
+        let watched = match &options.coverage {
+            Some(folder) => Watched::new(folder, &facts, region.start(), &mut bytes)?,
+            None => None,
+        };
         region.protect(0, size, Protection::ReadWrite)?;
         region.write(0, &bytes);
         region.protect(0, size, Protection::None)?;
@@ -127,7 +138,11 @@ impl Mapped {
             };
             region.protect(section.rva as usize, section.size as usize, protection)?;
         }
-        Ok(Self { region, facts })
+        Ok(Self {
+            region,
+            facts,
+            _watched: watched,
+        })
     }
 
     pub(crate) fn base(&self) -> usize {

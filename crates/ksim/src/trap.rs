@@ -22,6 +22,7 @@ use std::thread::JoinHandle;
 use libc::{c_int, c_void, siginfo_t, ucontext_t};
 
 use crate::access::address;
+use crate::coverage;
 use crate::cpu::{self, Cpu};
 use crate::loader::memory::{PAGE, Protection, Region};
 
@@ -214,6 +215,12 @@ extern "C" fn handle(signal: c_int, info: *mut siginfo_t, context: *mut c_void) 
         if cpu.machine().crashed() && cpu.machine().verifier().try_is_driver_code(rip) {
             redirect(cpu, registers, park as *const () as usize);
         }
+        return;
+    }
+    if signal == libc::SIGTRAP
+        && let Some(rip) = coverage::breakpoint(address(word(registers, libc::REG_RIP)))
+    {
+        registers[libc::REG_RIP as usize] = rip.cast_signed() as i64;
         return;
     }
     if emulate::instruction(cpu, registers) {

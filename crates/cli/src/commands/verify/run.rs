@@ -33,8 +33,12 @@ pub(super) struct FaultsEntry {
     pub(super) failed_call: Option<String>,
 }
 
-/// Runs the scenario on the driver in `file`.
-pub(super) fn run(arguments: &Verify, file: &Path) -> Result<Ending, BadInput> {
+/// Runs the scenario on the driver in `file`; what of it runs is noted in the folder `coverage`.
+pub(super) fn run(
+    arguments: &Verify,
+    file: &Path,
+    coverage: Option<&Path>,
+) -> Result<Ending, BadInput> {
     let name = file
         .file_name()
         .map_or_else(String::new, |name| name.to_string_lossy().into_owned());
@@ -55,10 +59,13 @@ pub(super) fn run(arguments: &Verify, file: &Path) -> Result<Ending, BadInput> {
     };
     let kernel = Kernel::new(&config).map_err(BadInput::new)?;
     let mut steps = Steps::new(arguments.json);
-    let options = LoadOptions {
+    let mut options = LoadOptions {
         pdb: program_database(arguments, file)?,
         ..LoadOptions::named(&name)
     };
+    if let Some(folder) = coverage {
+        options.coverage = Some(folder.to_owned());
+    }
     let driver = load(&kernel, &image, options, &mut steps).map_err(|error| named(&error))?;
     if let Some(nth) = arguments.fail_nth {
         kernel.faults().fail_nth(nth);

@@ -73,13 +73,18 @@ struct Sweep {
     failures: Vec<Failure>,
 }
 
-/// Makes every fallible call of the scenario fail in turn.
-pub(super) fn run(arguments: &Verify, file: &Path) -> Result<Ending, BadInput> {
+/// Makes every fallible call of the scenario fail in turn; what of the driver runs is noted in the folder `coverage`.
+pub(super) fn run(
+    arguments: &Verify,
+    file: &Path,
+    coverage: Option<&Path>,
+) -> Result<Ending, BadInput> {
     let program = std::env::current_exe().map_err(BadInput::new)?;
     let child = |nth| Run {
         program: &program,
         arguments,
         file,
+        coverage,
         nth,
     };
     let plain = child(0).await_end().map_err(BadInput::new)?;
@@ -172,6 +177,7 @@ struct Run<'a> {
     program: &'a Path,
     arguments: &'a Verify,
     file: &'a Path,
+    coverage: Option<&'a Path>,
     nth: u64,
 }
 
@@ -217,7 +223,11 @@ impl Run<'_> {
     /// Runs it to its end; in words why it has none.
     fn await_end(&self) -> Result<RunEntry, String> {
         let output = Output::new()?;
-        let mut child = Command::new(self.program)
+        let mut command = Command::new(self.program);
+        if let Some(folder) = self.coverage {
+            command.env(ksim::coverage::VARIABLE, folder);
+        }
+        let mut child = command
             .args(self.command())
             .arg("--json")
             .stdin(Stdio::null())
