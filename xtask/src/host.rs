@@ -46,6 +46,35 @@ pub(crate) fn test(image: &std::path::Path, filter: Option<&str>) -> anyhow::Res
     run(&mut command)
 }
 
+/// The folder that the driver's program database names in the place of this checkout.
+const SOURCES: &str = "/portcullis";
+/// In this environment variable the tests find the folder for what ran.
+const COVERAGE_VARIABLE: &str = "KSIM_COVERAGE";
+
+/// Runs the end-to-end tests, and those of the program, and shows which lines of the driver's crates ran.
+pub(crate) fn coverage() -> anyhow::Result<()> {
+    let program = build()?;
+    let image = driver::build(&setup::install()?, Arch::X86_64)?;
+    let folder = path("target/coverage");
+    let coverage = |command: &str| {
+        let mut run = crate::shell::program(&program);
+        run.args(["coverage", command]).arg(&folder).arg(&image);
+        run
+    };
+    run(&mut coverage("prepare"))?;
+    step("tests");
+    run(cargo()
+        .args(["test", "--package", "portcullis-tests"])
+        .args(["--package", "portcullis-cli"])
+        .env(DRIVER_VARIABLE, &image)
+        .env(COVERAGE_VARIABLE, &folder))?;
+    let lcov = folder.join("portcullis.lcov");
+    step(&format!("what ran, also in {}", lcov.display()));
+    let mut report = coverage("report");
+    report.args(["--root", SOURCES, "--below", "src", "--below", "crates"]);
+    run(report.arg("--uncovered").arg("--lcov").arg(lcov))
+}
+
 /// Writes the files of docs/ that are made from the code.
 pub(crate) fn docs() -> anyhow::Result<()> {
     run(cargo()

@@ -51,6 +51,8 @@ enum Command {
         /// Only tests whose name contains this; skips formatting, lints and image checks
         filter: Option<String>,
     },
+    /// Run the end-to-end tests and show which lines of the driver no test ran
+    Coverage,
     /// Write the files of docs/ that are made from the code
     Docs,
     /// Measure the cost of a classify, of a replay, of start and stop
@@ -96,6 +98,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Build { arch: None, .. } => host::build().map(drop),
         Command::Demo => host::demo(),
         Command::Test { filter } => checks::run_all(filter.as_deref()),
+        Command::Coverage => host::coverage(),
         Command::Docs => host::docs(),
         Command::Bench { arguments } => host::bench(&arguments),
         Command::Package { arch } => package::make(arch),

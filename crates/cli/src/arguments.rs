@@ -177,8 +177,11 @@ pub struct CoverageReport {
     /// The driver.
     #[command(flatten)]
     pub target: CoverageTarget,
-    /// Only source files below this path, named from there on
+    /// Only source files below this folder, named from there on
     #[arg(long, value_name = "PATH")]
+    pub root: Option<String>,
+    /// Only source files below this folder of the root; may be given more than once
+    #[arg(long, value_name = "PATH", requires = "root")]
     pub below: Vec<String>,
     /// Write the report for programs, as lcov does
     #[arg(long, value_name = "FILE.lcov")]

@@ -39,8 +39,8 @@ fn tell(report: &CoverageReport) -> Result<(), BadInput> {
     let mut files = open(folder, file, pdb.as_deref())?
         .files()
         .map_err(BadInput::new)?;
-    if !report.below.is_empty() {
-        files = below(files, &report.below);
+    if let Some(root) = &report.root {
+        files = below(files, root, &report.below);
     }
     if let Some(file) = &report.lcov {
         write(file, &files)?;
@@ -57,18 +57,18 @@ fn tell(report: &CoverageReport) -> Result<(), BadInput> {
     Ok(())
 }
 
-/// The files below one of these folders, by their paths from there on.
-fn below(files: BTreeMap<String, Lines>, folders: &[String]) -> BTreeMap<String, Lines> {
-    files
-        .into_iter()
-        .filter_map(|(path, lines)| {
-            let rest = folders.iter().find_map(|folder| {
-                let rest = path.strip_prefix(folder.as_str())?;
-                rest.strip_prefix('/').or(Some(rest))
-            })?;
-            Some((rest.to_owned(), lines))
-        })
-        .collect()
+/// The files below `root`, by their paths from there on; if there are `folders`, those below one of these only.
+fn below(
+    files: BTreeMap<String, Lines>,
+    root: &str,
+    folders: &[String],
+) -> BTreeMap<String, Lines> {
+    let named = files.into_iter().filter_map(|(path, lines)| {
+        let rest = Path::new(&path).strip_prefix(root).ok()?;
+        let wanted = folders.is_empty() || folders.iter().any(|folder| rest.starts_with(folder));
+        wanted.then(|| (rest.display().to_string(), lines))
+    });
+    named.collect()
 }
 
 /// Writes an lcov file.
@@ -142,10 +142,12 @@ mod tests {
 
     #[test]
     fn a_file_is_named_from_the_folder_on_that_was_asked_for() {
-        let files = [("/source/src/a.rs", 1), ("/library/b.rs", 2)]
-            .map(|(path, line)| (path.to_owned(), lines(&[(line, true)])));
-        let found = below(files.into(), &["/source".to_owned()]);
+        let files = ["/source/src/a.rs", "/source/out/c.rs", "/library/b.rs"]
+            .map(|path| (path.to_owned(), lines(&[(1, true)])));
+        let found = below(files.clone().into(), "/source", &["src".to_owned()]);
         assert_eq!(found.keys().collect::<Vec<_>>(), ["src/a.rs"]);
+        let all = below(files.into(), "/source", &[]);
+        assert_eq!(all.keys().collect::<Vec<_>>(), ["out/c.rs", "src/a.rs"]);
     }
 
     #[test]
