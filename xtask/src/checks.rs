@@ -7,6 +7,7 @@ use anyhow::{Context as _, bail};
 use crate::driver::{self, Arch};
 use crate::setup;
 use crate::shell::{self, cargo, find, path, program, run, step};
+use crate::suite::Images;
 use crate::{host, kit};
 
 /// Everything, in the order in which a fault is found soonest; with a `filter`, the tests it names only.
@@ -23,8 +24,13 @@ pub(crate) fn run_all(filter: Option<&str>) -> anyhow::Result<()> {
         lints(&tools, &image)?;
         dependencies()?;
     }
+    let conformance = driver::build_conformance(&tools)?;
     step("tests");
-    host::test(&image, filter)
+    let images = Images {
+        driver: image,
+        conformance,
+    };
+    host::test(&images, filter)
 }
 
 /// A second build, of a copy of the sources in another folder, gives the same image.

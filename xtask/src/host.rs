@@ -2,12 +2,11 @@
 
 use std::path::PathBuf;
 
+use crate::conformance::Conformance;
 use crate::driver::{self, Arch};
 use crate::setup;
 use crate::shell::{cargo, path, run, step};
-
-/// Tells the build of the `portcullis` program which driver image it holds.
-const DRIVER_VARIABLE: &str = "PORTCULLIS_SYS";
+use crate::suite::{self, DRIVER_VARIABLE, Images};
 
 /// Builds the driver and the program that holds it; returns the program.
 pub(crate) fn build() -> anyhow::Result<PathBuf> {
@@ -31,19 +30,22 @@ pub(crate) fn demo() -> anyhow::Result<()> {
     ]))
 }
 
-/// Runs the tests of the host's crates, those on the real driver among them.
-pub(crate) fn test(image: &std::path::Path, filter: Option<&str>) -> anyhow::Result<()> {
-    let mut command = cargo();
-    command
-        .args(["test", "--workspace"])
-        .env(DRIVER_VARIABLE, image);
-    for package in driver::PACKAGES {
-        command.args(["--exclude", package]);
+/// Runs the tests of the host's crates, those on the real driver among them; with a `filter`, the tests it names only,
+/// else those on drivers also under other options of the filter engine.
+pub(crate) fn test(images: &Images, filter: Option<&str>) -> anyhow::Result<()> {
+    let programs = suite::build(images, &[])?;
+    let mut conformance = Conformance::default();
+    for program in &programs {
+        let outcome = program.run(images, filter)?;
+        conformance.note(program, &outcome);
     }
-    if let Some(filter) = filter {
-        command.args(["--", filter]);
+    suite::examples(images, filter)?;
+    if filter.is_none() {
+        conformance.cover(&programs, images)?;
+        conformance.report(false)
+    } else {
+        conformance.failures()
     }
-    run(&mut command)
 }
 
 /// The folder that the driver's program database names in the place of this checkout.

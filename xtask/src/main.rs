@@ -2,12 +2,14 @@
 #![forbid(unsafe_code)]
 
 mod checks;
+mod conformance;
 mod driver;
 mod host;
 mod kit;
 mod package;
 mod setup;
 mod shell;
+mod suite;
 
 use std::process::ExitCode;
 
@@ -55,6 +57,13 @@ enum Command {
     Coverage,
     /// Write the files of docs/ that are made from the code
     Docs,
+    /// Run the conformance suites, and the end-to-end tests under every pair of the engine's options, and print which
+    /// rows of the list pass as a model and through the ABI
+    Conformance {
+        /// Print the table as JSON, behind what the tests print
+        #[arg(long)]
+        json: bool,
+    },
     /// Measure the cost of a classify, of a replay, of start and stop
     Bench {
         /// Handed to the benchmark program
@@ -100,6 +109,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Test { filter } => checks::run_all(filter.as_deref()),
         Command::Coverage => host::coverage(),
         Command::Docs => host::docs(),
+        Command::Conformance { json } => conformance::run(json),
         Command::Bench { arguments } => host::bench(&arguments),
         Command::Package { arch } => package::make(arch),
         Command::Clean => shell::clean(),

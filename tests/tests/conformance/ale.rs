@@ -16,7 +16,7 @@ use crate::world::{Callout, OK, Session, World, asking, connect, filter, v4};
 fn decides(w: &World, s: &Session<'_>, kind: LayerKind, answers: &[Step]) -> Callout {
     let callout = s.callout(v4(kind));
     w.script(&callout, answers);
-    s.add(asking(&callout, Action::CalloutTerminating));
+    s.add(asking(&callout, Action::CalloutTerminating).weight(1));
     callout
 }
 
