@@ -37,23 +37,26 @@ pub(crate) fn check(
             )
         })
         .collect::<Result<Vec<_>, _>>()?;
+    let apart = are_apart(&checked);
     match options.separated_conditions {
-        SeparatedConditions::BothRequired => {}
-        SeparatedConditions::Alternatives => checked.sort_by_key(|condition| condition.field),
-        SeparatedConditions::Refused => {
-            let mut fields: Vec<_> = checked
-                .chunk_by(|left, right| left.field == right.field)
-                .map(|alternatives| alternatives[0].field)
-                .collect();
-            let runs = fields.len();
-            fields.sort_unstable();
-            fields.dedup();
-            if fields.len() < runs {
-                return Err(NtStatus::FWP_DUPLICATE_CONDITION);
-            }
-        }
+        // Sorted, they would be side by side.
+        SeparatedConditions::BothRequired if apart => {}
+        SeparatedConditions::Refused if apart => return Err(NtStatus::FWP_DUPLICATE_CONDITION),
+        _ => checked.sort_by_key(|condition| condition.field),
     }
     Ok(checked)
+}
+
+/// Whether a field has conditions between which there are others.
+fn are_apart(conditions: &[RuntimeCondition]) -> bool {
+    let mut fields: Vec<_> = conditions
+        .chunk_by(|left, right| left.field == right.field)
+        .map(|alternatives| alternatives[0].field)
+        .collect();
+    let runs = fields.len();
+    fields.sort_unstable();
+    fields.dedup();
+    fields.len() < runs
 }
 
 /// The type of a field's values, of which the options leave one open.
