@@ -71,6 +71,9 @@ pub struct Replay {
     /// Write the packets that passed, as pcapng
     #[arg(long, value_name = "OUT.pcapng")]
     pub write: Option<PathBuf>,
+    /// Write all packets, as pcapng, each with what was decided about it as its comment
+    #[arg(long, value_name = "OUT.pcapng")]
+    pub annotate: Option<PathBuf>,
     /// Show the driver's events as well
     #[arg(long)]
     pub events: bool,

@@ -52,11 +52,13 @@ impl Writer {
         })
     }
 
-    /// Appends `frame`.
+    /// Appends `frame`, with a comment unless that is empty.
     ///
     /// # Errors
     /// What the system says.
-    pub fn write(&mut self, frame: &Frame<'_>) -> io::Result<()> {
+    pub fn write(&mut self, frame: &Frame<'_>, comment: &str) -> io::Result<()> {
+        let comment =
+            (!comment.is_empty()).then(|| option(OptionCode::Comment, comment.as_bytes()));
         let interface = match self.interfaces.get(&frame.link) {
             Some(interface) => *interface,
             None => self.add_interface(frame.link)?,
@@ -70,7 +72,7 @@ impl Writer {
             caplen: u32::try_from(frame.data.len()).unwrap_or(u32::MAX),
             origlen: frame.original_length,
             data: frame.data,
-            options: Vec::new(),
+            options: comment.into_iter().collect(),
             block_len2: 0,
         };
         self.output.write_all(&encoded(packet.to_vec())?)

@@ -32,6 +32,8 @@ pub fn run(arguments: &Replay) -> Result<Ending, BadInput> {
         driver: simulation::driver_image(arguments.driver.as_deref()).map_err(BadInput::new)?,
         cpus: arguments.cpus,
         write: arguments.write.clone(),
+        annotate: arguments.annotate.clone(),
+        rules: compiled.rule_names.clone(),
     };
     let bar = progress_bar();
     let outcome = replay(&plan, &|done, total| {

@@ -12,6 +12,8 @@ pub struct Decided {
     /// The host name: the one that was blocked first, otherwise the last that was found. (A flow of DNS queries has
     /// one a query; all others have one at most.)
     pub host: Option<String>,
+    /// The path of its application, where that is known.
+    pub application: Option<String>,
     /// The rule that decided last; `None` is the default action, or no decision.
     pub rule: Option<u32>,
     /// The rule that blocked first, where one did.
@@ -43,6 +45,7 @@ impl Decisions {
             EventKind::Authorize
             | EventKind::HostName
             | EventKind::Reauthorize
+            | EventKind::Content
             | EventKind::FlowClosed => {
                 let flow = self.flows.entry(event.flow.get()).or_default();
                 if flow.blocked_by.is_none()
@@ -51,6 +54,11 @@ impl Decisions {
                     flow.host = Some(host.to_owned());
                 }
                 flow.rule = event.rule();
+                if flow.application.is_none() {
+                    let units: Vec<u16> = event.application().collect();
+                    flow.application =
+                        (!units.is_empty()).then(|| String::from_utf16_lossy(&units));
+                }
                 if blocked && flow.blocked_by.is_none() {
                     flow.blocked_by = Some(event.rule());
                 }

@@ -3,26 +3,27 @@
 mod decisions;
 mod local;
 mod shard;
+mod write;
 
 use std::net::IpAddr;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
-use ksim::net::{Discovery, FlowReport, Identity, Processes, Setup, flow_hash};
+use ksim::net::{Discovery, FlowIndex, FlowReport, Identity, Processes, Setup, flow_hash};
 use ksim::{Config, Cpu, Report};
 use portcullis_proto::counter::Counter;
 use portcullis_proto::event::EventRecord;
 use portcullis_proto::status::{CalloutStatus, StatusReply};
 
 pub use decisions::{Decided, Decisions, address};
-pub use shard::{Fate, Shard};
+pub use shard::{Fate, FrameReport, Shard};
 
 use crate::arguments::Process;
-use crate::capture::{self, CaptureError, Frame, Writer};
+use crate::capture::{self, CaptureError, Frame};
 use crate::control::{self, ControlError};
 use crate::simulation::{SimulatedDevice, Simulation, SimulationError};
 
@@ -43,6 +44,10 @@ pub struct Plan {
     pub cpus: u32,
     /// Where the frames that passed go.
     pub write: Option<PathBuf>,
+    /// Where all frames go, with what was decided about each as its comment.
+    pub annotate: Option<PathBuf>,
+    /// The rules' names, for comments.
+    pub rules: Vec<String>,
 }
 
 /// Why a replay did not take place, or not to its end.
@@ -237,22 +242,31 @@ pub fn run(plan: &Plan, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Outcome,
     let (status, callouts) = control::status(simulation.device())?;
     let statistics = control::statistics(simulation.device())?;
     let verifier = simulation.stop()?;
-    results.fates.sort_unstable_by_key(|(number, _)| *number);
-    if let Some(file) = &plan.write {
-        write_passed(&plan.captures, file, &results.fates)?;
-    }
-    let count = |fate: Fate| results.fates.iter().filter(|(_, is)| *is == fate).count() as u64;
+    results.frames.sort_unstable_by_key(|frame| frame.number);
+    let count = |fate: Fate| {
+        let frames = results.frames.iter().filter(|frame| frame.fate == fate);
+        frames.count() as u64
+    };
     let not_ip = count(Fate::NotIp);
+    let passed = not_ip + count(Fate::Passed);
+    in_order(&mut results);
+    let flows = join(results.flows, &results.events);
+    if let Some(file) = &plan.write {
+        write::passed(&plan.captures, file, &results.frames)?;
+    }
+    if let Some(file) = &plan.annotate {
+        write::annotated(plan, file, &results.frames, &flows)?;
+    }
     Ok(Outcome {
         discovery,
-        flows: join(results.flows, &results.events),
+        flows,
         status,
         callouts,
         statistics,
         verifier,
         frames: total,
         not_ip,
-        passed: not_ip + count(Fate::Passed),
+        passed,
         events: results.events,
         duration,
     })
@@ -263,7 +277,7 @@ pub fn run(plan: &Plan, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Outcome,
 struct Results {
     flows: Vec<FlowReport>,
     events: Vec<EventRecord>,
-    fates: Vec<(u64, Fate)>,
+    frames: Vec<FrameReport>,
 }
 
 /// The replay's progress, shared by its processors.
@@ -285,8 +299,14 @@ impl Tally<'_> {
             .results
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
+        // The flows of all shards are one list.
+        let before = results.flows.len();
+        let frames = shard.take_frames().into_iter().map(|frame| FrameReport {
+            flow: frame.flow.map(|FlowIndex(index)| FlowIndex(before + index)),
+            ..frame
+        });
+        results.frames.extend(frames);
         results.flows.extend_from_slice(shard.flows());
-        results.fates.extend(shard.take_fates());
         results.events.extend(events);
     }
 }
@@ -462,13 +482,33 @@ fn first_time(captures: &[PathBuf]) -> Result<u64, CaptureError> {
     Ok(first.unwrap_or_else(|| Config::default().boot_time))
 }
 
+/// Puts the flows in the order of their first packets.
+fn in_order(results: &mut Results) {
+    let mut order: Vec<usize> = (0..results.flows.len()).collect();
+    order.sort_by_key(|&index| results.flows[index].first_seen);
+    let mut places = vec![0; order.len()];
+    for (place, &index) in order.iter().enumerate() {
+        places[index] = place;
+    }
+    results.flows = order
+        .iter()
+        .map(|&index| results.flows[index].clone())
+        .collect();
+    for flow in results
+        .frames
+        .iter_mut()
+        .filter_map(|frame| frame.flow.as_mut())
+    {
+        *flow = FlowIndex(places[flow.0]);
+    }
+}
+
 /// Puts the stack's flows and the driver's decisions together.
-fn join(mut reports: Vec<FlowReport>, events: &[EventRecord]) -> Vec<Flow> {
+fn join(reports: Vec<FlowReport>, events: &[EventRecord]) -> Vec<Flow> {
     let mut decisions = Decisions::default();
     for event in events {
         decisions.add(event);
     }
-    reports.sort_by_key(|report| report.first_seen);
     reports
         .into_iter()
         .map(|report| {
@@ -486,39 +526,4 @@ fn join(mut reports: Vec<FlowReport>, events: &[EventRecord]) -> Vec<Flow> {
             Flow { report, decided }
         })
         .collect()
-}
-
-/// Copies the frames that passed into `file`, as they were captured and in their order.
-fn write_passed(
-    captures: &[PathBuf],
-    file: &Path,
-    fates: &[(u64, Fate)],
-) -> Result<(), ReplayError> {
-    let failed = |source| ReplayError::Write {
-        file: file.to_owned(),
-        source,
-    };
-    let mut writer = Writer::create(file).map_err(failed)?;
-    let mut number = 0;
-    let mut fates = fates.iter().peekable();
-    for capture in captures {
-        let mut error = None;
-        capture::read(capture, |frame| {
-            let fate = fates
-                .next_if(|(decided, _)| *decided == number)
-                .map(|(_, fate)| *fate);
-            number += 1;
-            if fate != Some(Fate::Blocked)
-                && let Err(cause) = writer.write(&frame)
-            {
-                error = Some(cause);
-                return ControlFlow::Break(());
-            }
-            ControlFlow::Continue(())
-        })?;
-        if let Some(cause) = error {
-            return Err(failed(cause));
-        }
-    }
-    writer.finish().map_err(failed)
 }

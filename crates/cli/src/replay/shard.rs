@@ -5,8 +5,9 @@ use std::collections::HashMap;
 use ksim::Cpu;
 use ksim::fwp::KernelFiltering;
 use ksim::kernel::Machine;
-use ksim::net::{FlowReport, Host, PacketId, Setup};
+use ksim::net::{FlowIndex, FlowReport, Host, PacketId, Reason, Setup};
 use ksim::time::UNIX_EPOCH;
+use wfp_schema::LayerId;
 
 use crate::capture::{self, Frame};
 
@@ -24,15 +25,28 @@ pub enum Fate {
     Blocked,
 }
 
+/// What became of a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FrameReport {
+    /// The frame, by its place among all frames.
+    pub number: u64,
+    /// What happened to it.
+    pub fate: Fate,
+    /// Its flow, by its place among the shard's.
+    pub flow: Option<FlowIndex>,
+    /// Where it was blocked, if that is known.
+    pub blocked_at: Option<LayerId>,
+}
+
 /// A processor's host with what it has replayed.
 #[derive(Debug)]
 pub struct Shard<'k> {
     machine: &'k Machine,
     host: Host<KernelFiltering>,
-    /// Frames whose fate is open, by the packet's number.
-    open: HashMap<PacketId, u64>,
-    /// Frames that were decided since the last [`Shard::take_fates`].
-    fates: Vec<(u64, Fate)>,
+    /// Frames whose fate is open, by the packet's number; as if they were blocked.
+    open: HashMap<PacketId, FrameReport>,
+    /// Frames that were decided since the last [`Shard::take_frames`].
+    frames: Vec<FrameReport>,
 }
 
 impl<'k> Shard<'k> {
@@ -43,29 +57,33 @@ impl<'k> Shard<'k> {
             machine,
             host: Host::new(machine.filtering(cpu.index()), setup),
             open: HashMap::new(),
-            fates: Vec::new(),
+            frames: Vec::new(),
         }
     }
 
     /// Replays frame `number`.
     pub fn frame(&mut self, number: u64, frame: &Frame<'_>) {
         let Ok(packet) = capture::ip_packet(frame) else {
-            self.fates.push((number, Fate::NotIp));
+            self.frames.push(FrameReport {
+                number,
+                fate: Fate::NotIp,
+                flow: None,
+                blocked_at: None,
+            });
             return;
         };
         let now = UNIX_EPOCH + frame.time / 100;
         self.machine.time().advance_to(now);
         let report = self.host.packet_on(now, capture::vlan(frame), packet);
+        let frame = FrameReport {
+            number,
+            fate: fate(report.passed),
+            flow: report.flow,
+            blocked_at: report.reason.and_then(Reason::layer),
+        };
         match report.reason {
-            Some(reason) if reason.is_pending() => drop(self.open.insert(report.id, number)),
-            _ => self.fates.push((
-                number,
-                if report.passed {
-                    Fate::Passed
-                } else {
-                    Fate::Blocked
-                },
-            )),
+            Some(reason) if reason.is_pending() => drop(self.open.insert(report.id, frame)),
+            _ => self.frames.push(frame),
         }
     }
 
@@ -76,9 +94,11 @@ impl<'k> Shard<'k> {
             self.machine.run_pending(cpu);
         }
         for (packet, passed) in self.host.settled() {
-            if let Some(number) = self.open.remove(&packet) {
-                self.fates
-                    .push((number, if passed { Fate::Passed } else { Fate::Blocked }));
+            if let Some(frame) = self.open.remove(&packet) {
+                self.frames.push(FrameReport {
+                    fate: fate(passed),
+                    ..frame
+                });
             }
         }
     }
@@ -96,15 +116,15 @@ impl<'k> Shard<'k> {
         self.settle(cpu);
         if !more {
             // What is still open never passed.
-            self.fates
-                .extend(self.open.drain().map(|(_, number)| (number, Fate::Blocked)));
+            self.frames
+                .extend(self.open.drain().map(|(_, frame)| frame));
         }
         more
     }
 
-    /// The fates since the last call, in no order.
-    pub fn take_fates(&mut self) -> Vec<(u64, Fate)> {
-        std::mem::take(&mut self.fates)
+    /// The frames decided since the last call, in no order.
+    pub fn take_frames(&mut self) -> Vec<FrameReport> {
+        std::mem::take(&mut self.frames)
     }
 
     /// The flows so far.
@@ -112,4 +132,8 @@ impl<'k> Shard<'k> {
     pub fn flows(&self) -> &[FlowReport] {
         self.host.flows()
     }
+}
+
+const fn fate(passed: bool) -> Fate {
+    if passed { Fate::Passed } else { Fate::Blocked }
 }

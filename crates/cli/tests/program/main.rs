@@ -1,5 +1,6 @@
 //! The `portcullis` program, run as a user runs it, on the project's own captures and example policy.
 
+mod annotate;
 mod commands;
 mod files;
 mod input;

@@ -33,6 +33,15 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// The layer at which that was decided, where it was at one.
+    #[must_use]
+    pub const fn layer(self) -> Option<LayerId> {
+        match self {
+            Self::Blocked(layer) | Self::FlowBlocked(layer) | Self::Absorbed(layer) => Some(layer),
+            _ => None,
+        }
+    }
+
     /// Whether the packet's fate is decided later, see [`Host::settled`](super::Host::settled).
     #[must_use]
     pub const fn is_pending(self) -> bool {

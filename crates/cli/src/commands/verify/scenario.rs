@@ -250,8 +250,8 @@ fn replay(cpu: &Cpu, setup: Setup) -> Vec<Fate> {
     debug_assert!(read.is_ok(), "the recorded traffic is well-formed");
     shard.finish(cpu);
     shard
-        .take_fates()
+        .take_frames()
         .into_iter()
-        .map(|(_, fate)| fate)
+        .map(|frame| frame.fate)
         .collect()
 }
