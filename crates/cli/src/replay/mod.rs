@@ -202,6 +202,9 @@ pub fn run(plan: &Plan, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Outcome,
     let setup = Setup {
         local: local_side,
         processes: processes(&plan.processes)?,
+        // A capture may be of several hosts, all of which are taken for this one, and shows each conversation.
+        both_halves: false,
+        group_flows: false,
         ..Setup::default()
     };
     let boot_time = first_time(&plan.captures)?;

@@ -52,6 +52,7 @@ pub struct KernelFiltering {
     pub(super) flows: FxHashMap<u64, StreamFlow>,
     /// How often each classify function is called.
     pub(super) calls: u32,
+    options: Options,
 }
 
 /// The stage of a callout in a stream's waterfall: its first filter.
@@ -73,6 +74,7 @@ impl KernelFiltering {
             identities: Identities::default(),
             flows: FxHashMap::default(),
             calls: 1,
+            options: machine.fwp.engine.options().clone(),
         }
     }
 
@@ -332,7 +334,7 @@ impl Filtering for KernelFiltering {
     }
 
     fn options(&self) -> Options {
-        self.cpu().machine().fwp.engine.options().clone()
+        self.options.clone()
     }
 
     fn epoch(&self, layer: LayerId) -> u64 {

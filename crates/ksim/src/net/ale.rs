@@ -1,15 +1,17 @@
 //! Application layer enforcement: who may connect, listen and accept, and how flows begin and end.
 
+use std::cmp::Reverse;
+
 use wfp_schema::flags::ReauthorizeReason;
 use wfp_schema::{ConditionFlags, Direction, LayerId};
 
-use super::flow::{Endpoint, EndpointKey, State};
-use super::host::{Host, IDLE_TIMEOUT, Transit};
+use super::flow::State;
+use super::host::{Host, Transit};
 use super::indicate::{Filtering, Outcome};
-use super::indicator::{Conversation, Details, Indicator, Point};
-use super::inject::Pended;
+use super::indicator::{Conversation, Details, Point};
 use super::key::is_connection;
 use super::packet::Transport;
+use super::pend::Closing;
 use super::report::Reason;
 use super::tcp::{Connection, Surroundings};
 
@@ -30,79 +32,37 @@ impl<F: Filtering> Host<F> {
         )
     }
 
-    /// Sees to the local endpoint: a connecting TCP socket is its flow's own; listening and datagram
-    /// sockets are shared. Endpoints are bound (and listen) when the first packet shows that they exist; a shared
-    /// one that was refused stays refused.
-    pub(super) fn bind(&mut self, flow: usize) -> Result<(), Reason> {
-        let entry = &self.flows.all[flow];
-        let (conversation, direction) = (entry.conversation, entry.direction);
-        let inbound = direction == Direction::Inbound;
-        let connection = is_connection(conversation.protocol);
-        if connection && !inbound && entry.endpoint_handle != 0 {
-            // Bound by a packet that did not get as far as ALE.
-            return Ok(());
-        }
-        let handle = self.handle();
-        if connection && !inbound {
-            let entry = &mut self.flows.all[flow];
-            (entry.endpoint_handle, entry.parent_endpoint_handle) = (handle, 0);
-            let Some(layer) = bound(&mut self.indicator, Point::Bind, &conversation, handle) else {
-                return Ok(());
-            };
-            self.kill(flow, layer);
-            return Err(Reason::Blocked(layer));
-        }
-        let indicator = &mut self.indicator;
-        let endpoint = self
-            .endpoints
-            .entry(EndpointKey::of(&conversation))
-            .or_insert_with(|| Endpoint {
-                conversation,
-                handle,
-                blocked: bound(indicator, Point::Bind, &conversation, handle),
-                listens: false,
-                flows: 0,
-                serves: false,
-            });
-        endpoint.serves |= inbound;
-        if connection && !endpoint.listens && endpoint.blocked.is_none() {
-            endpoint.listens = true;
-            endpoint.blocked = bound(indicator, Point::Listen, &conversation, endpoint.handle);
-        }
-        let (blocked, shared) = (endpoint.blocked, endpoint.handle);
-        let own = if connection { self.handle() } else { shared };
-        let entry = &mut self.flows.all[flow];
-        entry.endpoint_handle = own;
-        entry.parent_endpoint_handle = if connection { shared } else { 0 };
-        match blocked {
-            None => Ok(()),
-            Some(layer) => {
-                entry.state = State::Blocked(layer);
-                Err(Reason::Blocked(layer))
-            }
-        }
-    }
-
     /// Asks whether the flow may be.
     pub(super) fn authorize(&mut self, flow: usize, transit: &Transit<'_>) -> Result<(), Reason> {
         let entry = &self.flows.all[flow];
         let (conversation, direction) = (self.shown(flow, transit), entry.direction);
-        let handle = self
-            .indicator
-            .filtering
-            .flow_created(&conversation.info(direction));
         let report = entry.report;
+        let is_global = self.is_global(&conversation, direction);
+        let (handle, is_new) = if is_global {
+            self.global_flow(&conversation)
+        } else {
+            let info = conversation.info(direction);
+            (self.indicator.filtering.flow_created(&info), true)
+        };
         self.reports[report.0].handles.push(handle);
         let epoch = self
             .indicator
             .epoch(authorizing_point(direction), conversation.version);
-        let profile = self.indicator.profile;
+        let profile = self.indicator.interfaces.of(conversation.link).profile;
         let entry = &mut self.flows.all[flow];
         (entry.handle, entry.epoch) = (handle, epoch);
-        (entry.profile, entry.asked_in_profile) = (profile, profile);
+        (entry.is_global, entry.original_profile) = (is_global, profile);
+        entry.reauthorize = ReauthorizeReason::NONE;
         let completion_handle = self.handle();
-        let reauthorize = ReauthorizeReason::NONE;
-        match self.ask(flow, transit, completion_handle, reauthorize) {
+        let outcome = if !is_new {
+            let reason = ReauthorizeReason::NEW_INBOUND_MCAST_BCAST_PACKET;
+            self.ask(flow, transit, 0, reason)
+        } else if self.honors_policy(flow, transit) {
+            self.ask(flow, transit, completion_handle, ReauthorizeReason::NONE)
+        } else {
+            Outcome::Block
+        };
+        match outcome {
             Outcome::Permit => self.begin(flow, transit),
             Outcome::Block => {
                 let layer = self.authorizing_layer(flow);
@@ -115,10 +75,8 @@ impl<F: Filtering> Host<F> {
                 Err(Reason::Absorbed(layer))
             }
             Outcome::Pend => {
-                self.flows.all[flow].state = State::Pended;
-                self.pended
-                    .push(Pended::new(completion_handle, flow, transit));
-                Err(Reason::AwaitsAuthorization)
+                let point = authorizing_point(direction);
+                Err(self.pend(completion_handle, point, None, Some((flow, transit))))
             }
         }
     }
@@ -149,6 +107,19 @@ impl<F: Filtering> Host<F> {
             details.packet = None;
             details.header_sizes = None;
         }
+        if let Transport::Icmp(icmp) = transit.packet.transport {
+            details.original_icmp_type = Some(u16::from(icmp.kind));
+        }
+        if let Some(redirected) = &self.flows.all[flow].redirection {
+            let redirection = &redirected.redirection;
+            details.redirection = Some(redirection);
+            if redirection.is_redirected() {
+                details.flags |= ConditionFlags::IS_CONNECTION_REDIRECTED;
+            }
+            if redirection.is_proxied() {
+                details.flags |= ConditionFlags::IS_PROXY_CONNECTION;
+            }
+        }
         self.indicator.classify(point, &conversation, &details)
     }
 
@@ -168,12 +139,20 @@ impl<F: Filtering> Host<F> {
             entry.connection = Some(Box::new(Connection::new(initial)));
             return Ok(());
         }
-        let handle = entry.handle;
-        let key = EndpointKey::of(&entry.conversation);
+        let options = self.indicator.filtering.classify_options();
+        self.customize(flow, options);
+        let entry = &self.flows.all[flow];
+        let (handle, expires) = (entry.handle, self.now.saturating_add(entry.lifetime));
+        let key = self.endpoint_key(&entry.conversation);
         if let Some(endpoint) = self.endpoints.get_mut(&key) {
             endpoint.flows += 1;
         }
-        self.idle.push_back((self.now + IDLE_TIMEOUT, flow, handle));
+        self.idle.push(Reverse((expires, flow, handle)));
+        let entry = &self.flows.all[flow];
+        let version = entry.conversation.version;
+        if entry.is_global && !self.groups.establish(version) {
+            return Ok(());
+        }
         self.establish(flow, transit)
     }
 
@@ -202,24 +181,20 @@ impl<F: Filtering> Host<F> {
         Err(Reason::Blocked(layer))
     }
 
-    /// Asks again about a flow if the filters that authorized it have changed, or the network profile has.
+    /// Asks again about a flow if the filters that authorized it have changed.
     pub(super) fn recheck(&mut self, flow: usize, transit: &Transit<'_>) -> Result<(), Reason> {
         let entry = &self.flows.all[flow];
         let point = authorizing_point(entry.direction);
         let epoch = self.indicator.epoch(point, entry.conversation.version);
-        let profile = self.indicator.profile;
-        let mut reason = ReauthorizeReason::NONE;
-        if epoch != entry.epoch {
-            reason = reason.union(ReauthorizeReason::POLICY_CHANGE);
-        }
-        if profile != entry.asked_in_profile {
-            reason = reason.union(ReauthorizeReason::PROFILE_CROSSING);
-        }
-        if reason == ReauthorizeReason::NONE {
+        let mut reason = entry.reauthorize;
+        if epoch == entry.epoch && reason == ReauthorizeReason::NONE {
             return Ok(());
         }
+        if epoch != entry.epoch {
+            reason |= ReauthorizeReason::POLICY_CHANGE;
+        }
         let entry = &mut self.flows.all[flow];
-        (entry.epoch, entry.asked_in_profile) = (epoch, profile);
+        (entry.epoch, entry.reauthorize) = (epoch, ReauthorizeReason::NONE);
         let layer = self.authorizing_layer(flow);
         match self.ask(flow, transit, 0, reason) {
             Outcome::Permit => Ok(()),
@@ -242,44 +217,49 @@ impl<F: Filtering> Host<F> {
     pub(super) fn close(&mut self, flow: usize, state: State) {
         let entry = &mut self.flows.all[flow];
         let was_live = entry.state == State::Live;
-        let (conversation, handle) = (entry.conversation, std::mem::take(&mut entry.handle));
+        let conversation = entry.conversation;
+        let mut handle = std::mem::take(&mut entry.handle);
         let (endpoint, parent) = (entry.endpoint_handle, entry.parent_endpoint_handle);
         entry.state = state;
+        entry.admits_others = false;
+        entry.decided = [None, None];
+        if std::mem::take(&mut entry.is_global) {
+            // The data flow is that of others too.
+            handle = 0;
+        }
         if let Some(connection) = entry.connection.take() {
             self.counters.stream_bytes_skipped += connection.skipped();
         }
         if is_connection(conversation.protocol) {
-            self.flows.all[flow].endpoint_handle = 0;
+            let entry = &mut self.flows.all[flow];
+            (entry.endpoint_handle, entry.bound) = (0, false);
+            let assigned = std::mem::take(&mut entry.assigned);
+            let closing = Closing {
+                conversation,
+                endpoint,
+                parent,
+                release: assigned && parent == 0,
+                flow_handle: handle,
+            };
             // A closure for each flow that was asked about, a release for each bind.
             if endpoint != 0 && handle != 0 {
-                unbound(
-                    &mut self.indicator,
-                    Point::Closure,
-                    &conversation,
-                    endpoint,
-                    parent,
-                );
+                self.close_endpoint(closing);
+            } else {
+                self.closed(&closing);
             }
-            if endpoint != 0 && parent == 0 {
-                unbound(
-                    &mut self.indicator,
-                    Point::Release,
-                    &conversation,
-                    endpoint,
-                    0,
-                );
-            }
+            handle = 0;
         } else if was_live {
             self.leave_endpoint(&conversation);
         }
         if handle != 0 {
             self.indicator.filtering.flow_ended(handle);
         }
+        self.restore(flow);
     }
 
     /// A datagram socket that only ever asked closes with the last of its flows.
     fn leave_endpoint(&mut self, conversation: &Conversation) {
-        let key = EndpointKey::of(conversation);
+        let key = self.endpoint_key(conversation);
         let Some(endpoint) = self.endpoints.get_mut(&key) else {
             return;
         };
@@ -288,7 +268,7 @@ impl<F: Filtering> Host<F> {
             && !endpoint.serves
             && let Some(endpoint) = self.endpoints.remove(&key)
         {
-            close_endpoint(&mut self.indicator, &endpoint);
+            self.close_socket(&endpoint);
         }
     }
 
@@ -321,9 +301,10 @@ impl<F: Filtering> Host<F> {
                 self.finished = 0;
                 self.idle.clear();
                 self.drop_pending();
+                self.end_global_flows();
                 return false;
             };
-            close_endpoint(&mut self.indicator, &endpoint);
+            self.close_socket(&endpoint);
         }
         true
     }
@@ -349,48 +330,4 @@ impl<F: Filtering> Host<F> {
         }
         self.flows.all[flow].connection = Some(connection);
     }
-}
-
-/// Asks about a bind or a listen; the layer if it was blocked. Nothing waits for a bind or a listen here, so
-/// one that a callout pends does not happen.
-fn bound<F: Filtering>(
-    indicator: &mut Indicator<F>,
-    point: Point,
-    conversation: &Conversation,
-    endpoint_handle: u64,
-) -> Option<LayerId> {
-    let details = Details {
-        endpoint_handle,
-        ..Details::new(Direction::Outbound)
-    };
-    let outcome = indicator.classify(point, &socket_of(conversation), &details);
-    (outcome != Outcome::Permit).then(|| indicator.layer(point, conversation.version))
-}
-
-fn unbound<F: Filtering>(
-    indicator: &mut Indicator<F>,
-    point: Point,
-    conversation: &Conversation,
-    endpoint_handle: u64,
-    parent_endpoint_handle: u64,
-) {
-    let details = Details {
-        endpoint_handle,
-        parent_endpoint_handle,
-        ..Details::new(Direction::Outbound)
-    };
-    indicator.classify(point, conversation, &details);
-}
-
-fn close_endpoint<F: Filtering>(indicator: &mut Indicator<F>, endpoint: &Endpoint) {
-    let conversation = socket_of(&endpoint.conversation);
-    unbound(indicator, Point::Closure, &conversation, endpoint.handle, 0);
-    unbound(indicator, Point::Release, &conversation, endpoint.handle, 0);
-}
-
-/// The conversation of a socket that has no peer.
-const fn socket_of(conversation: &Conversation) -> Conversation {
-    let mut socket = *conversation;
-    socket.has_peer = false;
-    socket
 }

@@ -1,27 +1,36 @@
 //! The host: packets in, verdicts out.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::net::IpAddr;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 
-use wfp_schema::codes::AddressType;
 use wfp_schema::{ConditionFlags, Direction, IpVersion};
 
-use super::flow::{Endpoint, EndpointKey, Flow, Flows, State};
-use super::fragments::{Fragments, Taken};
-use super::indicate::{Filtering, InjectionMark, Outcome, PacketData, PacketId, Ticks};
-use super::indicator::{Conversation, Details, Indicator, Point};
-use super::inject::{Absorbed, Pended};
-use super::key::{FlowKey, Link, sender_begins};
+use super::flow::{Endpoint, EndpointKey, Flows, State};
+use super::fragments::Fragments;
+use super::group::Groups;
+use super::indicate::{Filtering, InjectionMark, PacketData, PacketId, Ticks};
+use super::indicator::Indicator;
+use super::inject::Absorbed;
+use super::interface::Interfaces;
+use super::key::Link;
+use super::link::{Frame, LinkLayers};
 use super::local::LocalSide;
-use super::packet::{Fragment, Packet, Transport, icmp_is_error, ip_addr};
-use super::process::{IdentityId, Processes};
+use super::packet::{Packet, Transport, icmp_is_error};
+use super::path::Weight;
+use super::pend::{Pended, PendedClassify};
+use super::process::Processes;
+use super::redirect::Redirection;
 use super::report::{Counters, FlowIndex, FlowReport, PacketReport, Reason};
 
 /// After this long without a packet a data flow without connection ends (ALE's default for unicast).
 pub const IDLE_TIMEOUT: Ticks = 60 * 10_000_000;
 
 /// What a host is made from.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is a property of a host that has nothing to do with the others"
+)]
 pub struct Setup {
     /// Its addresses.
     pub local: LocalSide,
@@ -29,6 +38,70 @@ pub struct Setup {
     pub processes: Processes,
     /// Which of several hosts that share a filter engine this is (one a processor): makes handles differ.
     pub shard: u16,
+    /// Its network interfaces.
+    pub interfaces: Interfaces,
+    /// Which ports have a socket; a connection or datagram for another is answered by a reset or an error. `None`:
+    /// whatever is addressed exists, as in a capture.
+    pub sockets: Option<BTreeSet<(u8, u16)>>,
+    /// Whether it forwards what is neither from nor for it: such packets come to `IPFORWARD`.
+    pub forwarding: bool,
+    /// Where it forwards to: prefixes with their lengths, and the link of each. What none matches goes out by the
+    /// link that it came by. The longest prefix counts.
+    pub routes: Vec<(std::net::IpAddr, u8, Link)>,
+    /// Whether `IPFORWARD` shows the fragments of a datagram once more as a group.
+    pub fragment_groups: bool,
+    /// Whether both ends of a loopback flow are shown, as Windows does; otherwise the one that began it only, which
+    /// suits a capture of traffic between hosts that are all taken for this one.
+    pub both_halves: bool,
+    /// Whether multicast and broadcast have the flows that ALE gives them; otherwise ordinary ones, so that each
+    /// conversation of a capture stays apart.
+    pub group_flows: bool,
+    /// Whether IPv4 endpoints are IPv6 sockets that take both.
+    pub dual_mode: bool,
+    /// Whether [`Host::output`] tells what leaves the stack.
+    pub output: bool,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            local: LocalSide::default(),
+            processes: Processes::default(),
+            shard: 0,
+            interfaces: Interfaces::default(),
+            sockets: None,
+            forwarding: false,
+            routes: Vec::new(),
+            fragment_groups: false,
+            both_halves: true,
+            group_flows: true,
+            dual_mode: false,
+            output: false,
+        }
+    }
+}
+
+/// How a packet came to the stack.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Arrival {
+    /// The link, such as a VLAN, of the local address. Equal addresses and ports on two links are two flows.
+    pub link: Link,
+    /// The link that an inbound packet really came by, if that is another.
+    pub interface: Option<Link>,
+    /// Whether IPsec secures it.
+    pub ipsec: bool,
+}
+
+impl Arrival {
+    /// By the link of the local address, without IPsec.
+    #[must_use]
+    pub const fn on(link: Link) -> Self {
+        Self {
+            link,
+            interface: None,
+            ipsec: false,
+        }
+    }
 }
 
 /// A host's network stack: one shard of it, for one processor.
@@ -38,18 +111,25 @@ pub struct Setup {
 #[derive(Debug)]
 pub struct Host<F> {
     pub(super) indicator: Indicator<F>,
-    local: LocalSide,
+    pub(super) setup: Setup,
     pub(super) flows: Flows,
     pub(super) reports: Vec<FlowReport>,
     pub(super) endpoints: BTreeMap<EndpointKey, Endpoint>,
     pub(super) fragments: Fragments,
+    pub(super) groups: Groups,
+    pub(super) forward_groups: super::forward::Groups,
+    pub(super) link_layers: LinkLayers,
     pub(super) counters: Counters,
     pub(super) absorbed: VecDeque<Absorbed>,
     pub(super) pended: Vec<Pended>,
+    pub(super) pended_classifies: Vec<PendedClassify>,
+    /// What proxies said of their connections, by protocol and local end.
+    pub(super) records: BTreeMap<(u8, std::net::IpAddr, u16), Redirection>,
     pub(super) settled: Vec<(PacketId, bool)>,
     /// Data flows that may fall idle: when to look, which flow, which of its handles.
-    pub(super) idle: VecDeque<(Ticks, usize, u64)>,
+    pub(super) idle: BinaryHeap<Reverse<(Ticks, usize, u64)>>,
     pub(super) now: Ticks,
+    pub(super) asleep: bool,
     /// Flows that [`Host::finish_some`] has ended.
     pub(super) finished: usize,
     next_packet: u64,
@@ -65,9 +145,33 @@ pub(super) struct Transit<'p> {
     /// `IS_REASSEMBLED` for a datagram made of fragments.
     pub(super) flags: ConditionFlags,
     pub(super) mark: Option<InjectionMark>,
+    /// How often it has been injected.
+    pub(super) hops: u32,
+    pub(super) arrival: Arrival,
+    /// The frame that carries it, if that is known.
+    pub(super) frame: Option<Frame<'p>>,
 }
 
 impl<'p> Transit<'p> {
+    /// A packet of the wire or of an application.
+    pub(super) const fn new(
+        id: PacketId,
+        arrival: Arrival,
+        packet: &'p Packet<'p>,
+        outbound: bool,
+    ) -> Self {
+        Self {
+            id,
+            packet,
+            outbound,
+            flags: ConditionFlags::NONE,
+            mark: None,
+            hops: 0,
+            arrival,
+            frame: None,
+        }
+    }
+
     pub(super) const fn direction(&self) -> Direction {
         if self.outbound {
             Direction::Outbound
@@ -98,32 +202,35 @@ pub(super) enum Entry {
     Transport,
 }
 
-/// What a packet counts for in its flow.
-#[derive(Clone, Copy, Debug)]
-struct Weight {
-    packets: u64,
-    bytes: u64,
-}
-
 impl<F: Filtering> Host<F> {
     /// A host that has seen nothing yet.
-    pub fn new(filtering: F, setup: Setup) -> Self {
+    pub fn new(filtering: F, mut setup: Setup) -> Self {
+        let processes = std::mem::take(&mut setup.processes);
+        let interfaces = std::mem::take(&mut setup.interfaces);
+        let mut indicator = Indicator::new(filtering, processes, interfaces);
+        indicator.output = setup.output.then(Vec::new);
         Self {
-            indicator: Indicator::new(filtering, setup.processes),
-            local: setup.local,
+            indicator,
+            next_handle: u64::from(setup.shard) << 48,
+            setup,
             flows: Flows::default(),
             reports: Vec::new(),
             endpoints: BTreeMap::new(),
             fragments: Fragments::default(),
+            groups: Groups::default(),
+            forward_groups: super::forward::Groups::default(),
+            link_layers: LinkLayers::default(),
             counters: Counters::default(),
             absorbed: VecDeque::new(),
             pended: Vec::new(),
+            pended_classifies: Vec::new(),
+            records: BTreeMap::new(),
             settled: Vec::new(),
-            idle: VecDeque::new(),
+            idle: BinaryHeap::new(),
             now: 0,
+            asleep: false,
             finished: 0,
             next_packet: 0,
-            next_handle: u64::from(setup.shard) << 48,
         }
     }
 
@@ -168,10 +275,31 @@ impl<F: Filtering> Host<F> {
 
     /// A packet on a link, such as a VLAN. Equal addresses and ports on two links are two flows.
     pub fn packet_on(&mut self, now: Ticks, link: Link, bytes: &[u8]) -> PacketReport {
+        self.packet_from(now, Arrival::on(link), bytes)
+    }
+
+    /// A packet and how it came.
+    pub fn packet_from(&mut self, now: Ticks, arrival: Arrival, bytes: &[u8]) -> PacketReport {
+        let id = self.next_id(now);
+        self.enter(id, arrival, bytes, None)
+    }
+
+    /// The number of a packet that comes now.
+    pub(super) fn next_id(&mut self, now: Ticks) -> PacketId {
         let id = PacketId(self.next_packet);
         self.next_packet += 1;
         self.counters.packets += 1;
         self.advance_to(now);
+        id
+    }
+
+    pub(super) fn enter(
+        &mut self,
+        id: PacketId,
+        arrival: Arrival,
+        bytes: &[u8],
+        frame: Option<Frame<'_>>,
+    ) -> PacketReport {
         let packet = match Packet::parse(bytes) {
             Ok(packet) => packet,
             Err(malformed) => {
@@ -179,23 +307,23 @@ impl<F: Filtering> Host<F> {
                 return dropped(id, None, Reason::Malformed(malformed));
             }
         };
+        if self.asleep || !self.indicator.interfaces.of(arrival.link).up {
+            self.counters.unreachable += 1;
+            return dropped(id, None, Reason::NoInterface);
+        }
         self.counters.cut += u64::from(packet.is_cut());
         if let Some(fragment) = packet.fragment {
-            return self.fragment(id, link, &packet, fragment, None);
+            return self.fragment(id, arrival, &packet, fragment, None);
         }
         let weight = Weight {
             packets: 1,
             bytes: packet.wire_len as u64,
         };
-        self.whole(id, link, &packet, weight, ConditionFlags::NONE)
-    }
-
-    /// The host's network changes its profile, as when it joins a domain's network: `CURRENT_PROFILE_ID` and its like
-    /// have this value from now on, and each flow is reauthorized by its next packet.
-    ///
-    /// What the numbers mean, Windows does not document; without a profile the fields are empty.
-    pub const fn set_profile(&mut self, profile: u32) {
-        self.indicator.profile = Some(profile);
+        let transit = Transit {
+            frame,
+            ..Transit::new(id, arrival, &packet, false)
+        };
+        self.whole(&transit, weight)
     }
 
     /// Moves the clock: data flows fall idle, and fragments whose datagram stays incomplete are dropped.
@@ -204,20 +332,20 @@ impl<F: Filtering> Host<F> {
         self.now = self.now.max(now);
         let expired = self.fragments.expire(self.now);
         self.discard_fragments(&expired);
-        while let Some(&(deadline, flow, handle)) = self.idle.front()
+        while let Some(&Reverse((deadline, flow, handle))) = self.idle.peek()
             && deadline <= self.now
         {
-            self.idle.pop_front();
+            self.idle.pop();
             let entry = &self.flows.all[flow];
             if entry.handle != handle {
                 continue;
             }
-            let deadline = entry.last_seen + IDLE_TIMEOUT;
+            let deadline = entry.expires();
             if deadline <= self.now {
                 self.counters.idle_timeouts += 1;
                 self.close(flow, State::New);
             } else {
-                self.idle.push_back((deadline, flow, handle));
+                self.idle.push(Reverse((deadline, flow, handle)));
             }
         }
     }
@@ -241,116 +369,7 @@ impl<F: Filtering> Host<F> {
         }
     }
 
-    /// Takes a fragment from the wire, or one that a driver injects again.
-    pub(super) fn fragment(
-        &mut self,
-        id: PacketId,
-        link: Link,
-        packet: &Packet<'_>,
-        fragment: Fragment,
-        mark: Option<InjectionMark>,
-    ) -> PacketReport {
-        self.counters.fragments += u64::from(mark.is_none());
-        let Some(outbound) = self.source_is_local(packet) else {
-            return self.foreign(id);
-        };
-        let transit = Transit {
-            id,
-            packet,
-            outbound,
-            flags: ConditionFlags::NONE,
-            mark,
-        };
-        if !outbound && let Err(reason) = self.indicate_fragment(link, &transit, fragment) {
-            if matches!(reason, Reason::Absorbed(_)) {
-                self.absorb(None, &transit);
-            }
-            return dropped(id, None, reason);
-        }
-        match self.fragments.take(self.now, id, link, packet, fragment) {
-            Taken::Waiting => dropped(id, None, Reason::AwaitsFragments),
-            Taken::Discarded(mut ids) => {
-                self.counters.fragments_discarded += 1;
-                ids.retain(|&other| other != id);
-                self.discard_fragments(&ids);
-                dropped(id, None, Reason::FragmentsDiscarded)
-            }
-            Taken::Whole(datagram) => {
-                self.counters.reassembled += 1;
-                let Ok(packet) = Packet::parse(&datagram.bytes) else {
-                    let mut ids = datagram.ids;
-                    ids.retain(|&other| other != id);
-                    self.counters.fragments_discarded += 1;
-                    self.discard_fragments(&ids);
-                    return dropped(id, None, Reason::FragmentsDiscarded);
-                };
-                // A fragment that a driver made up is not the capture's.
-                let packets = datagram
-                    .ids
-                    .iter()
-                    .filter(|&&id| id != PacketId::NONE)
-                    .count() as u64;
-                let weight = Weight {
-                    packets,
-                    bytes: datagram.wire_bytes as u64,
-                };
-                let report = self.whole(id, link, &packet, weight, ConditionFlags::IS_REASSEMBLED);
-                self.settle_fragments(&report, &datagram.ids);
-                report
-            }
-        }
-    }
-
-    /// The fragments of a datagram share the fate of the one that completed it.
-    fn settle_fragments(&mut self, report: &PacketReport, ids: &[PacketId]) {
-        let others = ids.iter().copied().filter(|&id| id != report.id);
-        if report.reason.is_some_and(Reason::is_pending) {
-            self.share_fate(report.id, others.collect());
-        } else {
-            let passed = report.passed;
-            others.for_each(|id| self.push_settled(id, passed));
-        }
-    }
-
-    /// The inbound network layer sees each fragment as a packet and once more as a fragment.
-    fn indicate_fragment(
-        &mut self,
-        link: Link,
-        transit: &Transit<'_>,
-        fragment: Fragment,
-    ) -> Result<(), Reason> {
-        let packet = transit.packet;
-        if !self.indicator.wants(Point::InboundPacket, packet.version) {
-            return Ok(());
-        }
-        let conversation = self.conversation(packet, false, link);
-        for flags in [ConditionFlags::NONE, ConditionFlags::IS_FRAGMENT] {
-            let length = packet.wire_len - packet.ip_header_len;
-            let details = Details {
-                flags,
-                header_sizes: Some((packet.ip_header_len, 0)),
-                fragment: Some(super::metadata::FragmentData {
-                    identification: fragment.identification,
-                    offset: fragment.offset,
-                    length: u32::try_from(length).unwrap_or(0),
-                }),
-                packet: Some(transit.data(packet.ip_header_len)),
-                ..Details::new(Direction::Inbound)
-            };
-            let layer = self.indicator.layer(Point::InboundPacket, packet.version);
-            match self
-                .indicator
-                .classify(Point::InboundPacket, &conversation, &details)
-            {
-                Outcome::Permit => {}
-                Outcome::Block => return Err(Reason::Blocked(layer)),
-                Outcome::Absorb | Outcome::Pend => return Err(Reason::Absorbed(layer)),
-            }
-        }
-        Ok(())
-    }
-
-    const fn foreign(&mut self, id: PacketId) -> PacketReport {
+    pub(super) const fn foreign(&mut self, id: PacketId) -> PacketReport {
         self.counters.foreign += 1;
         self.counters.passed += 1;
         PacketReport {
@@ -359,201 +378,6 @@ impl<F: Filtering> Host<F> {
             passed: true,
             reason: Some(Reason::Foreign),
         }
-    }
-
-    fn whole(
-        &mut self,
-        id: PacketId,
-        link: Link,
-        packet: &Packet<'_>,
-        weight: Weight,
-        flags: ConditionFlags,
-    ) -> PacketReport {
-        let Some((flow, outbound)) = self.find_or_open(packet, link) else {
-            return self.foreign(id);
-        };
-        let transit = Transit {
-            id,
-            packet,
-            outbound,
-            flags,
-            mark: None,
-        };
-        let report = &mut self.reports[self.flows.all[flow].report.0];
-        let side = usize::from(!outbound);
-        report.packets[side] += weight.packets;
-        report.bytes[side] += weight.bytes;
-        report.last_seen = self.now;
-        self.pass(flow, &transit, Entry::Whole, weight.packets)
-    }
-
-    /// Sends a packet through the stack and says what became of it.
-    pub(super) fn pass(
-        &mut self,
-        flow: usize,
-        transit: &Transit<'_>,
-        entry: Entry,
-        packets: u64,
-    ) -> PacketReport {
-        let result = if transit.outbound {
-            self.outbound(flow, transit, entry)
-        } else {
-            self.inbound(flow, transit, entry)
-        };
-        let entry = &mut self.flows.all[flow];
-        entry.last_seen = self.now;
-        let index = entry.report;
-        if entry
-            .connection
-            .as_ref()
-            .is_some_and(|connection| connection.ended)
-        {
-            self.close(flow, State::Closed);
-        }
-        let report = &mut self.reports[index.0];
-        match result {
-            Ok(()) => {
-                report.passed[usize::from(!transit.outbound)] += packets;
-                self.counters.passed += packets;
-                PacketReport {
-                    id: transit.id,
-                    flow: Some(index),
-                    passed: true,
-                    reason: None,
-                }
-            }
-            Err(reason) => {
-                if let Reason::Blocked(layer) = reason {
-                    report.blocked_at.get_or_insert(layer);
-                }
-                if let Reason::Absorbed(_) = reason {
-                    self.absorb(Some(flow), transit);
-                }
-                dropped(transit.id, Some(index), reason)
-            }
-        }
-    }
-
-    /// The packet's flow, made if it is new, and whether the packet is outbound; `None` if neither end is
-    /// local.
-    pub(super) fn find_or_open(
-        &mut self,
-        packet: &Packet<'_>,
-        link: Link,
-    ) -> Option<(usize, bool)> {
-        let (key, forward) = FlowKey::of(packet, link);
-        if let Some(flow) = self.flows.find(&key) {
-            return Some((flow, self.flows.all[flow].low_is_local == forward));
-        }
-        let outbound = self.source_is_local(packet)?;
-        let conversation = self.conversation(packet, outbound, link);
-        let direction = if sender_begins(packet) == outbound {
-            Direction::Outbound
-        } else {
-            Direction::Inbound
-        };
-        let reported = key.reported(packet.transport);
-        let known = if reported == key {
-            None
-        } else {
-            self.flows.find_report(&reported)
-        };
-        let report = known.unwrap_or_else(|| {
-            self.reports.push(FlowReport {
-                protocol: packet.protocol,
-                local: conversation.local_end(),
-                remote: conversation.remote_end(),
-                link,
-                direction,
-                packets: [0; 2],
-                bytes: [0; 2],
-                passed: [0; 2],
-                blocked_at: None,
-                handles: Vec::new(),
-                identity: conversation.identity,
-                first_seen: self.now,
-                last_seen: self.now,
-            });
-            FlowIndex(self.reports.len() - 1)
-        });
-        let flow = Flow {
-            conversation,
-            report,
-            low_is_local: outbound == forward,
-            direction,
-            state: State::New,
-            handle: 0,
-            endpoint_handle: 0,
-            parent_endpoint_handle: 0,
-            epoch: 0,
-            profile: None,
-            asked_in_profile: None,
-            last_seen: self.now,
-            syn: None,
-            connection: None,
-        };
-        Some((self.flows.insert(key, reported, flow), outbound))
-    }
-
-    /// Whether a flow's first packet comes from this host; `None` if neither end is here. If both are, the
-    /// flow is seen from the side of the one who began it.
-    fn source_is_local(&self, packet: &Packet<'_>) -> Option<bool> {
-        let source = ip_addr(packet.version, packet.source);
-        let destination = ip_addr(packet.version, packet.destination);
-        match (
-            self.local.contains(source),
-            self.local.contains(destination),
-        ) {
-            (true, true) => Some(sender_begins(packet)),
-            (true, false) => Some(true),
-            (false, true) => Some(false),
-            (false, false) => self.local.is_group(destination).then_some(false),
-        }
-    }
-
-    fn address_type(&self, address: IpAddr) -> AddressType {
-        if address.is_multicast() {
-            AddressType::Multicast
-        } else if self.local.is_group(address) {
-            AddressType::Broadcast
-        } else {
-            AddressType::Unicast
-        }
-    }
-
-    fn conversation(&self, packet: &Packet<'_>, outbound: bool, link: Link) -> Conversation {
-        let source = (packet.source, packet.source_port);
-        let destination = (packet.destination, packet.destination_port);
-        let (local, remote) = if outbound {
-            (source, destination)
-        } else {
-            (destination, source)
-        };
-        let local_address = ip_addr(packet.version, local.0);
-        let remote_address = ip_addr(packet.version, remote.0);
-        let (local_port, remote_port) = match packet.transport {
-            Transport::Icmp(icmp) => (u16::from(icmp.kind), u16::from(icmp.code)),
-            _ => (local.1, remote.1),
-        };
-        Conversation {
-            version: packet.version,
-            protocol: packet.protocol,
-            local: local.0,
-            remote: remote.0,
-            local_port,
-            remote_port,
-            local_type: self.address_type(local_address),
-            remote_type: self.address_type(remote_address),
-            loopback: remote_address.is_loopback()
-                || (self.local.contains(local_address) && self.local.contains(remote_address)),
-            link,
-            has_peer: true,
-            identity: self.owner(local_address, local.1),
-        }
-    }
-
-    fn owner(&self, address: IpAddr, port: u16) -> IdentityId {
-        self.indicator.processes.owner(address, port)
     }
 }
 
@@ -565,7 +389,7 @@ pub(super) const fn has_ale(packet: &Packet<'_>, version: IpVersion) -> bool {
     }
 }
 
-const fn dropped(id: PacketId, flow: Option<FlowIndex>, reason: Reason) -> PacketReport {
+pub(super) const fn dropped(id: PacketId, flow: Option<FlowIndex>, reason: Reason) -> PacketReport {
     PacketReport {
         id,
         flow,

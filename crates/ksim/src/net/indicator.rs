@@ -1,35 +1,24 @@
 //! Builds indications from what the stack knows and hands them to [`Filtering`].
-//!
-//! Which fields and metadata a layer has comes from the schema; a field that the stack knows nothing about
-//! is `FWP_EMPTY`.
 
+use wfp_engine::{DualModeLayer, Options, UserIdType};
 use wfp_schema::codes::AddressType;
 use wfp_schema::flags::ReauthorizeReason;
-use wfp_schema::{ConditionFlags, Direction, IpVersion, Layer, LayerId, LayerKind, MetadataFields};
+use wfp_schema::{ConditionFlags, Direction, IpVersion, LayerId, MetadataFields};
 
 use super::indicate::{
     End, Filtering, FlowInfo, Indication, Outcome, PacketData, StageId, StreamOutcome,
     StreamSegment, Token, Value,
 };
-use super::metadata::{FragmentData, Metadata};
+use super::interface::{Interface, Interfaces};
+use super::key::Link;
+use super::metadata::{Discard, FragmentData, Metadata};
+use super::output::Output;
 use super::packet::{ip_addr, protocol};
+use super::plan::{COMPARTMENT, MAX_FIELDS, Plan, Source, Which};
 use super::process::{Identity, IdentityId, Processes};
+use super::redirect::Redirection;
 
-/// No layer of the stack has more fields.
-const MAX_FIELDS: usize = 40;
-
-/// `ifType` of an Ethernet interface and of a software loopback interface (IANA).
-const IF_TYPE_ETHERNET: u32 = 6;
-const IF_TYPE_LOOPBACK: u32 = 24;
-
-/// The default compartment (`DEFAULT_COMPARTMENT_ID`).
-const COMPARTMENT: u32 = 1;
-
-/// Interface indexes: loopback is 1 on every Windows system, the first real interface is given 2.
-const LOOPBACK_INTERFACE: u32 = 1;
-const FIRST_INTERFACE: u32 = 2;
-
-const ETHERNET_MTU: u32 = 1500;
+pub(super) use super::plan::Point;
 
 /// The two ends of a flow as the layers show them.
 #[derive(Clone, Copy, Debug)]
@@ -48,6 +37,16 @@ pub(super) struct Conversation {
     pub(super) link: u16,
     /// Whether there is a remote end; a socket alone has none.
     pub(super) has_peer: bool,
+    /// Whether the socket is bound to every address: its local one is unknown.
+    pub(super) any_address: bool,
+    /// Whether the endpoint is a raw socket.
+    pub(super) raw: bool,
+    /// Whether IPsec secures the traffic.
+    pub(super) ipsec: bool,
+    /// Whether an IPv4 endpoint is an IPv6 socket that takes both.
+    pub(super) dual: bool,
+    /// Whether the socket receives what is not for the host.
+    pub(super) promiscuous: bool,
     pub(super) identity: IdentityId,
 }
 
@@ -76,6 +75,21 @@ impl Conversation {
         }
     }
 
+    /// What a layer's flags may say of the conversation.
+    fn flags(&self) -> ConditionFlags {
+        let mut flags = ConditionFlags::NONE;
+        for (set, flag) in [
+            (self.loopback, ConditionFlags::IS_LOOPBACK),
+            (self.raw, ConditionFlags::IS_RAW_ENDPOINT),
+            (self.ipsec, ConditionFlags::IS_IPSEC_SECURED),
+        ] {
+            if set {
+                flags |= flag;
+            }
+        }
+        flags
+    }
+
     /// ICMP types and codes are ports only for layers.
     const fn port(&self, port: u16) -> u16 {
         if matches!(self.protocol, protocol::ICMP | protocol::ICMPV6) {
@@ -92,8 +106,6 @@ pub(super) struct Details<'a> {
     pub(super) direction: Direction,
     pub(super) flags: ConditionFlags,
     pub(super) reauthorize: ReauthorizeReason,
-    /// The network profile when the flow was authorized.
-    pub(super) original_profile: Option<u32>,
     pub(super) flow_handle: u64,
     pub(super) endpoint_handle: u64,
     pub(super) parent_endpoint_handle: u64,
@@ -104,6 +116,29 @@ pub(super) struct Details<'a> {
     pub(super) fragment: Option<FragmentData>,
     pub(super) packet_direction: Option<Direction>,
     pub(super) packet: Option<PacketData<'a>>,
+    pub(super) chain: &'a [&'a [u8]],
+    pub(super) include_header: &'a [u8],
+    pub(super) redirection: Option<&'a Redirection>,
+    /// The link that the packet came by, if that is not the local address's.
+    pub(super) arrival: Option<Link>,
+    /// The link that the packet goes to, if that is not the local address's.
+    pub(super) next_hop: Option<Link>,
+    /// The profile when the flow began.
+    pub(super) original_profile: Option<u32>,
+    /// The ICMP type that began the flow.
+    pub(super) original_icmp_type: Option<u16>,
+    pub(super) embedded: Option<Embedded>,
+    pub(super) discard: Option<Discard>,
+}
+
+/// The packet that an ICMP error quotes, as the host saw it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Embedded {
+    pub(super) protocol: u8,
+    pub(super) remote: u128,
+    pub(super) local_type: AddressType,
+    pub(super) local_port: u16,
+    pub(super) remote_port: u16,
 }
 
 impl Details<'_> {
@@ -112,7 +147,6 @@ impl Details<'_> {
             direction,
             flags: ConditionFlags::NONE,
             reauthorize: ReauthorizeReason::NONE,
-            original_profile: None,
             flow_handle: 0,
             endpoint_handle: 0,
             parent_endpoint_handle: 0,
@@ -123,162 +157,48 @@ impl Details<'_> {
             fragment: None,
             packet_direction: None,
             packet: None,
+            chain: &[],
+            include_header: &[],
+            redirection: None,
+            arrival: None,
+            next_hop: None,
+            original_profile: None,
+            original_icmp_type: None,
+            embedded: None,
+            discard: None,
         }
     }
 }
-
-/// Where a field's value comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Source {
-    Unknown,
-    LocalAddress,
-    RemoteAddress,
-    LocalAddressType,
-    RemoteAddressType,
-    LocalPort,
-    RemotePort,
-    Protocol,
-    InterfaceLuid,
-    InterfaceIndex,
-    InterfaceType,
-    Zero,
-    Flags,
-    Direction,
-    Application,
-    User,
-    Reauthorize,
-    Profile,
-    OriginalProfile,
-    Compartment,
-}
-
-impl Source {
-    fn of(field: &str) -> Self {
-        match field {
-            "IP_LOCAL_ADDRESS" => Self::LocalAddress,
-            "IP_REMOTE_ADDRESS" => Self::RemoteAddress,
-            "IP_LOCAL_ADDRESS_TYPE" => Self::LocalAddressType,
-            "IP_DESTINATION_ADDRESS_TYPE" => Self::RemoteAddressType,
-            "IP_LOCAL_PORT" => Self::LocalPort,
-            "IP_REMOTE_PORT" => Self::RemotePort,
-            "IP_PROTOCOL" => Self::Protocol,
-            "IP_LOCAL_INTERFACE" | "IP_ARRIVAL_INTERFACE" | "IP_NEXTHOP_INTERFACE" => {
-                Self::InterfaceLuid
-            }
-            "INTERFACE_INDEX" | "ARRIVAL_INTERFACE_INDEX" | "NEXTHOP_INTERFACE_INDEX" => {
-                Self::InterfaceIndex
-            }
-            "INTERFACE_TYPE" | "ARRIVAL_INTERFACE_TYPE" | "NEXTHOP_INTERFACE_TYPE" => {
-                Self::InterfaceType
-            }
-            // No tunnel, no sub-interface, promiscuous mode off, no socket property.
-            "TUNNEL_TYPE"
-            | "ARRIVAL_TUNNEL_TYPE"
-            | "NEXTHOP_TUNNEL_TYPE"
-            | "SUB_INTERFACE_INDEX"
-            | "NEXTHOP_SUB_INTERFACE_INDEX"
-            | "ALE_PROMISCUOUS_MODE"
-            | "SIO_FIREWALL_SOCKET_PROPERTY"
-            | "SIO_FIREWALL_SYSTEM_PORT" => Self::Zero,
-            "FLAGS" => Self::Flags,
-            "DIRECTION" => Self::Direction,
-            "ALE_APP_ID" | "ALE_ORIGINAL_APP_ID" => Self::Application,
-            "ALE_USER_ID" => Self::User,
-            "REAUTHORIZE_REASON" => Self::Reauthorize,
-            "ORIGINAL_PROFILE_ID" => Self::OriginalProfile,
-            profile if profile.ends_with("PROFILE_ID") => Self::Profile,
-            "COMPARTMENT_ID" => Self::Compartment,
-            _ => Self::Unknown,
-        }
-    }
-}
-
-/// A layer's identifier, its fields and its metadata.
-#[derive(Clone, Copy, Debug)]
-struct Plan {
-    id: LayerId,
-    fields: [Source; MAX_FIELDS],
-    count: usize,
-    metadata: MetadataFields,
-}
-
-impl Plan {
-    fn of(kind: LayerKind, version: IpVersion) -> Option<Self> {
-        let layer = Layer::of(kind, version)?;
-        let mut fields = [Source::Unknown; MAX_FIELDS];
-        let count = layer.fields().len().min(MAX_FIELDS);
-        for (source, field) in fields.iter_mut().zip(layer.fields()) {
-            *source = Source::of(field.name());
-        }
-        Some(Self {
-            id: layer.id(),
-            fields,
-            count,
-            metadata: layer.metadata(),
-        })
-    }
-}
-
-/// The layers that the stack indicates.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Point {
-    InboundPacket,
-    OutboundPacket,
-    InboundTransport,
-    OutboundTransport,
-    Stream,
-    Datagram,
-    Bind,
-    Listen,
-    Accept,
-    Connect,
-    Established,
-    Closure,
-    Release,
-}
-
-const POINTS: [(Point, LayerKind); 13] = [
-    (Point::InboundPacket, LayerKind::InboundIpPacket),
-    (Point::OutboundPacket, LayerKind::OutboundIpPacket),
-    (Point::InboundTransport, LayerKind::InboundTransport),
-    (Point::OutboundTransport, LayerKind::OutboundTransport),
-    (Point::Stream, LayerKind::Stream),
-    (Point::Datagram, LayerKind::DatagramData),
-    (Point::Bind, LayerKind::AleResourceAssignment),
-    (Point::Listen, LayerKind::AleAuthListen),
-    (Point::Accept, LayerKind::AleAuthRecvAccept),
-    (Point::Connect, LayerKind::AleAuthConnect),
-    (Point::Established, LayerKind::AleFlowEstablished),
-    (Point::Closure, LayerKind::AleEndpointClosure),
-    (Point::Release, LayerKind::AleResourceRelease),
-];
 
 /// The way from the stack to [`Filtering`].
 #[derive(Debug)]
 pub(super) struct Indicator<F> {
     pub(super) filtering: F,
     pub(super) processes: Processes,
-    /// The network profile, once one is known.
-    pub(super) profile: Option<u32>,
+    pub(super) interfaces: Interfaces,
+    pub(super) options: Options,
+    /// What has left the stack, if anybody wants to know.
+    pub(super) output: Option<Vec<Output>>,
     plans: Vec<[Plan; 2]>,
     stages: Vec<StageId>,
 }
 
 impl<F: Filtering> Indicator<F> {
-    pub(super) fn new(filtering: F, processes: Processes) -> Self {
-        let plans = POINTS
+    pub(super) fn new(filtering: F, processes: Processes, interfaces: Interfaces) -> Self {
+        let plans = Point::ALL
             .iter()
-            .map(|&(point, kind)| {
-                debug_assert_eq!(POINTS[point as usize].0, point);
+            .map(|&point| {
                 let plan =
-                    |version| Plan::of(kind, version).expect("the schema has every IP layer");
+                    |version| Plan::of(point, version).expect("the schema has every IP layer");
                 [plan(IpVersion::V4), plan(IpVersion::V6)]
             })
             .collect();
         Self {
+            options: filtering.options(),
+            output: None,
             filtering,
             processes,
-            profile: None,
+            interfaces,
             plans,
             stages: Vec::new(),
         }
@@ -303,26 +223,138 @@ impl<F: Filtering> Indicator<F> {
         self.filtering.epoch(self.layer(point, version))
     }
 
-    /// Classifies at a layer; permits if nobody wants to see it.
+    /// The version whose layers see the conversation: IPv4 traffic of a dual-mode socket may be shown to ALE as
+    /// IPv6.
+    fn shown_as(&self, point: Point, conversation: &Conversation) -> IpVersion {
+        let mapped = conversation.dual
+            && self.options.dual_mode_layer == DualModeLayer::V6Mapped
+            && self.plan(point, conversation.version).is_ale;
+        if mapped {
+            IpVersion::V6
+        } else {
+            conversation.version
+        }
+    }
+
+    /// Classifies at a layer; permits if nobody wants to see it. What is blocked is shown to the discard layer.
     pub(super) fn classify(
         &mut self,
         point: Point,
         conversation: &Conversation,
         details: &Details<'_>,
     ) -> Outcome {
-        let plan = &self.plans[point as usize][conversation.version as usize];
+        let version = self.shown_as(point, conversation);
+        let plan = &self.plans[point as usize][version as usize];
         if !self.filtering.wants(plan.id) {
             return Outcome::Permit;
         }
-        let known = Known::of(&self.processes, self.profile, conversation);
+        let (id, discard) = (plan.id, plan.discard);
+        let outcome = self.show(
+            point,
+            id,
+            version,
+            conversation,
+            details,
+            Filtering::classify,
+        );
+        if outcome == Outcome::Block && discard.is_some() {
+            let filter_id = self.filtering.blocking_filter();
+            let policy = Discard {
+                filter_id,
+                ..Discard::POLICY
+            };
+            self.discard(point, conversation, details, policy);
+        }
+        outcome
+    }
+
+    /// Classifies at a redirect layer.
+    pub(super) fn redirect(
+        &mut self,
+        point: Point,
+        conversation: &Conversation,
+        details: &Details<'_>,
+        redirection: &mut Redirection,
+    ) -> Outcome {
+        let version = self.shown_as(point, conversation);
+        let id = self.layer(point, version);
+        if !self.filtering.wants(id) {
+            return Outcome::Permit;
+        }
+        let records = redirection.clone();
+        let details = Details {
+            redirection: records.is_proxied().then_some(&records),
+            ..*details
+        };
+        self.show(
+            point,
+            id,
+            version,
+            conversation,
+            &details,
+            |filtering, indication| filtering.redirect(indication, redirection),
+        )
+    }
+
+    /// Shows what is discarded to the discard layer of a layer. A callout's block there can only keep the stack
+    /// from answering.
+    pub(super) fn discard(
+        &mut self,
+        point: Point,
+        conversation: &Conversation,
+        details: &Details<'_>,
+        discard: Discard,
+    ) -> Outcome {
+        let version = self.shown_as(point, conversation);
+        let Some((id, _)) = self.plan(point, version).discard else {
+            return Outcome::Permit;
+        };
+        if !self.filtering.wants(id) {
+            return Outcome::Permit;
+        }
+        let details = Details {
+            completion_handle: 0,
+            discard: Some(discard),
+            ..*details
+        };
+        self.show(
+            point,
+            id,
+            version,
+            conversation,
+            &details,
+            Filtering::classify,
+        )
+    }
+
+    fn show(
+        &mut self,
+        point: Point,
+        id: LayerId,
+        version: IpVersion,
+        conversation: &Conversation,
+        details: &Details<'_>,
+        ask: impl FnOnce(&mut F, &Indication<'_>) -> Outcome,
+    ) -> Outcome {
+        let plan = &self.plans[point as usize][version as usize];
+        let known = Known::of(
+            &self.processes,
+            &self.interfaces,
+            self.options.user_id_type,
+            version,
+            conversation,
+            details,
+        );
         let mut values = [Value::Empty; MAX_FIELDS];
         let values = fill(plan, &known, conversation, details, &mut values);
-        let metadata = metadata(plan, &self.processes, conversation, details);
-        self.filtering.classify(&Indication {
+        let metadata = metadata(plan, &known, details);
+        let indication = Indication {
             packet: details.packet,
+            chain: details.chain,
             pend_handle: details.completion_handle,
-            ..Indication::new(plan.id, values, &metadata)
-        })
+            ..Indication::new(id, values, &metadata)
+        };
+        ask(&mut self.filtering, &indication)
     }
 
     /// Classifies a piece of a stream for one stage.
@@ -332,11 +364,19 @@ impl<F: Filtering> Indicator<F> {
         details: &Details<'_>,
         segment: &StreamSegment<'_>,
     ) -> StreamOutcome {
-        let plan = &self.plans[Point::Stream as usize][conversation.version as usize];
-        let known = Known::of(&self.processes, self.profile, conversation);
+        let version = conversation.version;
+        let plan = &self.plans[Point::Stream as usize][version as usize];
+        let known = Known::of(
+            &self.processes,
+            &self.interfaces,
+            self.options.user_id_type,
+            version,
+            conversation,
+            details,
+        );
         let mut values = [Value::Empty; MAX_FIELDS];
         let values = fill(plan, &known, conversation, details, &mut values);
-        let metadata = metadata(plan, &self.processes, conversation, details);
+        let metadata = metadata(plan, &known, details);
         let indication = Indication::new(plan.id, values, &metadata);
         self.filtering.classify_stream(&indication, segment)
     }
@@ -370,34 +410,76 @@ const fn address(version: IpVersion, address: u128, bytes: &[u8; 16]) -> Value<'
 
 /// What values of a classify point at.
 struct Known<'a> {
+    version: IpVersion,
     identity: &'a Identity,
     token: Token<'a>,
-    profile: Option<u32>,
+    user_id_type: UserIdType,
     local: [u8; 16],
     remote: [u8; 16],
+    quoted: [u8; 16],
+    interface: Interface,
+    arrival: Option<Interface>,
+    next_hop: Option<Interface>,
 }
+
+/// `::ffff:0:0/96`, the prefix of IPv4-mapped addresses.
+const MAPPED: u128 = 0xffff << 32;
 
 impl<'a> Known<'a> {
-    fn of(processes: &'a Processes, profile: Option<u32>, conversation: &Conversation) -> Self {
+    fn of(
+        processes: &'a Processes,
+        interfaces: &Interfaces,
+        user_id_type: UserIdType,
+        version: IpVersion,
+        conversation: &Conversation,
+        details: &Details<'_>,
+    ) -> Self {
         let identity = processes.identity(conversation.identity);
+        let prefix = if version == conversation.version {
+            0
+        } else {
+            MAPPED
+        };
+        let interface = if conversation.loopback {
+            Interface::LOOPBACK
+        } else {
+            interfaces.of(conversation.link)
+        };
+        let named = |link: Option<Link>| link.map(|link| interfaces.of(link));
+        let outbound = details.packet_direction.unwrap_or(details.direction) == Direction::Outbound;
         Self {
+            version,
             identity,
             token: identity.token(),
-            profile,
-            local: conversation.local.to_be_bytes(),
-            remote: conversation.remote.to_be_bytes(),
+            user_id_type,
+            local: (conversation.local | prefix).to_be_bytes(),
+            remote: (conversation.remote | prefix).to_be_bytes(),
+            quoted: details
+                .embedded
+                .map_or(0, |embedded| embedded.remote)
+                .to_be_bytes(),
+            interface,
+            arrival: named(details.arrival).or((!outbound).then_some(interface)),
+            next_hop: named(details.next_hop).or(outbound.then_some(interface)),
         }
     }
-}
 
-fn interface(conversation: &Conversation) -> (u32, u32) {
-    if conversation.loopback {
-        (LOOPBACK_INTERFACE, IF_TYPE_LOOPBACK)
-    } else {
-        (
-            FIRST_INTERFACE + u32::from(conversation.link),
-            IF_TYPE_ETHERNET,
-        )
+    /// The zone of a link-local remote address, 0 without.
+    const fn scope(&self) -> u32 {
+        match self.version {
+            IpVersion::V6 if self.remote[0] == 0xfe && self.remote[1] & 0xc0 == 0x80 => {
+                self.interface.index
+            }
+            _ => 0,
+        }
+    }
+
+    const fn which(&self, which: Which) -> Option<&Interface> {
+        match which {
+            Which::Local => Some(&self.interface),
+            Which::Arrival => self.arrival.as_ref(),
+            Which::NextHop => self.next_hop.as_ref(),
+        }
     }
 }
 
@@ -408,41 +490,57 @@ fn fill<'v, 'a>(
     details: &Details<'_>,
     values: &'v mut [Value<'a>; MAX_FIELDS],
 ) -> &'v [Value<'a>] {
-    let (interface_index, interface_type) = interface(conversation);
+    let of =
+        |which, value: fn(&Interface) -> Value<'a>| known.which(which).map_or(Value::Empty, value);
+    let profile = |profile: Option<u32>| profile.map_or(Value::Empty, Value::Uint32);
+    let embedded =
+        |value: &dyn Fn(Embedded) -> Value<'a>| details.embedded.map_or(Value::Empty, value);
     for (value, source) in values.iter_mut().zip(&plan.fields[..plan.count]) {
-        *value = match source {
+        *value = match *source {
             Source::Unknown => Value::Empty,
             Source::RemoteAddress | Source::RemotePort if !conversation.has_peer => Value::Empty,
-            Source::LocalAddress => address(conversation.version, conversation.local, &known.local),
-            Source::RemoteAddress => {
-                address(conversation.version, conversation.remote, &known.remote)
-            }
+            Source::LocalAddress if conversation.any_address => Value::Empty,
+            Source::LocalAddress => address(known.version, conversation.local, &known.local),
+            Source::RemoteAddress => address(known.version, conversation.remote, &known.remote),
             Source::LocalAddressType => Value::Uint8(conversation.local_type as u8),
             Source::RemoteAddressType => Value::Uint8(conversation.remote_type as u8),
             Source::LocalPort => Value::Uint16(conversation.local_port),
             Source::RemotePort => Value::Uint16(conversation.remote_port),
             Source::Protocol => Value::Uint8(conversation.protocol),
-            // NET_LUID: the interface type in the upper 16 bits, the LUID index in the next 24.
-            Source::InterfaceLuid => {
-                Value::Uint64(u64::from(interface_type) << 48 | u64::from(interface_index) << 24)
+            Source::EmbeddedProtocol => embedded(&|quoted| Value::Uint8(quoted.protocol)),
+            Source::EmbeddedRemoteAddress => {
+                embedded(&|quoted| address(known.version, quoted.remote, &known.quoted))
             }
-            Source::InterfaceIndex => Value::Uint32(interface_index),
-            Source::InterfaceType => Value::Uint32(interface_type),
+            Source::EmbeddedLocalAddressType => {
+                embedded(&|quoted| Value::Uint8(quoted.local_type as u8))
+            }
+            Source::EmbeddedLocalPort => embedded(&|quoted| Value::Uint16(quoted.local_port)),
+            Source::EmbeddedRemotePort => embedded(&|quoted| Value::Uint16(quoted.remote_port)),
+            Source::Luid(which) => of(which, |interface| Value::Uint64(interface.luid())),
+            Source::Index(which) => of(which, |interface| Value::Uint32(interface.index)),
+            Source::Type(which) => of(which, |interface| Value::Uint32(interface.kind)),
+            Source::Tunnel(which) => of(which, |_| Value::Uint32(0)),
+            Source::Profile(which) => profile(known.which(which).and_then(|one| one.profile)),
+            Source::OriginalProfile => {
+                profile(details.original_profile.or(known.interface.profile))
+            }
+            Source::OriginalIcmpType => details
+                .original_icmp_type
+                .map_or(Value::Empty, Value::Uint16),
+            Source::Promiscuous => Value::Uint32(u32::from(conversation.promiscuous)),
             Source::Zero => Value::Uint32(0),
             Source::Flags => {
-                let loopback = if conversation.loopback {
-                    ConditionFlags::IS_LOOPBACK
-                } else {
-                    ConditionFlags::NONE
-                };
-                Value::Uint32((details.flags | loopback).bits())
+                let flags = conversation.flags();
+                let shown = flags.bits() & plan.flags.bits();
+                Value::Uint32(details.flags.bits() | shown)
             }
             Source::Direction => Value::Uint32(details.direction.value()),
             Source::Application => Value::ByteBlob(known.identity.application_id()),
-            Source::User => Value::TokenAccessInformation(&known.token),
+            Source::User => match known.user_id_type {
+                UserIdType::TokenAccessInformation => Value::TokenAccessInformation(&known.token),
+                UserIdType::TokenInformation => Value::TokenInformation(&known.token),
+            },
             Source::Reauthorize => Value::Uint32(details.reauthorize.bits()),
-            Source::Profile => known.profile.map_or(Value::Empty, Value::Uint32),
-            Source::OriginalProfile => details.original_profile.map_or(Value::Empty, Value::Uint32),
             Source::Compartment => Value::Uint32(COMPARTMENT),
         };
     }
@@ -453,12 +551,7 @@ fn fill<'v, 'a>(
     clippy::cast_possible_truncation,
     reason = "headers are shorter than a packet"
 )]
-fn metadata<'a>(
-    plan: &Plan,
-    processes: &'a Processes,
-    conversation: &Conversation,
-    details: &Details<'_>,
-) -> Metadata<'a> {
+fn metadata<'a>(plan: &Plan, known: &Known<'a>, details: &Details<'a>) -> Metadata<'a> {
     let mut present = MetadataFields::PROCESS_PATH
         | MetadataFields::TOKEN
         | MetadataFields::PROCESS_ID
@@ -469,6 +562,11 @@ fn metadata<'a>(
             present |= fields;
         }
     };
+    let scope = known.scope();
+    let redirected = details.redirection.is_some_and(Redirection::is_redirected);
+    let target = details
+        .redirection
+        .map_or(0, |redirection| redirection.current().target_process);
     add(details.flow_handle != 0, MetadataFields::FLOW_HANDLE);
     add(
         details.endpoint_handle != 0,
@@ -488,11 +586,7 @@ fn metadata<'a>(
     );
     add(
         details.header_sizes.is_some(),
-        MetadataFields::IP_HEADER_SIZE,
-    );
-    add(
-        details.header_sizes.is_some(),
-        MetadataFields::TRANSPORT_HEADER_SIZE,
+        MetadataFields::IP_HEADER_SIZE | MetadataFields::TRANSPORT_HEADER_SIZE,
     );
     add(
         details.icmp_id_and_sequence.is_some(),
@@ -503,9 +597,28 @@ fn metadata<'a>(
         details.packet_direction.is_some(),
         MetadataFields::PACKET_DIRECTION,
     );
+    add(scope != 0, MetadataFields::REMOTE_SCOPE_ID);
+    add(
+        !details.include_header.is_empty(),
+        MetadataFields::TRANSPORT_HEADER_INCLUDE_HEADER,
+    );
+    add(redirected, MetadataFields::ORIGINAL_DESTINATION);
+    add(target != 0, MetadataFields::LOCAL_REDIRECT_TARGET_PID);
+    add(
+        details.redirection.is_some(),
+        MetadataFields::REDIRECT_RECORD_HANDLE,
+    );
     let (ip_header_size, transport_header_size) = details.header_sizes.unwrap_or_default();
+    let listed = match (details.discard, plan.discard) {
+        (Some(_), Some((_, listed))) => {
+            present |= MetadataFields::DISCARD_REASON;
+            listed
+        }
+        _ => plan.metadata,
+    };
     Metadata {
-        present: MetadataFields::from_bits(present.bits() & plan.metadata.bits()),
+        present: MetadataFields::from_bits(present.bits() & listed.bits()),
+        discard: details.discard.unwrap_or(Discard::POLICY),
         flow_handle: details.flow_handle,
         ip_header_size: ip_header_size as u32,
         transport_header_size: transport_header_size as u32,
@@ -516,7 +629,10 @@ fn metadata<'a>(
         icmp_id_and_sequence: details.icmp_id_and_sequence.unwrap_or(0),
         fragment: details.fragment.unwrap_or_default(),
         compartment_id: COMPARTMENT,
-        path_mtu: ETHERNET_MTU,
-        ..Metadata::nothing(processes.identity(conversation.identity))
+        path_mtu: known.interface.mtu,
+        remote_scope_id: scope,
+        include_header: details.include_header,
+        redirection: details.redirection,
+        ..Metadata::nothing(known.identity)
     }
 }

@@ -1,21 +1,21 @@
 //! What drivers send back into the stack, and the decisions that they delay.
 
-use wfp_schema::flags::ReauthorizeReason;
-use wfp_schema::{ConditionFlags, Direction, StreamFlags};
+use wfp_schema::StreamFlags;
 
-use super::flow::State;
-use super::host::{Entry, Host, Transit};
-use super::indicate::{Filtering, InjectionMark, Outcome, PacketId, StageId, Ticks};
+use super::host::{Arrival, Entry, Host, Transit, dropped};
+use super::indicate::{Filtering, InjectionMark, PacketId, StageId};
 use super::indicator::{Details, Point};
 use super::key::Link;
+use super::link::Frame;
 use super::packet::{Fragment, Packet, Transport};
-use super::redirect::{Completion, Request};
 use super::report::{PacketReport, Reason};
 use super::stream::Delivered;
 use super::tcp::Surroundings;
 
 /// Absorbed packets that are remembered; older ones count as dropped.
 const MAX_ABSORBED: usize = 4096;
+/// How often a packet may be injected, clones of clones included. Each driver of a chain injects it once or twice.
+const MAX_HOPS: u32 = 64;
 
 /// Where an injected packet comes in, and which way it goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +74,7 @@ pub struct Injection<'a> {
 
 /// What tells packets apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Fingerprint {
+pub(super) struct Fingerprint {
     outbound: bool,
     source: (u128, u16),
     destination: (u128, u16),
@@ -85,7 +85,7 @@ struct Fingerprint {
 }
 
 impl Fingerprint {
-    const fn of(packet: &Packet<'_>, outbound: bool) -> Self {
+    pub(super) const fn of(packet: &Packet<'_>, outbound: bool) -> Self {
         let sequence = match packet.transport {
             Transport::Tcp(tcp) => tcp.sequence,
             Transport::Icmp(icmp) => match icmp.id_and_sequence {
@@ -104,6 +104,28 @@ impl Fingerprint {
             length: packet.wire_len,
         }
     }
+
+    /// Of the packet that a frame carries, or of the frame itself.
+    pub(super) fn of_frame(frame: &Frame<'_>, outbound: bool) -> Self {
+        frame.packet().map_or(
+            Self {
+                outbound,
+                source: (number(frame.source), frame.ether_type),
+                destination: (number(frame.destination), frame.vlan),
+                protocol: 0,
+                identification: 0,
+                sequence: 0,
+                length: frame.bytes.len(),
+            },
+            |packet| Self::of(&packet, outbound),
+        )
+    }
+}
+
+/// A hardware address as a number.
+fn number(mac: [u8; 6]) -> u128 {
+    mac.iter()
+        .fold(0, |number, &byte| number << 8 | u128::from(byte))
 }
 
 /// A packet that a callout keeps.
@@ -112,49 +134,12 @@ pub(super) struct Absorbed {
     pub(super) id: PacketId,
     /// The other fragments of the datagram.
     pub(super) fragments: Vec<PacketId>,
-    fingerprint: Fingerprint,
+    pub(super) fingerprint: Fingerprint,
     /// Fragments have no flow yet.
-    flow: Option<usize>,
-    outbound: bool,
-}
-
-/// An operation that a callout keeps.
-#[derive(Debug)]
-pub(super) struct Pended {
-    completion_handle: u64,
-    flow: usize,
-    id: PacketId,
-    outbound: bool,
-    fingerprint: Fingerprint,
-    bytes: Vec<u8>,
-    fragments: Vec<PacketId>,
-}
-
-impl Pended {
-    pub(super) fn new(completion_handle: u64, flow: usize, transit: &Transit<'_>) -> Self {
-        Self {
-            completion_handle,
-            flow,
-            id: transit.id,
-            outbound: transit.outbound,
-            fingerprint: Fingerprint::of(transit.packet, transit.outbound),
-            bytes: transit.packet.bytes.to_vec(),
-            fragments: Vec::new(),
-        }
-    }
-}
-
-impl Pended {
-    /// The packet alone, once its operation is over.
-    fn into_absorbed(self) -> Absorbed {
-        Absorbed {
-            id: self.id,
-            fragments: self.fragments,
-            fingerprint: self.fingerprint,
-            flow: Some(self.flow),
-            outbound: self.outbound,
-        }
-    }
+    pub(super) flow: Option<usize>,
+    pub(super) outbound: bool,
+    /// How often it has been injected.
+    pub(super) hops: u32,
 }
 
 impl<F: Filtering> Host<F> {
@@ -166,10 +151,11 @@ impl<F: Filtering> Host<F> {
             fingerprint: Fingerprint::of(transit.packet, transit.outbound),
             flow,
             outbound: transit.outbound,
+            hops: transit.hops,
         });
     }
 
-    fn remember(&mut self, absorbed: Absorbed) {
+    pub(super) fn remember(&mut self, absorbed: Absorbed) {
         if self.absorbed.len() == MAX_ABSORBED
             && let Some(oldest) = self.absorbed.pop_front()
         {
@@ -187,12 +173,12 @@ impl<F: Filtering> Host<F> {
             .find(|absorbed| absorbed.id == id);
         if let Some(absorbed) = absorbed {
             absorbed.fragments.extend(others);
-        } else if let Some(pended) = self.pended.iter_mut().find(|pended| pended.id == id) {
-            pended.fragments.extend(others);
+        } else {
+            self.pended_shares_fate(id, others);
         }
     }
 
-    fn settle(&mut self, absorbed: &Absorbed, passed: bool) {
+    pub(super) fn settle(&mut self, absorbed: &Absorbed, passed: bool) {
         if absorbed.id == PacketId::NONE {
             return;
         }
@@ -204,8 +190,8 @@ impl<F: Filtering> Host<F> {
         {
             let packets = 1 + absorbed.fragments.len() as u64;
             self.counters.passed += packets;
-            let report = self.flows.all[flow].report;
-            self.reports[report.0].passed[usize::from(!absorbed.outbound)] += packets;
+            let entry = &self.flows.all[flow];
+            self.reports[entry.report.0].passed[entry.side(absorbed.outbound)] += packets;
         }
     }
 
@@ -213,9 +199,7 @@ impl<F: Filtering> Host<F> {
         while let Some(absorbed) = self.absorbed.pop_front() {
             self.settle(&absorbed, false);
         }
-        for pended in std::mem::take(&mut self.pended) {
-            self.settle(&pended.into_absorbed(), false);
-        }
+        self.drop_pended();
         let incomplete = self.fragments.drain();
         self.discard_fragments(&incomplete);
     }
@@ -226,53 +210,84 @@ impl<F: Filtering> Host<F> {
     /// Injected packets are not counted in flows, their origins are.
     pub fn inject(&mut self, injection: &Injection<'_>) -> PacketReport {
         self.counters.injected += 1;
-        let outbound = injection.point.outbound();
-        let packet = match Packet::parse(injection.bytes) {
-            Ok(packet) => packet,
-            Err(malformed) => {
-                let reason = Some(Reason::Malformed(malformed));
-                return PacketReport {
-                    id: PacketId::NONE,
-                    flow: None,
-                    passed: false,
-                    reason,
-                };
-            }
-        };
-        let fingerprint = Fingerprint::of(&packet, outbound);
-        let origin = self.absorbed.iter().position(|absorbed| {
+        match injection.point {
+            InjectionPoint::MacSend | InjectionPoint::MacReceive => self.inject_frame(injection),
+            _ => match Packet::parse(injection.bytes) {
+                Ok(packet) => {
+                    let outbound = injection.point.outbound();
+                    let fingerprint = Fingerprint::of(&packet, outbound);
+                    let origin = self.origin(injection, fingerprint);
+                    self.inject_packet(injection, &packet, origin)
+                }
+                Err(malformed) => dropped(PacketId::NONE, None, Reason::Malformed(malformed)),
+            },
+        }
+    }
+
+    /// The absorbed packet that an injected one stands for.
+    pub(super) fn origin(
+        &mut self,
+        injection: &Injection<'_>,
+        fingerprint: Fingerprint,
+    ) -> Option<Absorbed> {
+        let at = self.absorbed.iter().position(|absorbed| {
             injection
                 .origin
                 .map_or(absorbed.fingerprint == fingerprint, |id| absorbed.id == id)
         });
-        let origin = origin.and_then(|at| self.absorbed.remove(at));
-        self.counters.injected_new += u64::from(origin.is_none());
+        self.counters.injected_new += u64::from(at.is_none());
+        at.and_then(|at| self.absorbed.remove(at))
+    }
+
+    /// How often the packet has been injected, this time included; `None` if that is too often.
+    pub(super) fn hop(
+        &mut self,
+        injection: &Injection<'_>,
+        origin: Option<&Absorbed>,
+    ) -> Option<u32> {
+        let known = origin.map_or(0, |absorbed| absorbed.hops);
+        let hops = injection.hops.max(known).saturating_add(1);
+        if hops > MAX_HOPS {
+            self.counters.injection_loops += 1;
+            return None;
+        }
+        Some(hops)
+    }
+
+    /// Sends an injected packet through the stack.
+    pub(super) fn inject_packet(
+        &mut self,
+        injection: &Injection<'_>,
+        packet: &Packet<'_>,
+        origin: Option<Absorbed>,
+    ) -> PacketReport {
+        let outbound = injection.point.outbound();
         let id = origin
             .as_ref()
             .map_or(PacketId::NONE, |absorbed| absorbed.id);
-        if let Some(fragment) = packet.fragment {
-            return self.inject_fragment(injection, &packet, fragment, origin, id);
-        }
-        let Some((flow, _)) = self.find_or_open(&packet, injection.link) else {
-            let passed = origin.is_some();
-            if let Some(absorbed) = origin {
-                self.settle(&absorbed, true);
-            }
-            return PacketReport {
-                id,
-                flow: None,
-                passed,
-                reason: Some(Reason::Foreign),
-            };
-        };
+        let hops = self.hop(injection, origin.as_ref());
         let transit = Transit {
-            id,
-            packet: &packet,
-            outbound,
-            flags: ConditionFlags::NONE,
             mark: Some(injection.mark),
+            hops: hops.unwrap_or(0),
+            ..Transit::new(id, Arrival::on(injection.link), packet, outbound)
         };
-        let mut report = self.pass(flow, &transit, injection.point.entry(), 0);
+        let mut report = if hops.is_none() {
+            dropped(id, None, Reason::InjectionLoop)
+        } else if injection.point == InjectionPoint::Forward {
+            self.forwarded(&transit)
+        } else if let Some(fragment) = packet.fragment {
+            self.inject_fragment(&transit, fragment)
+        } else {
+            match self.find_or_open(packet, transit.arrival, !outbound) {
+                Some((flow, _)) => self.pass(flow, &transit, injection.point.entry(), 0),
+                None => PacketReport {
+                    id,
+                    flow: None,
+                    passed: origin.is_some(),
+                    reason: Some(Reason::Foreign),
+                },
+            }
+        };
         if let Some(absorbed) = origin {
             if report.reason.is_some_and(Reason::is_pending) {
                 self.share_fate(absorbed.id, absorbed.fragments);
@@ -285,99 +300,23 @@ impl<F: Filtering> Host<F> {
     }
 
     /// An inbound fragment joins its datagram; an outbound one goes out as it is.
-    fn inject_fragment(
-        &mut self,
-        injection: &Injection<'_>,
-        packet: &Packet<'_>,
-        fragment: Fragment,
-        origin: Option<Absorbed>,
-        id: PacketId,
-    ) -> PacketReport {
-        let report = if injection.point.outbound() {
-            PacketReport {
-                id,
-                flow: None,
-                passed: true,
-                reason: None,
-            }
-        } else {
-            self.fragment(id, injection.link, packet, fragment, Some(injection.mark))
-        };
-        if let Some(absorbed) = origin
-            && !report.reason.is_some_and(Reason::is_pending)
-        {
-            self.settle(&absorbed, report.passed);
+    fn inject_fragment(&mut self, transit: &Transit<'_>, fragment: Fragment) -> PacketReport {
+        if !transit.outbound {
+            return self.fragment(
+                transit.id,
+                transit.arrival,
+                transit.packet,
+                fragment,
+                transit.mark,
+            );
         }
-        report
-    }
-
-    /// `FwpsCompleteOperation0` for the completion handle of a pended authorization.
-    ///
-    /// A pended connect is reauthorized at once (`IS_REAUTHORIZE`, reason `CLASSIFY_COMPLETION`): if
-    /// permitted, the packet of a TCP connection goes on, while the packet of another protocol is flushed
-    /// and passes if the driver injects it. A pended accept goes back to where it was: the driver injects
-    /// the packet, and that is classified anew. `false` if there is no such operation.
-    pub fn complete(&mut self, now: Ticks, completion_handle: u64) -> bool {
-        self.advance_to(now);
-        let Some(at) = self
-            .pended
-            .iter()
-            .position(|pended| pended.completion_handle == completion_handle)
-        else {
-            return false;
-        };
-        let mut pended = self.pended.swap_remove(at);
-        let (flow, outbound) = (pended.flow, pended.outbound);
-        let bytes = std::mem::take(&mut pended.bytes);
-        let absorbed = pended.into_absorbed();
-        let Ok(packet) = Packet::parse(&bytes) else {
-            return false;
-        };
-        let transit = Transit {
-            id: absorbed.id,
-            packet: &packet,
-            outbound,
-            flags: ConditionFlags::NONE,
-            mark: None,
-        };
-        if self.flows.all[flow].direction == Direction::Inbound {
-            self.close(flow, State::New);
-            self.remember(absorbed);
-            return true;
+        self.sent(transit.packet.bytes);
+        PacketReport {
+            id: transit.id,
+            flow: None,
+            passed: true,
+            reason: None,
         }
-        let outcome = self.ask(flow, &transit, 0, ReauthorizeReason::CLASSIFY_COMPLETION);
-        if outcome != Outcome::Permit {
-            let layer = self.authorizing_layer(flow);
-            self.kill(flow, layer);
-            self.settle(&absorbed, false);
-        } else if self.begin(flow, &transit).is_err() {
-            self.settle(&absorbed, false);
-        } else if matches!(packet.transport, Transport::Tcp(_)) {
-            let report = self.pass(flow, &transit, Entry::Whole, 0);
-            if report.reason.is_some_and(Reason::is_pending) {
-                self.share_fate(absorbed.id, absorbed.fragments);
-            } else {
-                self.settle(&absorbed, report.passed);
-            }
-        } else {
-            self.remember(absorbed);
-        }
-        true
-    }
-
-    /// `FwpsCompleteClassify0` for the pend handle of a classify at a redirect layer or at
-    /// `ALE_ENDPOINT_CLOSURE`. `changes` are versions of the layer data that were applied meanwhile, oldest first.
-    /// `false` if there is no such classify.
-    pub fn complete_classify(
-        &mut self,
-        now: Ticks,
-        pend_handle: u64,
-        completion: Completion,
-        changes: &[Request],
-    ) -> bool {
-        self.advance_to(now);
-        let _ = (pend_handle, completion, changes);
-        false
     }
 
     /// `FwpsFlowAbort0`: resets the flow with this handle. `false` if there is none.
@@ -414,13 +353,20 @@ impl<F: Filtering> Host<F> {
         flags: StreamFlags,
         bytes: &[u8],
     ) -> bool {
-        let outbound = flags.contains(StreamFlags::SEND);
         self.with_stream(flow_handle, |connection, around| {
-            connection.inject(around, stage, outbound, bytes)
+            connection.inject(around, stage, flags, bytes)
         })
     }
 
-    fn flow_with(&self, flow_handle: u64) -> Option<usize> {
+    /// Bytes that a connection can still receive before a deferring callout goes on; `None` if there is no such
+    /// connection.
+    pub fn receive_window(&self, flow_handle: u64) -> Option<usize> {
+        let flow = self.flow_with(flow_handle)?;
+        let connection = self.flows.all[flow].connection.as_ref()?;
+        Some(connection.window())
+    }
+
+    pub(super) fn flow_with(&self, flow_handle: u64) -> Option<usize> {
         self.flows
             .all
             .iter()

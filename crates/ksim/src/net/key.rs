@@ -6,6 +6,7 @@ use rustc_hash::FxHasher;
 use std::hash::{Hash, Hasher};
 use wfp_schema::IpVersion;
 
+use super::indicator::Conversation;
 use super::packet::{Packet, Transport, icmp_family, ip_addr, protocol, tcp_flag};
 
 /// The link that a packet was seen on, such as a VLAN id; links have flows of their own.
@@ -65,6 +66,28 @@ impl FlowKey {
             },
             forward,
         )
+    }
+
+    /// The key of packets between the ends of a conversation that has ports or none, and whether the local end is
+    /// the key's low end.
+    pub(super) fn between(conversation: &Conversation) -> (Self, bool) {
+        let version = u32::from(matches!(conversation.version, IpVersion::V6));
+        let rest = u32::from(conversation.link) << 16 | version << 8;
+        let local = (conversation.local, conversation.local_end().port);
+        let remote = (conversation.remote, conversation.remote_end().port);
+        let forward = local <= remote;
+        let (low, high) = if forward {
+            (local, remote)
+        } else {
+            (remote, local)
+        };
+        let key = Self {
+            low: low.0,
+            high: high.0,
+            ports: halves(low.1, high.1),
+            rest: rest | u32::from(conversation.protocol),
+        };
+        (key, forward)
     }
 
     /// The key of the entry that reports the flow: addresses, protocol and ports.

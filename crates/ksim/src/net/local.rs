@@ -17,7 +17,8 @@ pub struct LocalSide {
     broadcasts: BTreeSet<IpAddr>,
 }
 
-fn same_prefix(left: IpAddr, right: IpAddr, length: u8) -> bool {
+/// Whether two addresses share their first bits.
+pub(super) fn same_prefix(left: IpAddr, right: IpAddr, length: u8) -> bool {
     let (left, right, bits) = match (left, right) {
         (IpAddr::V4(left), IpAddr::V4(right)) => (
             u128::from(left.to_bits()) << 96,

@@ -42,7 +42,7 @@ pub struct Metadata<'a> {
     pub source_interface_index: u32,
     /// The interface that a packet goes to, by its index.
     pub destination_interface_index: u32,
-    /// `SCOPE_ID` of the remote address: the zone of a link-local one in the upper 28 bits.
+    /// `SCOPE_ID` of the remote address: the zone of a link-local one, which is its interface, in the low 28 bits.
     pub remote_scope_id: u32,
     /// The IP header that a raw socket sent along (`headerIncludeHeader`).
     pub include_header: &'a [u8],

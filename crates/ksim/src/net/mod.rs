@@ -37,33 +37,50 @@
 //! - Outbound fragments are put together first, since only inbound paths show fragments.
 
 mod ale;
+mod change;
+mod endpoint;
 mod flow;
+mod forward;
+mod fragmented;
 mod fragments;
+mod group;
 mod host;
+mod icmp;
 pub mod indicate;
 mod indicator;
 mod inject;
+mod interface;
 mod key;
+mod link;
 mod local;
+mod lookup;
 mod metadata;
+mod output;
 pub mod packet;
 mod path;
+mod pend;
+mod plan;
 mod process;
 mod reassembly;
 mod redirect;
+mod redirecting;
 mod report;
+mod rewrite;
 mod stream;
 mod tcp;
 
-pub use host::{Host, IDLE_TIMEOUT, Setup};
+pub use endpoint::{Opened, Socket};
+pub use host::{Arrival, Host, IDLE_TIMEOUT, Setup};
 pub use indicate::{
     ClassifyOptions, End, Filtering, FlowInfo, Indication, InjectionMark, Outcome, PacketData,
     PacketId, StageId, StreamOutcome, StreamSegment, Ticks, Token, Value, Verdict,
 };
 pub use inject::{Injection, InjectionPoint};
+pub use interface::{Interface, Interfaces};
 pub use key::{Ends, Link, flow_hash, sender_begins};
 pub use local::{Discovery, Found, LocalSide, Scope};
 pub use metadata::{Discard, FragmentData, LinkMetadata, Metadata};
+pub use output::Output;
 pub use packet::{Malformed, Packet};
 pub use process::{BadSid, Identity, IdentityId, Processes, Sid, nt_path};
 pub use redirect::{Completion, Redirection, Request};

@@ -11,6 +11,8 @@ use wfp_schema::IpVersion;
 pub mod protocol {
     /// Internet Control Message Protocol.
     pub const ICMP: u8 = 1;
+    /// Internet Group Management Protocol.
+    pub const IGMP: u8 = 2;
     /// Transmission Control Protocol.
     pub const TCP: u8 = 6;
     /// User Datagram Protocol.
@@ -60,6 +62,18 @@ pub struct Fragment {
     pub unfragmentable: usize,
 }
 
+impl Fragment {
+    /// Where the data of this piece stands in its packet.
+    pub(super) const fn data_at(&self) -> usize {
+        // An IPv6 fragment header has 8 bytes; an IPv4 header holds the fields itself.
+        if self.next_header_at == 9 {
+            self.unfragmentable
+        } else {
+            self.unfragmentable + 8
+        }
+    }
+}
+
 /// Bits of the TCP header's flags.
 pub mod tcp_flag {
     /// No more data from the sender.
@@ -72,6 +86,8 @@ pub mod tcp_flag {
     pub const PSH: u8 = 0x08;
     /// The acknowledgment number is valid.
     pub const ACK: u8 = 0x10;
+    /// The urgent pointer is valid.
+    pub const URG: u8 = 0x20;
 }
 
 /// What the stack needs of a TCP header.

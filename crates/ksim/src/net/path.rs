@@ -1,59 +1,220 @@
 //! A packet's way through the layers, in Windows's order.
 //!
-//! - inbound: `INBOUND_IPPACKET`, `INBOUND_TRANSPORT`, ALE if the flow is new, `STREAM` or `DATAGRAM_DATA`;
-//! - outbound: ALE if the flow is new, `STREAM` or `DATAGRAM_DATA`, `OUTBOUND_TRANSPORT`,
-//!   `OUTBOUND_IPPACKET`.
+//! - inbound: `INBOUND_IPPACKET`, `INBOUND_TRANSPORT`, ALE if the flow is new, `STREAM_PACKET` and `STREAM`, or
+//!   `DATAGRAM_DATA`; an ICMP error comes to `INBOUND_ICMP_ERROR` instead of ALE;
+//! - outbound: the redirect layers and ALE if the flow is new, `STREAM` or `DATAGRAM_DATA`, `STREAM_PACKET`,
+//!   `OUTBOUND_TRANSPORT`, `OUTBOUND_IPPACKET`; an ICMP error begins at `OUTBOUND_ICMP_ERROR`.
 
 use wfp_schema::Direction;
+use wfp_schema::codes::AddressType;
 
 use super::flow::State;
-use super::host::{Entry, Host, IDLE_TIMEOUT, Transit, has_ale};
+use super::host::{Arrival, Entry, Host, Transit, dropped, has_ale};
 use super::indicate::{Filtering, Outcome};
 use super::indicator::{Conversation, Details, Point};
 use super::key::is_connection;
-use super::packet::{Tcp, Transport, tcp_flag};
-use super::report::Reason;
+use super::packet::{Packet, Tcp, Transport, tcp_flag};
+use super::report::{PacketReport, Reason};
 use super::tcp::{Connection, Surroundings};
 
+/// What a packet counts for in its flow.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Weight {
+    pub(super) packets: u64,
+    pub(super) bytes: u64,
+}
+
 impl<F: Filtering> Host<F> {
-    pub(super) fn inbound(
+    /// Takes a packet that is no fragment; which way it goes is found out.
+    pub(super) fn whole(&mut self, transit: &Transit<'_>, weight: Weight) -> PacketReport {
+        let found = self.find_or_open(transit.packet, transit.arrival, false);
+        let Some((flow, outbound)) = found else {
+            return self.forward(transit);
+        };
+        let entry = &self.flows.all[flow];
+        let side = entry.side(outbound);
+        let report = &mut self.reports[entry.report.0];
+        report.packets[side] += weight.packets;
+        report.bytes[side] += weight.bytes;
+        report.last_seen = self.now;
+        let transit = Transit {
+            outbound,
+            ..*transit
+        };
+        self.pass(flow, &transit, Entry::Whole, weight.packets)
+    }
+
+    /// Sends a packet through the stack and says what became of it. What this end of a loopback flow has sent the
+    /// other receives.
+    pub(super) fn pass(
         &mut self,
         flow: usize,
         transit: &Transit<'_>,
-        entry: Entry,
+        from: Entry,
+        packets: u64,
+    ) -> PacketReport {
+        let result = if transit.outbound {
+            self.outbound(flow, transit, from)
+        } else {
+            self.inbound(flow, transit, from)
+        };
+        let entry = &mut self.flows.all[flow];
+        if transit.outbound || !entry.to_group {
+            entry.last_seen = self.now;
+        }
+        let (index, side, peer) = (entry.report, entry.side(transit.outbound), entry.peer);
+        if entry
+            .connection
+            .as_ref()
+            .is_some_and(|connection| connection.ended)
+        {
+            self.close(flow, State::Closed);
+        }
+        match result {
+            Ok(()) => {
+                if let Some(peer) = peer.filter(|_| transit.outbound) {
+                    return self.receive(flow, peer, transit, packets);
+                }
+                self.reports[index.0].passed[side] += packets;
+                self.counters.passed += packets;
+                PacketReport {
+                    id: transit.id,
+                    flow: Some(index),
+                    passed: true,
+                    reason: None,
+                }
+            }
+            Err(reason) => {
+                if let Reason::Blocked(layer) = reason {
+                    self.reports[index.0].blocked_at.get_or_insert(layer);
+                }
+                if let Reason::Absorbed(_) = reason {
+                    self.absorb(Some(flow), transit);
+                }
+                dropped(transit.id, Some(index), reason)
+            }
+        }
+    }
+
+    /// The second half of a loopback packet's way.
+    fn receive(
+        &mut self,
+        flow: usize,
+        peer: usize,
+        transit: &Transit<'_>,
+        packets: u64,
+    ) -> PacketReport {
+        let received = Transit {
+            outbound: false,
+            mark: None,
+            frame: None,
+            arrival: Arrival::on(transit.arrival.link),
+            ..*transit
+        };
+        let rewritten = self.translated(flow, transit.packet, true);
+        match rewritten.as_deref().map(Packet::parse) {
+            Some(Ok(packet)) => {
+                let received = Transit {
+                    packet: &packet,
+                    ..received
+                };
+                self.pass(peer, &received, Entry::Whole, packets)
+            }
+            _ => self.pass(peer, &received, Entry::Whole, packets),
+        }
+    }
+
+    fn inbound(&mut self, flow: usize, transit: &Transit<'_>, from: Entry) -> Result<(), Reason> {
+        let rewritten = self.translated(flow, transit.packet, false);
+        match rewritten.as_deref().map(Packet::parse) {
+            Some(Ok(packet)) => {
+                let transit = Transit {
+                    packet: &packet,
+                    ..*transit
+                };
+                self.inbound_as(flow, &transit, from)
+            }
+            _ => self.inbound_as(flow, transit, from),
+        }
+    }
+
+    fn inbound_as(
+        &mut self,
+        flow: usize,
+        transit: &Transit<'_>,
+        from: Entry,
     ) -> Result<(), Reason> {
         self.admit(flow, transit)?;
         let opening = self.opens(flow, transit);
         if opening {
+            if self.is_closed(flow) {
+                return self.refuse(flow, transit, from);
+            }
             // A socket listens before anybody can reach it.
-            self.bind(flow)?;
+            self.bind(flow, transit)?;
         }
-        if entry != Entry::Transport {
+        self.notice(flow, transit);
+        if from != Entry::Transport {
             self.at_packet_layer(flow, transit, Point::InboundPacket, opening)?;
         }
         self.at_packet_layer(flow, transit, Point::InboundTransport, opening)?;
+        if !has_ale(transit.packet, transit.packet.version) {
+            return self.icmp_error(flow, transit);
+        }
         self.authorize_or_recheck(flow, transit, opening)?;
-        self.payload(flow, transit, entry)
+        self.stream_packet(flow, transit)?;
+        self.payload(flow, transit, from)
     }
 
-    pub(super) fn outbound(
-        &mut self,
-        flow: usize,
-        transit: &Transit<'_>,
-        entry: Entry,
-    ) -> Result<(), Reason> {
+    fn outbound(&mut self, flow: usize, transit: &Transit<'_>, from: Entry) -> Result<(), Reason> {
         let mut opening = false;
-        if entry != Entry::Network {
+        if from != Entry::Network {
             self.admit(flow, transit)?;
             opening = self.opens(flow, transit);
             if opening {
-                self.bind(flow)?;
+                self.bind(flow, transit)?;
+                self.connect_redirect(flow, transit)?;
             }
+        }
+        let rewritten = self.translated(flow, transit.packet, true);
+        match rewritten.as_deref().map(Packet::parse) {
+            Some(Ok(packet)) => {
+                let transit = Transit {
+                    packet: &packet,
+                    ..*transit
+                };
+                self.outbound_as(flow, &transit, from, opening)
+            }
+            _ => self.outbound_as(flow, transit, from, opening),
+        }
+    }
+
+    fn outbound_as(
+        &mut self,
+        flow: usize,
+        transit: &Transit<'_>,
+        from: Entry,
+        opening: bool,
+    ) -> Result<(), Reason> {
+        if from != Entry::Network {
             self.authorize_or_recheck(flow, transit, opening)?;
-            self.payload(flow, transit, entry)?;
+            if !has_ale(transit.packet, transit.packet.version) {
+                self.icmp_error(flow, transit)?;
+            }
+            self.payload(flow, transit, from)?;
+            self.stream_packet(flow, transit)?;
             self.at_packet_layer(flow, transit, Point::OutboundTransport, opening)?;
         }
-        self.at_packet_layer(flow, transit, Point::OutboundPacket, opening)
+        self.at_packet_layer(flow, transit, Point::OutboundPacket, opening)?;
+        let entry = &self.flows.all[flow];
+        if entry.conversation.loopback {
+            return Ok(());
+        }
+        if let Some(frame) = &transit.frame {
+            self.frame_out(frame, transit.mark, transit.id)?;
+        }
+        self.sent(transit.packet.bytes);
+        Ok(())
     }
 
     /// Looks at what the flow has become before the packet does anything.
@@ -117,7 +278,7 @@ impl<F: Filtering> Host<F> {
         let now = self.now;
         let entry = &mut self.flows.all[flow];
         match entry.state {
-            State::Live if now >= entry.last_seen + IDLE_TIMEOUT => {
+            State::Live if now >= entry.expires() => {
                 self.counters.idle_timeouts += 1;
                 self.close(flow, State::New);
                 self.flows.all[flow].direction = transit.direction();
@@ -142,7 +303,7 @@ impl<F: Filtering> Host<F> {
     }
 
     /// Whether the packet asks ALE for its flow.
-    fn opens(&self, flow: usize, transit: &Transit<'_>) -> bool {
+    pub(super) fn opens(&self, flow: usize, transit: &Transit<'_>) -> bool {
         let entry = &self.flows.all[flow];
         let reset =
             matches!(transit.packet.transport, Transport::Tcp(tcp) if tcp.has(tcp_flag::RST));
@@ -171,6 +332,12 @@ impl<F: Filtering> Host<F> {
             conversation.local_port = u16::from(icmp.kind);
             conversation.remote_port = u16::from(icmp.code);
         }
+        // Whoever answers a group, or a flow with loose source mapping, is shown as who he is.
+        if self.flows.all[flow].admits_others && !transit.outbound {
+            conversation.remote = transit.packet.source;
+            conversation.remote_port = transit.packet.source_port;
+            conversation.remote_type = AddressType::Unicast;
+        }
         conversation
     }
 
@@ -188,6 +355,8 @@ impl<F: Filtering> Host<F> {
             Transport::Icmp(_) => 0,
             _ => packet.transport_header_len,
         };
+        // Outbound an IP header size means a raw socket that wrote the header itself.
+        let raw = entry.conversation.raw && point == Point::Datagram;
         let (offset, header_sizes) = match (point, transit.outbound) {
             (Point::InboundPacket, _) => (packet.ip_header_len, (packet.ip_header_len, 0)),
             (Point::OutboundPacket, _) => (0, (packet.ip_header_len, packet.transport_header_len)),
@@ -195,8 +364,13 @@ impl<F: Filtering> Host<F> {
                 packet.ip_header_len + header,
                 (packet.ip_header_len, header),
             ),
-            // An IP header size here would mean a raw socket.
-            (_, true) => (packet.ip_header_len, (0, packet.transport_header_len)),
+            (_, true) => (
+                packet.ip_header_len,
+                (
+                    if raw { packet.ip_header_len } else { 0 },
+                    packet.transport_header_len,
+                ),
+            ),
         };
         let icmp_id_and_sequence = match packet.transport {
             Transport::Icmp(icmp) => icmp.id_and_sequence,
@@ -206,16 +380,18 @@ impl<F: Filtering> Host<F> {
             flow_handle: entry.handle,
             endpoint_handle: entry.endpoint_handle,
             parent_endpoint_handle: entry.parent_endpoint_handle,
-            original_profile: entry.profile,
             header_sizes: Some(header_sizes),
             icmp_id_and_sequence,
             packet: Some(transit.data(offset)),
+            arrival: entry.arrival,
+            next_hop: entry.next_hop,
+            original_profile: entry.original_profile,
             ..Details::new(transit.direction())
         }
     }
 
     /// Classifies at one of the four layers that see every packet.
-    fn at_packet_layer(
+    pub(super) fn at_packet_layer(
         &mut self,
         flow: usize,
         transit: &Transit<'_>,
@@ -246,6 +422,29 @@ impl<F: Filtering> Host<F> {
         }
     }
 
+    /// Shows a segment of a connection to `STREAM_PACKET`, handshake and pure acknowledgments too.
+    fn stream_packet(&mut self, flow: usize, transit: &Transit<'_>) -> Result<(), Reason> {
+        let entry = &self.flows.all[flow];
+        let version = entry.conversation.version;
+        if !is_connection(entry.conversation.protocol)
+            || entry.handle == 0
+            || !self.indicator.wants(Point::StreamPacket, version)
+        {
+            return Ok(());
+        }
+        let conversation = self.shown(flow, transit);
+        let details = self.details(flow, transit, Point::StreamPacket);
+        let layer = self.indicator.layer(Point::StreamPacket, version);
+        match self
+            .indicator
+            .classify(Point::StreamPacket, &conversation, &details)
+        {
+            Outcome::Permit => Ok(()),
+            Outcome::Block => Err(Reason::Blocked(layer)),
+            Outcome::Absorb | Outcome::Pend => Err(Reason::Absorbed(layer)),
+        }
+    }
+
     fn payload(&mut self, flow: usize, transit: &Transit<'_>, entry: Entry) -> Result<(), Reason> {
         match transit.packet.transport {
             // The stream was indicated when the segment first came by.
@@ -272,7 +471,12 @@ impl<F: Filtering> Host<F> {
             .indicator
             .classify(Point::Datagram, &conversation, &details)
         {
-            Outcome::Permit => Ok(()),
+            Outcome::Permit => {
+                if !transit.outbound {
+                    self.received(flow, transit.packet.payload());
+                }
+                Ok(())
+            }
             Outcome::Block => Err(Reason::Blocked(layer)),
             Outcome::Absorb | Outcome::Pend => Err(Reason::Absorbed(layer)),
         }

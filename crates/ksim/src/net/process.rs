@@ -168,6 +168,11 @@ pub struct Processes {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct IdentityId(usize);
 
+impl IdentityId {
+    /// The System process.
+    pub const SYSTEM: Self = Self(0);
+}
+
 impl Default for Processes {
     /// Nobody claims any endpoint; all are the System process's.
     fn default() -> Self {

@@ -2,6 +2,8 @@
 //!
 //! <https://learn.microsoft.com/windows-hardware/drivers/network/using-bind-or-connect-redirection>
 
+use wfp_schema::codes::ConnectionRedirectState;
+
 use super::indicate::End;
 
 /// `FWPS_CONNECT_REQUEST0` or `FWPS_BIND_REQUEST0`: what was asked for, then what each redirector made of it.
@@ -10,6 +12,8 @@ use super::indicate::End;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Redirection {
     versions: Vec<Request>,
+    /// Redirect records of the connection that a proxy serves with this one.
+    inherited: Vec<Request>,
 }
 
 impl Redirection {
@@ -18,6 +22,57 @@ impl Redirection {
     pub fn new(request: Request) -> Self {
         Self {
             versions: vec![request],
+            inherited: Vec::new(),
+        }
+    }
+
+    /// What a proxy asks for, on behalf of a connection that was redirected to it
+    /// (`SIO_SET_WFP_CONNECTION_REDIRECT_RECORDS`).
+    #[must_use]
+    pub fn on_behalf(request: Request, records: &Self) -> Self {
+        Self {
+            versions: vec![request],
+            inherited: records.records().copied().collect(),
+        }
+    }
+
+    /// Who redirected it: the versions that redirectors made, oldest first, those of the connection that a proxy
+    /// serves with this one before its own.
+    pub fn records(&self) -> impl Iterator<Item = &Request> {
+        self.inherited.iter().chain(&self.versions[1..])
+    }
+
+    /// Whether a proxy asks on behalf of a redirected connection.
+    #[must_use]
+    pub const fn is_proxied(&self) -> bool {
+        !self.inherited.is_empty()
+    }
+
+    /// What `FwpsQueryConnectionRedirectState0` answers for a redirect handle, and the context that was given with
+    /// it, where one is told.
+    #[must_use]
+    pub fn state(&self, redirect_handle: u64) -> (ConnectionRedirectState, Option<u64>) {
+        let by_self = |record: &&Request| record.redirect_handle == redirect_handle;
+        let handed: Vec<_> = self
+            .records()
+            .filter(|record| record.redirect_handle != 0)
+            .collect();
+        let own = handed
+            .iter()
+            .copied()
+            .filter(|record| by_self(record))
+            .last();
+        match (handed.last(), own) {
+            (None, _) => (ConnectionRedirectState::NotRedirected, None),
+            (Some(_), None) => (ConnectionRedirectState::RedirectedByOther, None),
+            (Some(last), Some(own)) => {
+                let state = if by_self(last) {
+                    ConnectionRedirectState::RedirectedBySelf
+                } else {
+                    ConnectionRedirectState::PreviouslyRedirectedBySelf
+                };
+                (state, Some(own.context))
+            }
         }
     }
 

@@ -28,6 +28,12 @@ pub enum Reason {
     FragmentsDiscarded,
     /// It is for another host: neither end is local. It passes, nobody classifies it.
     Foreign,
+    /// No socket wants it: it was answered by a reset or an ICMP error.
+    NoEndpoint,
+    /// Its interface is down, or the host sleeps.
+    NoInterface,
+    /// Drivers injected it again and again without end.
+    InjectionLoop,
     /// It is not an IP packet. The stack drops it.
     Malformed(Malformed),
 }
@@ -127,6 +133,12 @@ pub struct Counters {
     pub joined_midway: u64,
     /// Data flows that ended since nothing came for the idle time-out.
     pub idle_timeouts: u64,
+    /// Packets that no interface could take.
+    pub unreachable: u64,
+    /// Packets that were forwarded.
+    pub forwarded: u64,
+    /// Packets that were dropped since drivers injected them without end.
+    pub injection_loops: u64,
     /// Injected packets.
     pub injected: u64,
     /// Injected packets that no absorbed packet was found for.

@@ -4,6 +4,7 @@
 //! is gone for all after it. A stage that needs more data has what it was shown collected and shown again
 //! with what followed; data that the stack has accepted meanwhile waits here.
 
+use wfp_engine::EnforcedBeyondData;
 use wfp_schema::{ClassifyOutFlags, StreamAction, StreamFlags};
 
 use super::indicate::{Filtering, StageId, StreamSegment, Verdict};
@@ -35,6 +36,8 @@ struct Stage {
     missed: u64,
     allowed: bool,
     deferred: bool,
+    /// A verdict about data that is still to come, and about how much of it.
+    ahead: Option<(Verdict, usize)>,
 }
 
 /// The state of one direction of a stream in the waterfall.
@@ -61,6 +64,12 @@ struct Pass<'a, F> {
 }
 
 impl<F: Filtering> Pass<'_, F> {
+    /// A piece, or the end, has passed all stages.
+    fn release(&mut self, bytes: &[u8]) {
+        let flow_handle = self.course.details.flow_handle;
+        self.indicator.release(flow_handle, self.flags, bytes);
+    }
+
     fn ask(
         &mut self,
         id: StageId,
@@ -81,7 +90,7 @@ impl<F: Filtering> Pass<'_, F> {
 }
 
 impl Waterfall {
-    /// Sends data down. `last`: the stream ends behind it.
+    /// Sends data down.
     pub(super) fn data<F: Filtering>(
         &mut self,
         indicator: &mut Indicator<F>,
@@ -89,6 +98,7 @@ impl Waterfall {
         bytes: &[u8],
     ) -> Delivered {
         if !indicator.wants(Point::Stream, course.conversation.version) {
+            indicator.release(course.details.flow_handle, course.flags, bytes);
             return Delivered {
                 passed: bytes.len(),
                 ..Delivered::default()
@@ -107,6 +117,7 @@ impl Waterfall {
         flag: StreamFlags,
     ) -> Delivered {
         if !indicator.wants(Point::Stream, course.conversation.version) {
+            indicator.release(course.details.flow_handle, course.flags | flag, &[]);
             return Delivered::default();
         }
         let flushed = self.with_order(indicator, course, course.flags, |waterfall, pass| {
@@ -118,34 +129,38 @@ impl Waterfall {
             return flushed;
         }
         let end = self.with_order(indicator, course, course.flags | flag, |waterfall, pass| {
-            for &id in pass.order {
-                let stage = waterfall.stage(id);
-                if stage.is_some_and(|stage| waterfall.stages[stage].allowed) {
-                    continue;
-                }
-                let missed = stage.map_or(0, |stage| {
-                    std::mem::take(&mut waterfall.stages[stage].missed)
-                });
-                let outcome = pass.ask(id, &[], missed, ClassifyOutFlags::NO_MORE_DATA);
-                match outcome.action {
-                    StreamAction::DropConnection => {
-                        pass.delivered.dropped = true;
-                        return;
-                    }
-                    StreamAction::AllowConnection => {}
-                    _ if outcome.verdict == Verdict::Block => {
-                        pass.delivered.disconnect_blocked = true;
-                        return;
-                    }
-                    _ => {}
-                }
-            }
+            waterfall.end(pass, 0);
         });
         Delivered {
             passed: flushed.passed,
             blocked: flushed.blocked,
             ..end
         }
+    }
+
+    /// Shows the end of the stream to the stages from `index` on.
+    fn end<F: Filtering>(&mut self, pass: &mut Pass<'_, F>, index: usize) {
+        for &id in &pass.order[index..] {
+            let stage = self.stage(id);
+            if stage.is_some_and(|stage| self.stages[stage].allowed) {
+                continue;
+            }
+            let missed = stage.map_or(0, |stage| std::mem::take(&mut self.stages[stage].missed));
+            let outcome = pass.ask(id, &[], missed, ClassifyOutFlags::NO_MORE_DATA);
+            match outcome.action {
+                StreamAction::DropConnection => {
+                    pass.delivered.dropped = true;
+                    return;
+                }
+                StreamAction::AllowConnection => {}
+                _ if outcome.verdict == Verdict::Block => {
+                    pass.delivered.disconnect_blocked = true;
+                    return;
+                }
+                _ => {}
+            }
+        }
+        pass.release(&[]);
     }
 
     /// Tells every stage that the connection was reset; there is nothing to decide any more.
@@ -162,6 +177,7 @@ impl Waterfall {
                 }
             });
         }
+        indicator.release(course.details.flow_handle, course.flags | flag, &[]);
         self.stages.clear();
     }
 
@@ -183,22 +199,55 @@ impl Waterfall {
         })
     }
 
-    /// Sends data that a stage's callout injected to the stages after it (`FwpsStreamInjectAsync0`).
+    /// Sends data that a stage's callout injected to the stages after it (`FwpsStreamInjectAsync0`), and the end of
+    /// the stream if `end` says so.
     pub(super) fn inject<F: Filtering>(
         &mut self,
         indicator: &mut Indicator<F>,
         course: &Course<'_>,
         after: StageId,
         bytes: &[u8],
+        end: StreamFlags,
     ) -> Delivered {
-        self.with_order(indicator, course, course.flags, |waterfall, pass| {
-            let index = pass
-                .order
+        let from = |order: &[StageId]| {
+            order
                 .iter()
                 .position(|&id| id == after)
-                .map_or(0, |index| index + 1);
-            waterfall.run(pass, index, bytes, false);
-        })
+                .map_or(0, |index| index + 1)
+        };
+        let flags = course.flags;
+        let data = self.with_order(indicator, course, flags, |waterfall, pass| {
+            let index = from(pass.order);
+            if !bytes.is_empty() {
+                waterfall.run(pass, index, bytes, false);
+            }
+            if !end.is_empty() {
+                for index in index..pass.order.len() {
+                    waterfall.run(pass, index, &[], true);
+                }
+            }
+        });
+        if end.is_empty() || data.dropped {
+            return data;
+        }
+        let ended = self.with_order(indicator, course, flags | end, |waterfall, pass| {
+            let index = from(pass.order);
+            waterfall.end(pass, index);
+        });
+        Delivered {
+            passed: data.passed,
+            blocked: data.blocked,
+            ..ended
+        }
+    }
+
+    /// Bytes that wait since a stage deferred them.
+    pub(super) fn deferred(&self) -> usize {
+        self.stages
+            .iter()
+            .filter(|stage| stage.deferred)
+            .map(|stage| stage.collected.len())
+            .sum()
     }
 
     fn with_order<F: Filtering>(
@@ -243,6 +292,7 @@ impl Waterfall {
                 missed: 0,
                 allowed: false,
                 deferred: false,
+                ahead: None,
             });
             self.stages.len() - 1
         })
@@ -261,6 +311,9 @@ impl Waterfall {
         }
         let Some(&id) = pass.order.get(index) else {
             pass.delivered.passed += bytes.len();
+            if !bytes.is_empty() {
+                pass.release(bytes);
+            }
             return;
         };
         let Some(known) = self.stage(id) else {
@@ -298,6 +351,12 @@ impl Waterfall {
         let id = pass.order[index];
         let inbound = pass.flags.contains(StreamFlags::RECEIVE);
         while !bytes.is_empty() && !pass.delivered.dropped {
+            if let Some(verdict) = self.decided_ahead(id, bytes.len()) {
+                let (decided, rest) = bytes.split_at(verdict.1);
+                self.decide(pass, index, verdict.0, decided, last);
+                bytes = rest;
+                continue;
+            }
             let missed = self
                 .stage(id)
                 .map_or(0, |stage| std::mem::take(&mut self.stages[stage].missed));
@@ -340,15 +399,42 @@ impl Waterfall {
                         0 => bytes.len(),
                         enforced => enforced.min(bytes.len()),
                     };
-                    let (decided, rest) = bytes.split_at(enforced);
-                    if outcome.verdict == Verdict::Permit {
-                        self.run(pass, index + 1, decided, last);
-                    } else {
-                        self.withhold(pass, index + 1, decided.len());
+                    let beyond = outcome.bytes_enforced.saturating_sub(bytes.len());
+                    let next = EnforcedBeyondData::NextData;
+                    if beyond > 0 && pass.indicator.options.enforced_beyond_data == next {
+                        let stage = self.stage_or_new(id);
+                        self.stages[stage].ahead = Some((outcome.verdict, beyond));
                     }
+                    let (decided, rest) = bytes.split_at(enforced);
+                    self.decide(pass, index, outcome.verdict, decided, last);
                     bytes = rest;
                 }
             }
+        }
+    }
+
+    /// What a stage has decided already about the next bytes, and how many they are.
+    fn decided_ahead(&mut self, id: StageId, available: usize) -> Option<(Verdict, usize)> {
+        let stage = self.stage(id)?;
+        let (verdict, bytes) = self.stages[stage].ahead.take()?;
+        if bytes > available {
+            self.stages[stage].ahead = Some((verdict, bytes - available));
+        }
+        Some((verdict, bytes.min(available)))
+    }
+
+    /// Does what a stage decided about data.
+    fn decide<F: Filtering>(
+        &mut self,
+        pass: &mut Pass<'_, F>,
+        index: usize,
+        verdict: Verdict,
+        bytes: &[u8],
+        last: bool,
+    ) {
+        match verdict {
+            Verdict::Permit => self.run(pass, index + 1, bytes, last),
+            Verdict::Block => self.withhold(pass, index + 1, bytes.len()),
         }
     }
 

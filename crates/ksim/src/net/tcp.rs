@@ -16,6 +16,9 @@ const RESET_AHEAD: i32 = 1 << 22;
 /// Blocked segments of a direction that are remembered, to know their retransmissions.
 const MAX_BLOCKED: usize = 64;
 
+/// The receive window of a connection about which nothing is deferred.
+const WINDOW: usize = 0xffff;
+
 /// One direction.
 #[derive(Debug, Default)]
 struct Half {
@@ -58,6 +61,19 @@ pub(super) struct Surroundings<'a, F> {
 }
 
 impl<'a, F> Surroundings<'a, F> {
+    /// The course of what a segment with these TCP flags brings.
+    const fn course_of(&self, outbound: bool, tcp: Tcp) -> Course<'a> {
+        let mut course = self.course(outbound, tcp.has(tcp_flag::PSH));
+        if tcp.has(tcp_flag::URG) {
+            course.flags = course.flags.union(if outbound {
+                StreamFlags::SEND_EXPEDITED
+            } else {
+                StreamFlags::RECEIVE_EXPEDITED
+            });
+        }
+        course
+    }
+
     const fn course(&self, outbound: bool, push: bool) -> Course<'a> {
         let flags = match (outbound, push) {
             (true, _) => StreamFlags::SEND,
@@ -201,7 +217,7 @@ impl Connection {
             total.blocked += bytes.len();
         }
         let mut here = Delivered::default();
-        let course = around.course(outbound, tcp.has(tcp_flag::PSH));
+        let course = around.course_of(outbound, tcp);
         let _stopped = reassembler.push(
             tcp.sequence,
             bytes,
@@ -295,18 +311,30 @@ impl Connection {
             .resume(around.indicator, &course, stage)
     }
 
-    /// Sends injected data to the stages after one.
+    /// Sends injected data to the stages after one; `flags` say which way, and whether the stream ends behind it.
     pub(super) fn inject<F: Filtering>(
         &mut self,
         around: &mut Surroundings<'_, F>,
         after: StageId,
-        outbound: bool,
+        flags: StreamFlags,
         bytes: &[u8],
     ) -> Delivered {
+        let outbound = flags.contains(StreamFlags::SEND);
         let course = around.course(outbound, false);
-        self.halves[Self::side(outbound)]
-            .waterfall
-            .inject(around.indicator, &course, after, bytes)
+        let end = StreamFlags::from_bits(flags.bits() & disconnect_flag(outbound).bits());
+        self.halves[Self::side(outbound)].waterfall.inject(
+            around.indicator,
+            &course,
+            after,
+            bytes,
+            end,
+        )
+    }
+
+    /// Bytes that the host can still take: what a stage deferred fills its window.
+    pub(super) fn window(&self) -> usize {
+        let waiting = self.halves[Self::side(false)].waterfall.deferred();
+        WINDOW.saturating_sub(waiting)
     }
 
     /// Bytes of both directions that were skipped.

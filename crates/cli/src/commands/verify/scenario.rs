@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use ksim::net::{LocalSide, Processes, Setup};
+use ksim::net::{LocalSide, Setup};
 use ksim::sched::Program;
 use ksim::{Bugcheck, Caller, Cpu, Driver, FileHandle, Kernel, OpenError, Report};
 use portcullis_proto::device::WIN32_PATH;
@@ -188,8 +188,8 @@ impl Scenario<'_> {
         }
         let setup = Setup {
             local,
-            processes: Processes::default(),
             shard: u16::try_from(index).unwrap_or(u16::MAX),
+            ..Setup::default()
         };
         let fates = self.kernel.on(index, |cpu| replay(cpu, setup))?;
         let count = |wanted: Fate| fates.iter().filter(|fate| **fate == wanted).count();

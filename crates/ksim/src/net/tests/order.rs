@@ -3,7 +3,8 @@
 use wfp_schema::{ConditionFlags, LayerId, MetadataFields, StreamFlags};
 
 use super::build::{ACK, Dialogue, FIN, RST, SYN, echo, ip, ip_packet, socket, udp};
-use super::recorder::{SECOND, host};
+use super::recorder::{Recorder, SECOND, host, setup};
+use crate::net::{Host, Setup};
 
 #[test]
 fn a_tcp_client_is_asked_before_its_syn_and_established_by_the_answer() {
@@ -348,8 +349,14 @@ fn an_accepted_connection_names_the_listening_endpoint_as_its_parent() {
 }
 
 #[test]
-fn a_loopback_flow_is_seen_from_its_initiator_and_marked() {
-    let mut host = host();
+fn a_loopback_flow_of_a_capture_is_seen_from_its_initiator_and_marked() {
+    let mut host = Host::new(
+        Recorder::default(),
+        Setup {
+            both_halves: false,
+            ..setup()
+        },
+    );
     let mut talk = Dialogue::new("127.0.0.1:50000", "127.0.0.1:80");
     for packet in talk.handshake() {
         host.packet(0, &packet);

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use wfp_engine::Options;
 use wfp_schema::{ClassifyOutFlags, LayerId, LayerKind, MetadataFields, StreamFlags};
 
 use crate::net::{
-    Filtering, FlowInfo, Host, Indication, InjectionMark, LocalSide, Outcome, PacketId, Setup,
-    StageId, StreamOutcome, StreamSegment, Value,
+    ClassifyOptions, Discard, Filtering, FlowInfo, Host, Indication, InjectionMark, LocalSide,
+    Outcome, PacketId, Redirection, Setup, StageId, StreamOutcome, StreamSegment, Value,
 };
 
 use super::build::ip;
@@ -30,6 +31,12 @@ pub(super) struct Shown {
     pub(super) data: Option<Vec<u8>>,
     pub(super) packet: Option<PacketId>,
     pub(super) mark: Option<InjectionMark>,
+    pub(super) pend_handle: u64,
+    pub(super) discard: Option<Discard>,
+    /// The packets chained behind the packet.
+    pub(super) chain: usize,
+    /// Redirect records, or the redirection of a connection.
+    pub(super) redirection: Option<Redirection>,
 }
 
 /// A piece of a stream that was shown.
@@ -43,12 +50,36 @@ pub(super) struct Piece {
 }
 
 type StreamAnswer = Box<dyn FnMut(&Piece) -> StreamOutcome>;
+type Redirector = Box<dyn FnMut(LayerKind, &mut Redirection) -> Outcome>;
+
+/// The layers that are indicated for ordinary traffic whatever else there is; most tests are about these.
+const ORDINARY: &[LayerKind] = &[
+    LayerKind::InboundIpPacket,
+    LayerKind::OutboundIpPacket,
+    LayerKind::InboundTransport,
+    LayerKind::OutboundTransport,
+    LayerKind::Stream,
+    LayerKind::DatagramData,
+    LayerKind::AleResourceAssignment,
+    LayerKind::AleAuthListen,
+    LayerKind::AleAuthRecvAccept,
+    LayerKind::AleAuthConnect,
+    LayerKind::AleFlowEstablished,
+    LayerKind::AleEndpointClosure,
+    LayerKind::AleResourceRelease,
+];
 
 pub(super) struct Recorder {
     pub(super) shown: Vec<Shown>,
     pub(super) pieces: Vec<Piece>,
     pub(super) answers: BTreeMap<LayerKind, Outcome>,
+    /// What discard layers answer.
+    pub(super) discard_answer: Outcome,
+    /// The layers that somebody wants to see; `None` stands for all of them, discard layers included.
     pub(super) wanted: Option<Vec<LayerKind>>,
+    pub(super) redirector: Option<Redirector>,
+    pub(super) options: Options,
+    pub(super) classify_options: ClassifyOptions,
     pub(super) stages: u64,
     pub(super) stream: StreamAnswer,
     pub(super) epoch: u64,
@@ -70,7 +101,11 @@ impl Default for Recorder {
             shown: Vec::new(),
             pieces: Vec::new(),
             answers: BTreeMap::new(),
-            wanted: None,
+            discard_answer: Outcome::Permit,
+            wanted: Some(ORDINARY.to_vec()),
+            redirector: None,
+            options: Options::default(),
+            classify_options: ClassifyOptions::default(),
             stages: 1,
             stream: Box::new(|_| StreamOutcome::PERMIT),
             epoch: 0,
@@ -81,6 +116,14 @@ impl Default for Recorder {
 }
 
 impl Recorder {
+    /// One that wants to see every layer.
+    pub(super) fn of_everything() -> Self {
+        Self {
+            wanted: None,
+            ..Self::default()
+        }
+    }
+
     /// What has been told since the last call, without versions.
     pub(super) fn take(&mut self) -> Vec<String> {
         self.shown.drain(..).map(|shown| shown.what).collect()
@@ -121,6 +164,10 @@ impl Recorder {
             data: None,
             packet: None,
             mark: None,
+            pend_handle: 0,
+            discard: None,
+            chain: 0,
+            redirection: None,
         });
     }
 
@@ -134,8 +181,9 @@ impl Recorder {
         let mut fields = BTreeMap::new();
         for (field, value) in layer.fields().iter().zip(indication.values) {
             let expected = field.data_type(layer.version());
+            let is_token = matches!(value, Value::TokenInformation(_));
             assert!(
-                *value == Value::Empty || value.data_type() == expected,
+                *value == Value::Empty || is_token || value.data_type() == expected,
                 "{} of {layer:?} is {value:?}",
                 field.name()
             );
@@ -144,6 +192,11 @@ impl Recorder {
                 Value::Uint16(number) => Some(u64::from(number)),
                 Value::Uint32(number) => Some(u64::from(number)),
                 Value::Uint64(number) => Some(number),
+                Value::ByteArray6(bytes) => Some(
+                    bytes
+                        .iter()
+                        .fold(0, |all, &byte| all << 8 | u64::from(byte)),
+                ),
                 Value::ByteArray16(bytes) => {
                     let low = u128::from_be_bytes(*bytes) & u128::from(u64::MAX);
                     u64::try_from(low).ok()
@@ -166,7 +219,11 @@ impl Recorder {
             );
         }
         self.shown.push(Shown {
-            what: layer.kind().name().to_owned(),
+            what: if layer.is_discard() {
+                format!("{}_DISCARD", layer.kind().name())
+            } else {
+                layer.kind().name().to_owned()
+            },
             layer: Some(indication.layer),
             fields,
             present: metadata.present,
@@ -180,22 +237,54 @@ impl Recorder {
                 .map(|packet| packet.bytes[packet.offset..].to_vec()),
             packet: indication.packet.map(|packet| packet.id),
             mark: indication.packet.and_then(|packet| packet.injection),
+            pend_handle: indication.pend_handle,
+            discard: metadata
+                .present
+                .contains(MetadataFields::DISCARD_REASON)
+                .then_some(metadata.discard),
+            chain: indication.chain.len(),
+            redirection: metadata.redirection.cloned(),
         });
     }
 }
 
 impl Filtering for Recorder {
     fn wants(&self, layer: LayerId) -> bool {
-        let kind = layer.layer().expect("a known layer").kind();
+        let layer = layer.layer().expect("a known layer");
         self.wanted
             .as_ref()
-            .is_none_or(|wanted| wanted.contains(&kind))
+            .is_none_or(|wanted| wanted.contains(&layer.kind()) && !layer.is_discard())
     }
 
     fn classify(&mut self, indication: &Indication<'_>) -> Outcome {
         self.note(indication);
+        let layer = indication.layer.layer().expect("a known layer");
+        if layer.is_discard() {
+            return self.discard_answer;
+        }
+        let answer = self.answers.get(&layer.kind()).copied();
+        answer.unwrap_or(Outcome::Permit)
+    }
+
+    fn redirect(&mut self, indication: &Indication<'_>, redirection: &mut Redirection) -> Outcome {
+        let outcome = self.classify(indication);
         let kind = indication.layer.layer().expect("a known layer").kind();
-        self.answers.get(&kind).copied().unwrap_or(Outcome::Permit)
+        match &mut self.redirector {
+            Some(redirector) => redirector(kind, redirection),
+            None => outcome,
+        }
+    }
+
+    fn blocking_filter(&self) -> u64 {
+        BLOCKING_FILTER
+    }
+
+    fn classify_options(&mut self) -> ClassifyOptions {
+        self.classify_options
+    }
+
+    fn options(&self) -> Options {
+        self.options.clone()
     }
 
     fn stream_stages(&mut self, _: LayerId, _: u64, stages: &mut Vec<StageId>) {
@@ -240,22 +329,27 @@ impl Filtering for Recorder {
     }
 }
 
+/// The filter that blocks.
+pub(super) const BLOCKING_FILTER: u64 = 4242;
+
 /// The host `10.0.0.1` and `fd00::1`.
 pub(super) fn host() -> Host<Recorder> {
     host_with(Recorder::default())
 }
 
 pub(super) fn host_with(recorder: Recorder) -> Host<Recorder> {
+    Host::new(recorder, setup())
+}
+
+/// What that host is made from.
+pub(super) fn setup() -> Setup {
     let mut local = LocalSide::default();
     local.insert(ip("10.0.0.1"));
     local.insert(ip("fd00::1"));
-    Host::new(
-        recorder,
-        Setup {
-            local,
-            ..Setup::default()
-        },
-    )
+    Setup {
+        local,
+        ..Setup::default()
+    }
 }
 
 /// A host that blocks (or whatever `outcome` is) at one layer.
