@@ -9,6 +9,7 @@
 //! product  another product's objects in the filter engine
 //! image    the driver's image, and one like it
 //! random   numbers from a seed
+//! foreign  drivers that are not ours: those in C of tests/drivers, and one that Microsoft's tools have built
 //! ```
 #![forbid(unsafe_code)]
 #![allow(
@@ -17,6 +18,7 @@
 )]
 
 pub mod control;
+pub mod foreign;
 pub mod image;
 pub mod messages;
 pub mod net;

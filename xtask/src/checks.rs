@@ -8,7 +8,7 @@ use crate::driver::{self, Arch};
 use crate::setup;
 use crate::shell::{self, cargo, find, path, program, run, step};
 use crate::suite::Images;
-use crate::{host, kit};
+use crate::{host, kit, test_drivers};
 
 /// Everything, in the order in which a fault is found soonest; with a `filter`, the tests it names only.
 pub(crate) fn run_all(filter: Option<&str>) -> anyhow::Result<()> {
@@ -24,12 +24,12 @@ pub(crate) fn run_all(filter: Option<&str>) -> anyhow::Result<()> {
         lints(&tools, &image)?;
         dependencies()?;
     }
-    let conformance = driver::build_conformance(&tools)?;
-    step("tests");
     let images = Images {
         driver: image,
-        conformance,
+        conformance: driver::build_conformance(&tools)?,
+        test_drivers: test_drivers::build(&tools)?,
     };
+    step("tests");
     host::test(&images, filter)
 }
 

@@ -10,6 +10,7 @@ use crate::driver::{self, Arch};
 use crate::setup;
 use crate::shell::step;
 use crate::suite::{self, Images, Outcome, Program};
+use crate::test_drivers;
 
 /// The sections of the list, with how many rows each has.
 const SECTIONS: [(&str, usize); 13] = [
@@ -258,6 +259,7 @@ pub(crate) fn run(json: bool) -> anyhow::Result<()> {
     let images = Images {
         driver: driver::build(&tools, Arch::X86_64)?,
         conformance: driver::build_conformance(&tools)?,
+        test_drivers: test_drivers::build(&tools)?,
     };
     step("building the tests");
     let programs = suite::build(&images, &[MODEL[0], MODEL[1], END_TO_END])?;

@@ -121,6 +121,23 @@ fn static_library(
 ) -> anyhow::Result<()> {
     let object = format!("{source}.obj");
     let library = format!("{name}.lib");
+    let mut compile = compiler(tools, arch, Some(KMDF_VERSION));
+    compile
+        .arg("-o")
+        .arg(scratch.join(&object))
+        .arg(path("kit/stub").join(format!("{source}.c")));
+    run(&mut compile)?;
+    // The library records the object's path as given: a bare name, so that it is the same everywhere.
+    run(program(&tools.llvm.lib).current_dir(scratch).args([
+        "/nologo",
+        &format!("/out:{library}"),
+        &object,
+    ]))?;
+    install(&scratch.join(&library), folder, &library)
+}
+
+/// clang, set up to compile C for the kernel against the kit's headers; with `kmdf`, against that version's too.
+pub(crate) fn compiler(tools: &Tools, arch: Arch, kmdf: Option<&str>) -> Command {
     let include = path("kit/include");
     let mut compile = program(&tools.llvm.clang);
     compile
@@ -145,33 +162,35 @@ fn static_library(
             "-Wno-unknown-pragmas",
             "-Wno-microsoft",
             "-Wno-unused-variable",
-        ])
-        .args([
             "-D_KERNEL_MODE",
-            "-DKMDF_VERSION_MAJOR=1",
-            "-DKMDF_VERSION_MINOR=31",
         ])
         .args(arch.wdk_defines());
-    for folder in [
-        "km/crt",
-        "km",
-        "shared",
-        &format!("wdf/kmdf/{KMDF_VERSION}"),
-    ] {
+    for folder in ["km/crt", "km", "shared"] {
         compile.arg("-I").arg(include.join(folder));
     }
+    if let Some(version) = kmdf {
+        let minor = version.strip_prefix("1.").unwrap_or(version);
+        compile
+            .arg("-DKMDF_VERSION_MAJOR=1")
+            .arg(format!("-DKMDF_VERSION_MINOR={minor}"));
+        // A version that differs in little has the headers that differ, and takes the others from the newest.
+        for version in [version, KMDF_VERSION] {
+            compile
+                .arg("-I")
+                .arg(include.join(format!("wdf/kmdf/{version}")));
+        }
+    }
     compile
-        .arg("-o")
-        .arg(scratch.join(&object))
-        .arg(path("kit/stub").join(format!("{source}.c")));
-    run(&mut compile)?;
-    // The library records the object's path as given: a bare name, so that it is the same everywhere.
-    run(program(&tools.llvm.lib).current_dir(scratch).args([
-        "/nologo",
-        &format!("/out:{library}"),
-        &object,
-    ]))?;
-    install(&scratch.join(&library), folder, &library)
+}
+
+/// Makes the kit's libraries for `arch`; the folder of the system's.
+pub(crate) fn system_libraries(tools: &Tools, arch: Arch) -> anyhow::Result<PathBuf> {
+    let root = root(tools, arch, &shell::root())?;
+    Ok(root
+        .join("Lib")
+        .join(SDK_VERSION)
+        .join("km")
+        .join(arch.wdk_name()))
 }
 
 /// What the real libraries export, by module, as kit/lib holds it.

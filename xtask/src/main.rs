@@ -10,6 +10,7 @@ mod package;
 mod setup;
 mod shell;
 mod suite;
+mod test_drivers;
 
 use std::process::ExitCode;
 
@@ -55,6 +56,8 @@ enum Command {
     },
     /// Run the end-to-end tests and show which lines of the driver no test ran
     Coverage,
+    /// Build the drivers in C that tests run, in target/test-drivers
+    TestDrivers,
     /// Write the files of docs/ that are made from the code
     Docs,
     /// Run the conformance suites, and the end-to-end tests under every pair of the engine's options, and print which
@@ -108,6 +111,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Demo => host::demo(),
         Command::Test { filter } => checks::run_all(filter.as_deref()),
         Command::Coverage => host::coverage(),
+        Command::TestDrivers => test_drivers::build(&setup::install()?).map(drop),
         Command::Docs => host::docs(),
         Command::Conformance { json } => conformance::run(json),
         Command::Bench { arguments } => host::bench(&arguments),

@@ -9,6 +9,7 @@ use anyhow::{Context as _, bail};
 
 use crate::driver;
 use crate::shell::{cargo, run};
+use crate::test_drivers;
 
 /// Tells the build of the `portcullis` program, and the tests, which driver image to take.
 pub(crate) const DRIVER_VARIABLE: &str = "PORTCULLIS_SYS";
@@ -24,6 +25,8 @@ pub(crate) struct Images {
     pub(crate) driver: PathBuf,
     /// The driver of the conformance tests.
     pub(crate) conformance: PathBuf,
+    /// The folder of the drivers in C.
+    pub(crate) test_drivers: PathBuf,
 }
 
 /// A program of tests.
@@ -55,6 +58,7 @@ fn with_images<'c>(command: &'c mut Command, images: &Images) -> &'c mut Command
     command
         .env(DRIVER_VARIABLE, &images.driver)
         .env(CONFORMANCE_VARIABLE, &images.conformance)
+        .env(test_drivers::VARIABLE, &images.test_drivers)
 }
 
 /// Every package of the workspace but those of drivers.

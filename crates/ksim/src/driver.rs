@@ -8,8 +8,9 @@ use crate::cpu::{Cpu, PASSIVE};
 use crate::kernel::{Bugcheck, Kernel};
 use crate::loader::{LoadError, LoadOptions, Mapped};
 use crate::nt::io_memory::Guarded;
+use crate::nt::wdm;
 use crate::symbols::Symbols;
-use crate::verifier::{Image, Report, UNLOAD_LEFT};
+use crate::verifier::{Image, REQUEST_COMPLETION, Report, UNLOAD_LEFT};
 
 /// `DRIVER_OBJECT` of x64 Windows.
 mod object {
@@ -115,6 +116,7 @@ impl Driver {
         object.put(object::DRIVER_EXTENSION, extension.address().to_le_bytes());
         object.put(object::HARDWARE_DATABASE, hardware.address().to_le_bytes());
         object.put(object::DRIVER_INIT, image.entry().to_le_bytes());
+        wdm::fill_dispatch_table(kernel, &object);
         extension.put(0, object.address().to_le_bytes());
         section.put(section::DLL_BASE, image.base().to_le_bytes());
         section.put(section::ENTRY_POINT, image.entry().to_le_bytes());
@@ -209,7 +211,12 @@ impl Driver {
             // SAFETY: the image's entry point, which has this signature by the driver model.
             let entry: Entry = unsafe { std::mem::transmute::<usize, Entry>(self.image.entry()) };
             let (object, path) = (self.object.address(), path.address());
-            NtStatus::from_u32(cpu.enter_driver("DriverEntry", PASSIVE, || entry(object, path)))
+            let status = cpu.enter_driver("DriverEntry", PASSIVE, || entry(object, path));
+            let status = NtStatus::from_u32(status);
+            if status.is_success() {
+                wdm::finish_initializing(cpu.machine(), object);
+            }
+            status
         })?;
         if status.is_success() {
             self.started
@@ -233,6 +240,7 @@ impl Driver {
                 self.call_unload(cpu);
             }
             cpu.machine().run_pending(cpu);
+            self.check_requests(cpu);
             cpu.machine().nt().pool().audit(cpu);
             crate::fwp::check_filters_left(cpu, &self.image.range());
             let leaks = cpu.machine().verifier().leaks_of(self.image.range());
@@ -253,6 +261,21 @@ impl Driver {
             leaks: verifier.leaks_of(self.image.range()),
             ..verifier.report()
         })
+    }
+
+    /// Requests that the driver keeps can never be completed any more.
+    fn check_requests(&self, cpu: &Cpu) {
+        let pending = wdm::pending_of(cpu.machine(), self.object.address());
+        if !pending.is_empty() {
+            let message = format!(
+                "{} was unloaded with {} requests that it has not completed: {}",
+                self.name,
+                pending.len(),
+                pending.join(", ")
+            );
+            let verifier = cpu.machine().verifier();
+            verifier.violation_at(cpu, &REQUEST_COMPLETION, message);
+        }
     }
 
     fn call_unload(&self, cpu: &Cpu) {

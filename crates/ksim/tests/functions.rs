@@ -114,6 +114,11 @@ const SHARED_PAGES: &[(&str, &str)] = &[
     ),
     // It has no page; that of its structure tells what it adds.
     ("FwpsCalloutRegister3", "fwps_callout3_"),
+    ("IoAcquireRemoveLockEx", "IoAcquireRemoveLock"),
+    ("IofCompleteRequest", "IoCompleteRequest"),
+    ("IoInitializeRemoveLockEx", "IoInitializeRemoveLock"),
+    ("IoReleaseRemoveLockAndWaitEx", "IoReleaseRemoveLockAndWait"),
+    ("IoReleaseRemoveLockEx", "IoReleaseRemoveLock"),
     ("KfLowerIrql", "KeLowerIrql"),
     ("RtlNtStatusToDosErrorNoTeb", "RtlNtStatusToDosError"),
     ("WdfObjectGetTypedContextWorker", "WdfObjectGetTypedContext"),

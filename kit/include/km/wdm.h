@@ -1,7 +1,9 @@
 /* The kernel's interface for drivers, as far as this driver and its bindings use it. */
 #pragma once
 
+#include <string.h>
 #include <ntdef.h>
+#include <ntstatus.h>
 #include <dpfilter.h>
 
 #define NTKERNELAPI DECLSPEC_IMPORT
@@ -61,6 +63,11 @@ typedef enum _POOL_TYPE {
     NonPagedPoolNx = 512
 } POOL_TYPE;
 
+#define POOL_FLAG_UNINITIALIZED 0x0000000000000002UI64
+#define POOL_FLAG_NON_PAGED 0x0000000000000040UI64
+#define POOL_FLAG_PAGED 0x0000000000000100UI64
+
+NTKERNELAPI PVOID ExAllocatePoolWithTag(POOL_TYPE PoolType, SIZE_T NumberOfBytes, ULONG Tag);
 NTKERNELAPI PVOID ExAllocatePool2(POOL_FLAGS Flags, SIZE_T NumberOfBytes, ULONG Tag);
 NTKERNELAPI VOID NTAPI ExFreePool(PVOID P);
 NTKERNELAPI VOID ExFreePoolWithTag(PVOID P, ULONG Tag);
@@ -349,3 +356,5 @@ NTSYSAPI ULONG __cdecl DbgPrintEx(ULONG ComponentId, ULONG Level, PCSTR Format, 
 NTKERNELAPI DECLSPEC_NORETURN VOID NTAPI KeBugCheckEx(
     ULONG BugCheckCode, ULONG_PTR BugCheckParameter1, ULONG_PTR BugCheckParameter2,
     ULONG_PTR BugCheckParameter3, ULONG_PTR BugCheckParameter4);
+
+#include <kit/wdminline.h>

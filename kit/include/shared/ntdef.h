@@ -14,6 +14,13 @@
 #define MEMORY_ALLOCATION_ALIGNMENT 16
 #define NTSYSAPI DECLSPEC_IMPORT
 #define ANYSIZE_ARRAY 1
+#define FORCEINLINE __forceinline
+#define UNREFERENCED_PARAMETER(P) (P)
+#define NT_SUCCESS(Status) (((NTSTATUS)(Status)) >= 0)
+#define ARRAYSIZE(A) (sizeof(A) / sizeof((A)[0]))
+#define FIELD_OFFSET(type, field) ((LONG)__builtin_offsetof(type, field))
+#define CONTAINING_RECORD(address, type, field) \
+    ((type *)((PCHAR)(address) - (ULONG_PTR)__builtin_offsetof(type, field)))
 #define TRUE 1
 #define FALSE 0
 #define NULL ((void *)0)
@@ -81,6 +88,8 @@ typedef struct _UNICODE_STRING {
     PWCH Buffer;
 } UNICODE_STRING, *PUNICODE_STRING;
 typedef const UNICODE_STRING *PCUNICODE_STRING;
+
+#define RTL_CONSTANT_STRING(s) {sizeof(s) - sizeof((s)[0]), sizeof(s), (PWCH)(s)}
 
 typedef struct _OBJECT_ATTRIBUTES {
     ULONG Length;

@@ -63,7 +63,7 @@ fn main() {
         .iter()
         .any(|row| row.needs_windivert() && arguments.wants(row.name))
     {
-        match windivert::image(&directory()) {
+        match portcullis_tests::foreign::windivert::find(&directory()) {
             Ok(image) => images.windivert = Some(image),
             Err(reason) => eprintln!("SKIPPED: the rows of WinDivert: {reason}"),
         }

@@ -267,6 +267,7 @@ fn create_from(
         characteristics: init.characteristics,
         flags: io_flags | if init.exclusive { DO_EXCLUSIVE } else { 0 },
         driver: driver_object,
+        extension: 0,
     };
     let device = Device {
         wdm: None,

@@ -17,7 +17,7 @@
     reason = "the state is locked for whole steps, and nothing slow happens in one"
 )]
 
-mod abi;
+pub(crate) mod abi;
 mod attributes;
 mod buffers;
 mod client;

@@ -15,6 +15,7 @@ use wfp_schema::NtStatus;
 use super::io_irp::{Irp, Major, Method, Parameters};
 use super::io_memory::Guarded;
 use super::io_security::{Caller, FILE_READ_DATA, FILE_WRITE_DATA, SecurityDescriptor};
+use super::wdm;
 use crate::cpu::Cpu;
 
 /// `FILE_DEVICE_SECURE_OPEN`: the device's security also applies to names below the device.
@@ -34,6 +35,10 @@ pub(crate) trait Dispatch: Send + Sync + fmt::Debug {
     fn dispatch(&self, cpu: &Cpu, irp: &Arc<Irp>);
     /// Somebody cancels `irp`, whose flag is set already.
     fn cancel(&self, cpu: &Cpu, irp: &Arc<Irp>);
+    /// Whether a framework stands between the driver and its requests, and tells itself of those that are left.
+    fn by_framework(&self) -> bool {
+        true
+    }
 }
 
 /// What a device object is made from.
@@ -51,6 +56,8 @@ pub(crate) struct DeviceDescription {
     pub(crate) flags: u32,
     /// The `DRIVER_OBJECT` it belongs to.
     pub(crate) driver: usize,
+    /// Bytes of its extension.
+    pub(crate) extension: usize,
 }
 
 /// A device object.
@@ -60,31 +67,54 @@ pub(crate) struct Device {
     name: Option<String>,
     security: SecurityDescriptor,
     characteristics: u32,
-    flags: AtomicU32,
+    driver: usize,
     handles: AtomicU32,
     dispatch: Arc<dyn Dispatch>,
 }
 
-/// `sizeof(DEVICE_OBJECT)`.
+/// `sizeof(DEVICE_OBJECT)`; its extension follows.
 const DEVICE_OBJECT_SIZE: usize = 336;
+/// Offsets in a `DEVICE_OBJECT`.
+mod device_object {
+    pub(super) const SIZE: usize = 2;
+    pub(super) const DRIVER: usize = 8;
+    pub(super) const NEXT: usize = 16;
+    pub(super) const FLAGS: usize = 48;
+    pub(super) const CHARACTERISTICS: usize = 52;
+    pub(super) const EXTENSION: usize = 64;
+    pub(super) const DEVICE_TYPE: usize = 72;
+    pub(super) const STACK_SIZE: usize = 76;
+}
 
 impl Device {
     fn new(description: &DeviceDescription, dispatch: Arc<dyn Dispatch>) -> Self {
-        let memory = Guarded::new(DEVICE_OBJECT_SIZE);
+        let size = DEVICE_OBJECT_SIZE + description.extension;
+        let memory = Guarded::new(size);
         let flags = description.flags | DO_DEVICE_INITIALIZING;
+        let size = u16::try_from(size).unwrap_or(u16::MAX);
         memory.put(0, 3u16.to_le_bytes());
-        memory.put(2, 336u16.to_le_bytes());
-        memory.put(8, description.driver.to_le_bytes());
-        memory.put(48, flags.to_le_bytes());
-        memory.put(52, description.characteristics.to_le_bytes());
-        memory.put(72, description.device_type.to_le_bytes());
-        memory.put(76, [1]); // StackSize
+        memory.put(device_object::SIZE, size.to_le_bytes());
+        memory.put(device_object::DRIVER, description.driver.to_le_bytes());
+        memory.put(device_object::FLAGS, flags.to_le_bytes());
+        memory.put(
+            device_object::CHARACTERISTICS,
+            description.characteristics.to_le_bytes(),
+        );
+        if description.extension > 0 {
+            let extension = memory.address() + DEVICE_OBJECT_SIZE;
+            memory.put(device_object::EXTENSION, extension.to_le_bytes());
+        }
+        memory.put(
+            device_object::DEVICE_TYPE,
+            description.device_type.to_le_bytes(),
+        );
+        memory.put(device_object::STACK_SIZE, [1]);
         Self {
             memory,
             name: description.name.clone(),
             security: description.security.clone(),
             characteristics: description.characteristics,
-            flags: AtomicU32::new(flags),
+            driver: description.driver,
             handles: AtomicU32::new(0),
             dispatch,
         }
@@ -95,18 +125,33 @@ impl Device {
         self.memory.address()
     }
 
-    /// `DO_*` flags.
+    /// Whether a framework stands between the driver and its requests.
+    pub(crate) fn by_framework(&self) -> bool {
+        self.dispatch.by_framework()
+    }
+
+    /// The address of the `DRIVER_OBJECT` it belongs to.
+    pub(crate) const fn driver(&self) -> usize {
+        self.driver
+    }
+
+    /// Sets the next one in its driver's list of devices.
+    pub(crate) fn set_next(&self, device: usize) {
+        self.memory.put(device_object::NEXT, device.to_le_bytes());
+    }
+
+    /// `DO_*` flags, which are its driver's to change.
     pub(crate) fn flags(&self) -> u32 {
-        self.flags.load(Ordering::SeqCst)
+        self.memory
+            .atomic_u32(device_object::FLAGS)
+            .load(Ordering::SeqCst)
     }
 
     /// Clears `DO_DEVICE_INITIALIZING`: from now on the device can be opened.
     pub(crate) fn finish_initializing(&self) {
-        let flags = self
-            .flags
-            .fetch_and(!DO_DEVICE_INITIALIZING, Ordering::SeqCst)
-            & !DO_DEVICE_INITIALIZING;
-        self.memory.put(48, flags.to_le_bytes());
+        self.memory
+            .atomic_u32(device_object::FLAGS)
+            .fetch_and(!DO_DEVICE_INITIALIZING, Ordering::SeqCst);
     }
 
     /// File objects of the device that exist.
@@ -228,6 +273,8 @@ impl FileObject {
             let file = Arc::clone(self);
             cpu.machine().time().defer("IRP_MJ_CLOSE", move |cpu| {
                 let irp = Arc::new(Irp::new(&file, Parameters::plain(Major::Close)));
+                irp.set_thread(cpu.thread());
+                cpu.machine().io().keep_irp(&irp);
                 file.device.dispatch(cpu, &irp);
             });
         }
@@ -246,12 +293,18 @@ pub struct IoManager {
     names: Mutex<BTreeMap<String, Name>>,
     /// Every device object, named or not.
     devices: Mutex<Vec<Weak<Device>>>,
-    irps: Mutex<HashMap<usize, Weak<Irp>>>,
+    /// Those that are not complete.
+    irps: Mutex<HashMap<usize, Arc<Irp>>>,
     user_memory: Mutex<BTreeMap<usize, (usize, bool)>>,
+    /// Devices of drivers without a framework, which refer to them by address.
+    kept: Mutex<HashMap<usize, Arc<Device>>>,
+    completed: wdm::Completed,
+    cancel_lock: wdm::CancelLock,
+    work_items: wdm::WorkItems,
 }
 
 /// The one spelling of a name under which it is kept: lower case, DOS devices under `\??\`.
-fn canonical(path: &str) -> String {
+pub(crate) fn canonical(path: &str) -> String {
     let lower = path.to_lowercase();
     for prefix in [
         "\\\\.\\",
@@ -402,24 +455,31 @@ impl IoManager {
     pub(crate) fn allocate_irp(&self, file: &Arc<FileObject>, parameters: Parameters) -> Arc<Irp> {
         let irp = Arc::new(Irp::new(file, parameters));
         file.reference();
-        self.irps.lock().insert(irp.address(), Arc::downgrade(&irp));
+        self.keep_irp(&irp);
         irp
     }
 
+    /// A packet lives until it is completed.
+    fn keep_irp(&self, irp: &Arc<Irp>) {
+        self.irps.lock().insert(irp.address(), Arc::clone(irp));
+    }
+
+    /// The packet at `address`, if it is not complete.
     pub(crate) fn irp(&self, address: usize) -> Option<Arc<Irp>> {
-        self.irps.lock().get(&address).and_then(Weak::upgrade)
+        self.irps.lock().get(&address).cloned()
+    }
+
+    /// The packets that are not complete.
+    pub(crate) fn live_irps(&self) -> Vec<Arc<Irp>> {
+        let mut irps: Vec<_> = self.irps.lock().values().cloned().collect();
+        irps.sort_by_key(|irp| irp.address());
+        irps
     }
 
     /// The operations on `file` that are not complete.
     pub(crate) fn outstanding(&self, file: &Arc<FileObject>) -> Vec<Arc<Irp>> {
-        let mut irps: Vec<_> = self
-            .irps
-            .lock()
-            .values()
-            .filter_map(Weak::upgrade)
-            .collect();
+        let mut irps = self.live_irps();
         irps.retain(|irp| Arc::ptr_eq(&irp.file, file));
-        irps.sort_by_key(|irp| irp.address());
         irps
     }
 
@@ -428,9 +488,41 @@ impl IoManager {
         for block in [&irp.user_input, &irp.user_output].into_iter().flatten() {
             self.remove_user_memory(block.address());
         }
-        if known {
+        // The close comes when the last reference is gone.
+        if known && irp.major != Major::Close {
             irp.file.dereference(cpu);
         }
+    }
+
+    /// A device that its driver refers to by address, until it deletes it.
+    pub(crate) fn keep_device(&self, device: Arc<Device>) {
+        self.kept.lock().insert(device.address(), device);
+    }
+
+    pub(crate) fn forget_device(&self, address: usize) -> Option<Arc<Device>> {
+        self.kept.lock().remove(&address)
+    }
+
+    /// The devices of the driver without a framework whose object is at `driver`.
+    pub(crate) fn devices_of(&self, driver: usize) -> Vec<Arc<Device>> {
+        let devices = self.kept.lock();
+        devices
+            .values()
+            .filter(|device| device.driver == driver)
+            .cloned()
+            .collect()
+    }
+
+    pub(crate) const fn completed(&self) -> &wdm::Completed {
+        &self.completed
+    }
+
+    pub(crate) const fn cancel_lock(&self) -> &wdm::CancelLock {
+        &self.cancel_lock
+    }
+
+    pub(crate) const fn work_items(&self) -> &wdm::WorkItems {
+        &self.work_items
     }
 
     /// From now on `len` bytes at `address` are memory of a user-mode program.

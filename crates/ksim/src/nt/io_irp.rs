@@ -95,7 +95,27 @@ pub(crate) struct Completion {
     pub(crate) information: usize,
     /// The caller's output buffer as far as it was filled.
     pub(crate) output: Vec<u8>,
+    /// The whole of it.
+    pub(crate) buffer: Vec<u8>,
 }
+
+/// Where members of an `IRP` lie that are looked up by name here and elsewhere.
+pub(crate) mod offset {
+    pub(crate) const STATUS: usize = 48;
+    pub(crate) const INFORMATION: usize = 56;
+    pub(crate) const CANCEL: usize = 68;
+    pub(crate) const CANCEL_IRQL: usize = 69;
+    pub(crate) const CANCEL_ROUTINE: usize = 104;
+    /// `Tail.Overlay.DriverContext`.
+    pub(crate) const DRIVER_CONTEXT: usize = 120;
+    /// `Tail.Overlay.Thread`.
+    pub(crate) const THREAD: usize = 152;
+    /// `Control` of the stack location, which follows the `IRP`.
+    pub(crate) const CONTROL: usize = super::IRP_SIZE + 3;
+}
+
+/// `SL_PENDING_RETURNED` in `IO_STACK_LOCATION.Control`.
+const SL_PENDING_RETURNED: u8 = 1;
 
 /// `sizeof(IRP)`.
 const IRP_SIZE: usize = 208;
@@ -134,7 +154,7 @@ pub(crate) fn make_mdl(address: usize, len: usize, mapped: bool) -> Guarded {
 
 /// An I/O request packet.
 pub(crate) struct Irp {
-    memory: Guarded,
+    memory: Arc<Guarded>,
     /// The operation.
     pub(crate) major: Major,
     /// The I/O control code.
@@ -156,6 +176,11 @@ pub(crate) struct Irp {
     /// Describes the caller's buffer for direct I/O.
     pub(crate) mdl: Option<Guarded>,
     cancelled: AtomicBool,
+    /// Somebody has begun to complete it.
+    claimed: AtomicBool,
+    /// Whether it was marked pending, once it is complete.
+    marked_pending: AtomicBool,
+    /// How it ended. While it is held and empty, the memory may be touched.
     completion: Mutex<Option<Completion>>,
 }
 
@@ -214,7 +239,7 @@ impl Irp {
             }
         }
         let irp = Self {
-            memory: Guarded::new(IRP_SIZE + STACK_SIZE),
+            memory: Arc::new(Guarded::new(IRP_SIZE + STACK_SIZE)),
             major,
             code,
             method,
@@ -226,6 +251,8 @@ impl Irp {
             user_output,
             mdl,
             cancelled: AtomicBool::new(false),
+            claimed: AtomicBool::new(false),
+            marked_pending: AtomicBool::new(false),
             completion: Mutex::new(None),
         };
         irp.fill();
@@ -287,18 +314,19 @@ impl Irp {
 
     /// Sets the thread that made the request (`Tail.Overlay.Thread`).
     pub(crate) fn set_thread(&self, thread: usize) {
-        self.memory.put(152, thread.to_le_bytes());
+        self.memory.put(offset::THREAD, thread.to_le_bytes());
     }
 
     /// `IoStatus.Information` as it stands.
     pub(crate) fn information(&self) -> usize {
-        let bytes = self.memory.read(56, 8);
+        let bytes = self.memory.read(offset::INFORMATION, 8);
         bytes.try_into().map_or(0, usize::from_le_bytes)
     }
 
     /// Sets `IoStatus.Information`.
     pub(crate) fn set_information(&self, information: usize) {
-        self.memory.put(56, information.to_le_bytes());
+        self.memory
+            .put(offset::INFORMATION, information.to_le_bytes());
     }
 
     /// Whether somebody asked for its cancellation.
@@ -309,7 +337,116 @@ impl Irp {
     /// Asks for its cancellation. The driver's side is told by the caller.
     pub(crate) fn set_cancelled(&self) {
         self.cancelled.store(true, Ordering::SeqCst);
-        self.memory.put(68, [1]);
+        if self.completion.lock().is_none() {
+            self.memory.put(offset::CANCEL, [1]);
+        }
+    }
+
+    /// What it asks for, in words.
+    pub(crate) fn describe(&self) -> String {
+        match self.major {
+            Major::DeviceControl => format!("I/O control {:#x}", self.code),
+            other => format!("{other:?}"),
+        }
+    }
+
+    /// The memory that the driver sees.
+    pub(crate) fn memory(&self) -> Arc<Guarded> {
+        Arc::clone(&self.memory)
+    }
+
+    /// `IoStatus` as the driver has set it.
+    pub(crate) fn io_status(&self) -> (NtStatus, usize) {
+        let status = self.memory.read(offset::STATUS, 4);
+        let status = status.try_into().map_or(0, u32::from_le_bytes);
+        (NtStatus::from_u32(status), self.information())
+    }
+
+    /// The first to ask completes it.
+    pub(crate) fn claim(&self) -> bool {
+        !self.claimed.swap(true, Ordering::SeqCst)
+    }
+
+    /// The final status if it is complete, and whether it was marked pending.
+    pub(crate) fn progress(&self) -> (Option<NtStatus>, bool) {
+        let completion = self.completion.lock();
+        let status = completion.as_ref().map(|completion| completion.status);
+        let marked = if status.is_some() {
+            self.marked_pending.load(Ordering::SeqCst)
+        } else {
+            self.control() & SL_PENDING_RETURNED != 0
+        };
+        (status, marked)
+    }
+
+    fn control(&self) -> u8 {
+        self.memory
+            .read(offset::CONTROL, 1)
+            .first()
+            .copied()
+            .unwrap_or(0)
+    }
+
+    /// `IoMarkIrpPending`.
+    pub(crate) fn mark_pending(&self) {
+        let completion = self.completion.lock();
+        if completion.is_none() {
+            self.memory
+                .put(offset::CONTROL, [self.control() | SL_PENDING_RETURNED]);
+        }
+        drop(completion);
+    }
+
+    /// Remembers whether it was marked pending, before it is completed.
+    pub(crate) fn note_pending(&self) {
+        let marked = self.control() & SL_PENDING_RETURNED != 0;
+        self.marked_pending.store(marked, Ordering::SeqCst);
+    }
+
+    /// The address of its cancel routine; 0 for none.
+    pub(crate) fn cancel_routine(&self) -> usize {
+        self.memory
+            .atomic_usize(offset::CANCEL_ROUTINE)
+            .load(Ordering::SeqCst)
+    }
+
+    /// `IoSetCancelRoutine`: the routine before. A complete packet has none.
+    pub(crate) fn exchange_cancel_routine(&self, routine: usize) -> usize {
+        let completion = self.completion.lock();
+        let before = if completion.is_none() {
+            let slot = self.memory.atomic_usize(offset::CANCEL_ROUTINE);
+            slot.swap(routine, Ordering::SeqCst)
+        } else {
+            0
+        };
+        drop(completion);
+        before
+    }
+
+    /// Takes the cancel routine in order to call it, with the IRQL at which the cancel spin lock was taken.
+    pub(crate) fn begin_cancel(&self, irql: u8) -> usize {
+        let completion = self.completion.lock();
+        let routine = if completion.is_none() {
+            self.memory.put(offset::CANCEL_IRQL, [irql]);
+            let slot = self.memory.atomic_usize(offset::CANCEL_ROUTINE);
+            slot.swap(0, Ordering::SeqCst)
+        } else {
+            0
+        };
+        drop(completion);
+        routine
+    }
+
+    /// The bytes that a successful transfer can have, where that is known.
+    pub(crate) fn room(&self) -> Option<usize> {
+        match (self.major, self.method) {
+            (Major::Read, _) => Some(self.output_len),
+            (Major::Write, _) => Some(self.input_len),
+            (Major::DeviceControl, Method::Buffered | Method::OutDirect) => {
+                (self.output_len > 0).then_some(self.output_len)
+            }
+            _ => None,
+        }
     }
 
     /// How it ended, if it has.
@@ -325,12 +462,13 @@ impl Irp {
             if completion.is_some() {
                 return false;
             }
-            self.memory.put(48, status.code().to_le_bytes());
+            self.memory.put(offset::STATUS, status.code().to_le_bytes());
             self.set_information(information);
             *completion = Some(Completion {
                 status,
                 information,
                 output: self.output(status, information),
+                buffer: self.buffer(status, information),
             });
         }
         let machine = cpu.machine();
@@ -357,10 +495,23 @@ impl Irp {
         }
     }
 
+    /// The caller's whole output buffer: by direct I/O the driver writes into it whatever length it says.
+    fn buffer(&self, status: NtStatus, information: usize) -> Vec<u8> {
+        match (&self.user_output, self.method) {
+            (Some(buffer), _) => buffer.read(0, buffer.len()),
+            (None, Method::Buffered) => {
+                let mut bytes = self.output(status, information);
+                bytes.resize(self.output_len, 0);
+                bytes
+            }
+            (None, _) => Vec::new(),
+        }
+    }
+
     /// Buffers behind whose end the driver wrote, by name.
     pub(crate) fn overrun(&self) -> Option<&'static str> {
         let blocks = [
-            ("the IRP", Some(&self.memory)),
+            ("the IRP", Some(&*self.memory)),
             ("the system buffer", self.system.as_ref()),
             ("the caller's input buffer", self.user_input.as_ref()),
             ("the caller's output buffer", self.user_output.as_ref()),

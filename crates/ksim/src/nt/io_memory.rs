@@ -5,6 +5,7 @@
 //! pattern that [`Guarded::intact`] checks.
 
 use std::ptr;
+use std::sync::atomic::{AtomicU32, AtomicUsize};
 
 const PAGE: usize = 4096;
 const ALIGN: usize = 16;
@@ -117,6 +118,34 @@ impl Guarded {
     /// Writes a plain value at `offset`.
     pub(crate) fn put<const N: usize>(&self, offset: usize, value: [u8; N]) {
         self.write(offset, &value);
+    }
+
+    /// The naturally aligned number at `offset`, which the driver may be changing.
+    pub(crate) fn atomic_u32(&self, offset: usize) -> &AtomicU32 {
+        // SAFETY: aligned and within the block, as `slot` checks; every access of ours through it is atomic.
+        unsafe { AtomicU32::from_ptr(self.slot(offset)) }
+    }
+
+    /// The naturally aligned word at `offset`, which the driver may be changing.
+    pub(crate) fn atomic_usize(&self, offset: usize) -> &AtomicUsize {
+        // SAFETY: aligned and within the block, as `slot` checks; every access of ours through it is atomic.
+        unsafe { AtomicUsize::from_ptr(self.slot(offset)) }
+    }
+
+    fn slot<T>(&self, offset: usize) -> *mut T {
+        assert!(
+            offset <= self.len && size_of::<T>() <= self.len - offset,
+            "a slot within the block"
+        );
+        let slot = self.start.wrapping_add(offset).cast::<T>();
+        assert!(slot.is_aligned(), "a slot at a multiple of its size");
+        slot
+    }
+
+    /// From now on nobody may touch the block, not even to read it. Its address stays taken.
+    pub(crate) fn revoke(&self) {
+        // SAFETY: our own mapping; whoever touches it from now on traps, which is what is wanted.
+        unsafe { libc::mprotect(self.base.cast(), self.mapped, libc::PROT_NONE) };
     }
 
     /// Whether the bytes right behind the block are untouched.

@@ -36,6 +36,8 @@ pub struct IoResult {
     pub information: usize,
     /// The output buffer as far as the driver filled it.
     pub output: Vec<u8>,
+    /// The whole output buffer as the program finds it. By direct I/O a driver writes into it whatever length it says.
+    pub buffer: Vec<u8>,
     /// The operation itself while it is pending.
     pub pending: Option<PendingIo>,
 }
@@ -307,6 +309,7 @@ impl PendingIo {
             status: completion.status,
             information: completion.information,
             output: completion.output,
+            buffer: completion.buffer,
             pending: None,
         })
     }
@@ -359,6 +362,7 @@ impl PendingIo {
             status: NtStatus::PENDING,
             information: 0,
             output: Vec::new(),
+            buffer: Vec::new(),
             pending: None,
         })
     }

@@ -3,6 +3,7 @@
 //! - memory: [`pool`], [`mdl`], `rtl_memory`;
 //! - waiting and excluding: `irql`, [`spin`], `spin_rw`, `event`, `wait`, `mutex`, `rundown`, `interlocked`;
 //! - time: `clock`, `dpc`, `shared_data`;
+//! - devices and requests: [`io`], [`io_irp`], [`io_security`], [`io_user`], `wdm`;
 //! - the rest: `debug`, `rtl_string`, `rtl`, [`process`], [`object`], `processor`, `errorlog`, `system`, `data`.
 
 mod callback;
@@ -40,6 +41,7 @@ mod system;
 #[cfg(test)]
 mod tests;
 mod wait;
+pub(crate) mod wdm;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -75,6 +77,12 @@ pub(crate) static EXPORTS: &[&[Export]] = &[
     spin_rw::EXPORTS,
     system::EXPORTS,
     wait::EXPORTS,
+    wdm::EXPORTS[0],
+    wdm::EXPORTS[1],
+    wdm::EXPORTS[2],
+    wdm::EXPORTS[3],
+    wdm::EXPORTS[4],
+    wdm::EXPORTS[5],
 ];
 
 /// Whether `name` takes variable arguments, so that its stub spills them (see [`Thunks`](crate::thunks::Thunks)).

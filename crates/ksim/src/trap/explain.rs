@@ -9,8 +9,8 @@ use crate::kernel::Bugcheck;
 use crate::loader::memory::{PAGE, probe};
 use crate::nt::pool::Fault;
 use crate::verifier::{
-    POOL_OVERRUN, POOL_PAGED_ACCESS, POOL_UNDERRUN, POOL_USE_AFTER_FREE, Rule, STOP_STACK,
-    STOP_TRAP, UNLOAD_CODE,
+    IRP_TOUCHED, POOL_OVERRUN, POOL_PAGED_ACCESS, POOL_UNDERRUN, POOL_USE_AFTER_FREE, Rule,
+    STOP_STACK, STOP_TRAP, UNLOAD_CODE,
 };
 
 /// Bug check codes that traps become.
@@ -197,6 +197,11 @@ fn page_fault(
         };
         let words = format!("{access} {}", place.words(machine));
         return (rule, (code, parameters, words));
+    }
+    if let Some(place) = machine.io().completed().place(machine, address) {
+        let code = code::PAGE_FAULT_IN_FREED_SPECIAL_POOL;
+        let words = format!("{access} {place}");
+        return (&IRP_TOUCHED, (code, narrow, words));
     }
     if let Some(place) = machine.verifier().unloaded_place(address) {
         let code = code::DRIVER_UNLOADED_WITHOUT_CANCELLING_PENDING_OPERATIONS;

@@ -20,6 +20,7 @@ mod lock;
 mod object;
 mod pend;
 mod pool;
+mod request;
 mod stop;
 
 pub use classify::*;
@@ -31,6 +32,7 @@ pub use lock::*;
 pub use object::*;
 pub use pend::*;
 pub use pool::*;
+pub use request::*;
 pub use stop::*;
 
 /// How bad a breach is.
@@ -75,6 +77,8 @@ pub enum Area {
     Pend,
     /// Flow contexts.
     Flow,
+    /// I/O requests of drivers without a framework.
+    Request,
     /// The Kernel-Mode Driver Framework.
     Kmdf,
     /// What ends the machine.
@@ -94,6 +98,7 @@ impl Area {
             Self::Injection => "injection",
             Self::Pend => "pend",
             Self::Flow => "flow",
+            Self::Request => "request",
             Self::Kmdf => "kmdf",
             Self::Stop => "stop",
         }
@@ -126,6 +131,7 @@ pub fn all() -> impl Iterator<Item = &'static Rule> {
         injection::RULES,
         pend::RULES,
         flow::RULES,
+        request::RULES,
         kmdf::RULES,
         stop::RULES,
     ]

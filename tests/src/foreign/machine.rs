@@ -1,0 +1,194 @@
+//! A machine with one driver that is not ours.
+
+use ksim::{
+    Bugcheck, Caller, Config, Driver, FileHandle, IoResult, Kernel, LoadOptions, PoolMode, Report,
+};
+use wfp_schema::NtStatus;
+
+use super::test_drivers::{Built, built};
+use crate::control::alive;
+use crate::net::Net;
+use crate::world::assert_clean;
+
+/// A machine, a driver that has started on it, and a host with packets on its first processor.
+#[derive(Debug)]
+pub struct Machine {
+    /// The machine.
+    pub kernel: Kernel,
+    /// The host.
+    pub net: Net,
+    driver: Option<Driver>,
+}
+
+impl Machine {
+    /// A machine on which the driver `name` of `tests/drivers` has started.
+    #[must_use]
+    pub fn with(name: &str) -> Self {
+        Self::with_built(&Config::default(), &built(name, None))
+    }
+
+    /// The same with the driver that makes this mistake.
+    #[must_use]
+    pub fn with_bug(name: &str, bug: &str) -> Self {
+        Self::with_built(&Config::default(), &built(name, Some(bug)))
+    }
+
+    /// A machine made like this, on which the driver has started.
+    #[must_use]
+    pub fn with_built(config: &Config, driver: &Built) -> Self {
+        let machine = Self::loaded(config, driver);
+        assert_eq!(machine.start(), NtStatus::SUCCESS, "DriverEntry");
+        machine
+    }
+
+    /// A machine on which the driver is loaded and has not started.
+    #[must_use]
+    pub fn loaded(config: &Config, driver: &Built) -> Self {
+        let kernel = Kernel::new(config).expect("memory and threads");
+        let net = Net::new(&kernel, 0);
+        let loaded = load(&kernel, driver);
+        Self {
+            kernel,
+            net,
+            driver: Some(loaded),
+        }
+    }
+
+    /// Loads and starts a driver where the one before was unloaded.
+    pub fn load_again(&mut self, driver: &Built) {
+        assert!(self.driver.is_none(), "the one before is unloaded");
+        self.driver = Some(load(&self.kernel, driver));
+        assert_eq!(self.start(), NtStatus::SUCCESS, "DriverEntry");
+    }
+
+    /// Starts the driver.
+    #[must_use]
+    pub fn start(&self) -> NtStatus {
+        alive(self.driver.as_ref().expect("it is loaded").start())
+    }
+
+    /// Opens its device.
+    #[must_use]
+    pub fn open(&self, path: &str) -> FileHandle {
+        self.open_as(path, Caller::administrator())
+            .unwrap_or_else(|status| panic!("{path}: {status}"))
+    }
+
+    /// Opens its device as somebody.
+    ///
+    /// # Errors
+    /// The status with which it is refused.
+    pub fn open_as(&self, path: &str, caller: Caller) -> Result<FileHandle, NtStatus> {
+        match self.kernel.open(path, caller) {
+            Ok(handle) => Ok(handle),
+            Err(ksim::OpenError::Status(status)) => Err(status),
+            Err(ksim::OpenError::Bugcheck(bugcheck)) => panic!("{bugcheck}"),
+        }
+    }
+
+    /// Unloads the driver.
+    ///
+    /// # Errors
+    /// Why the machine stopped.
+    pub fn try_unload(&mut self) -> Result<Report, Bugcheck> {
+        self.driver.take().expect("it is loaded").unload()
+    }
+
+    /// Unloads the driver.
+    #[must_use]
+    pub fn unload(&mut self) -> Report {
+        alive(self.try_unload())
+    }
+
+    /// Unloads the driver, which leaves nothing behind and has done nothing that it must not.
+    pub fn end(mut self) {
+        let report = self.unload();
+        assert_clean(&report);
+        assert!(self.kernel.filter_engine().registered_callouts().is_empty());
+        assert_eq!(self.kernel.filter_engine().session_count(), 0);
+        let names = self.kernel.io().names();
+        assert!(
+            names.iter().all(|name| !name.contains("gate")
+                && !name.contains("editor")
+                && !name.contains("warden")),
+            "left in the object manager: {names:?}"
+        );
+    }
+}
+
+fn load(kernel: &Kernel, driver: &Built) -> Driver {
+    let options = LoadOptions {
+        pdb: Some(driver.pdb.clone()),
+        ..LoadOptions::named(&driver.name)
+    };
+    kernel
+        .load(&driver.image, &options)
+        .unwrap_or_else(|error| panic!("{}: {error}", driver.name))
+}
+
+/// The verifier found this rule broken.
+///
+/// # Panics
+/// When it did not; what it found is shown.
+pub fn assert_found(report: &Report, rule: &str) {
+    let found = report
+        .violations
+        .iter()
+        .any(|violation| violation.rule == rule);
+    assert!(found, "{rule} was not found, but: {report:#?}");
+}
+
+/// A status that says that a call was answered.
+#[must_use]
+pub fn status(result: Result<IoResult, Bugcheck>) -> NtStatus {
+    alive(result).status
+}
+
+/// A machine for sweeps, of which there are many: its pool has no guard pages.
+#[must_use]
+pub fn sweep_config() -> Config {
+    Config {
+        pool: PoolMode::Fast,
+        ..Config::default()
+    }
+}
+
+/// Runs `scenario` once for each call of it that can fail, with that call failing, on a machine of its own.
+///
+/// `scenario` must come to an end whatever fails, and leave nothing behind; which is checked here. Returns how many
+/// calls were made to fail.
+pub fn sweep(driver: &Built, scenario: impl Fn(&mut Machine)) -> u64 {
+    /// More calls than any scenario makes.
+    const MANY: u64 = 5_000;
+    for nth in 1..MANY {
+        let mut machine = Machine::loaded(&sweep_config(), driver);
+        machine.kernel.faults().fail_nth(nth);
+        if machine.start().is_success() {
+            scenario(&mut machine);
+        }
+        let failed = machine.kernel.faults().failed_call();
+        machine.kernel.faults().fail_nth(0);
+        let report = machine.unload();
+        assert!(
+            report.is_clean(),
+            "after the failure of {failed:?}: {report:#?}"
+        );
+        assert!(
+            machine
+                .kernel
+                .filter_engine()
+                .registered_callouts()
+                .is_empty(),
+            "{failed:?}"
+        );
+        if failed.is_none() {
+            println!(
+                "{}: {} calls, each made to fail in turn",
+                driver.name,
+                nth - 1
+            );
+            return nth - 1;
+        }
+    }
+    panic!("the scenario makes more than {MANY} calls");
+}

@@ -1,0 +1,3 @@
+//! Drivers in C, in the style of Microsoft's, run in the same kernel as ours.
+
+mod gate;
