@@ -11,6 +11,7 @@ mod bfe;
 mod callouts;
 mod concurrency;
 mod conditions;
+mod flow_races;
 mod flows;
 mod index;
 mod matching;
