@@ -107,6 +107,7 @@ mod object;
 mod objects;
 mod options;
 mod plan;
+mod provenance;
 mod record;
 mod rundown;
 mod security;
@@ -136,6 +137,7 @@ pub use options::{
     Question, ReadTransaction, RunningCallout, SeparatedConditions, TieOrder, UserIdType,
 };
 pub use plan::{Plan, Stage};
+pub use provenance::Provenance;
 pub use record::{Arbitration, Call, Outcome, Recorder, Step};
 pub use security::{
     ADMINISTRATORS, AccessEntry, AccessList, Caller, EVERYONE, NETWORK_OPERATORS, ObjectType,

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use parking_lot::Mutex;
+use wfp_engine::Provenance;
 use wfp_schema::codes::ConnectionRedirectState;
 use wfp_schema::{Guid, NtStatus};
 
@@ -25,22 +26,12 @@ pub(super) type State = Mutex<HashMap<usize, Redirection>>;
 
 /// What `records` means to the redirector with `handle`, and the context that it gave.
 fn state(records: &Redirection, handle: u64) -> (ConnectionRedirectState, u64) {
-    let redirections = || {
-        let versions = records.versions().iter().rev();
-        versions.filter(|version| version.redirect_handle != 0)
-    };
-    let own = redirections().find(|version| version.redirect_handle == handle);
-    match (redirections().next(), own) {
-        (None, _) => (ConnectionRedirectState::NotRedirected, 0),
-        (Some(last), Some(own)) if last.redirect_handle == handle => {
-            (ConnectionRedirectState::RedirectedBySelf, own.context)
-        }
-        (Some(_), Some(own)) => (
-            ConnectionRedirectState::PreviouslyRedirectedBySelf,
-            own.context,
-        ),
-        (Some(_), None) => (ConnectionRedirectState::RedirectedByOther, 0),
-    }
+    let versions = records.versions().iter().rev();
+    let redirections = versions
+        .filter(|version| version.redirect_handle != 0)
+        .map(|version| (version.redirect_handle, version.context));
+    let state = Provenance::of(redirections, &handle);
+    (state.of_connection(), state.context().unwrap_or(0))
 }
 
 /// Checks a version that a driver applied, whose context becomes the system's.

@@ -17,6 +17,7 @@ mod index;
 mod matching;
 mod objects;
 mod properties;
+mod provenance;
 mod provider_contexts;
 mod security;
 mod sessions;

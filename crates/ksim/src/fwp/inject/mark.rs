@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use wfp_engine::Provenance;
 use wfp_schema::codes::PacketInjectionState;
 
 use crate::net::InjectionMark;
@@ -55,17 +56,8 @@ impl Marks {
         mark: Option<InjectionMark>,
         handle: usize,
     ) -> (PacketInjectionState, usize) {
-        let mut history = self.history(mark);
-        let Some(last) = history.next() else {
-            return (PacketInjectionState::NotInjected, 0);
-        };
-        if last.handle == handle {
-            return (PacketInjectionState::InjectedBySelf, last.context);
-        }
-        history
-            .find(|mark| mark.handle == handle)
-            .map_or((PacketInjectionState::InjectedByOther, 0), |own| {
-                (PacketInjectionState::PreviouslyInjectedBySelf, own.context)
-            })
+        let history = self.history(mark);
+        let state = Provenance::of(history.map(|mark| (mark.handle, mark.context)), &handle);
+        (state.of_packet(), state.context().unwrap_or(0))
     }
 }
