@@ -199,7 +199,11 @@ impl Cpu {
 
     /// Sets the IRQL and returns the previous one. Rules are the caller's to check.
     pub fn set_irql(&self, irql: u8) -> u8 {
-        self.irql.swap(irql, Ordering::Relaxed)
+        let before = self.irql.swap(irql, Ordering::Relaxed);
+        if irql >= DISPATCH && before < DISPATCH {
+            self.machine().nt().pool().page_out();
+        }
+        before
     }
 
     /// The machine this processor belongs to.

@@ -23,7 +23,7 @@ use libc::{c_int, c_void, siginfo_t, ucontext_t};
 
 use crate::access::address;
 use crate::coverage;
-use crate::cpu::{self, Cpu};
+use crate::cpu::{self, Cpu, DISPATCH};
 use crate::loader::memory::{PAGE, Protection, Region};
 
 pub(crate) use explain::code;
@@ -223,6 +223,9 @@ extern "C" fn handle(signal: c_int, info: *mut siginfo_t, context: *mut c_void) 
         registers[libc::REG_RIP as usize] = rip.cast_signed() as i64;
         return;
     }
+    if signal == libc::SIGSEGV && pages_in(cpu, registers) {
+        return;
+    }
     if emulate::instruction(cpu, registers) {
         return;
     }
@@ -244,6 +247,20 @@ extern "C" fn handle(signal: c_int, info: *mut siginfo_t, context: *mut c_void) 
     // SAFETY: this thread's own cell; `report` reads it after the handler has returned.
     unsafe { *stacks.trap.get() = trap };
     redirect(cpu, registers, report as *const () as usize);
+}
+
+/// Whether this was a page fault that the system serves: paged pool, touched below `DISPATCH_LEVEL`.
+fn pages_in(cpu: &Cpu, registers: &Registers) -> bool {
+    /// The error code's bit of an instruction fetch.
+    const FETCH: u64 = 1 << 4;
+    word(registers, libc::REG_TRAPNO) == vector::PAGE_FAULT
+        && word(registers, libc::REG_ERR) & FETCH == 0
+        && cpu.irql() < DISPATCH
+        && cpu
+            .machine()
+            .nt()
+            .pool()
+            .page_in(address(word(registers, libc::REG_CR2)))
 }
 
 /// The register `libc::REG_*`.

@@ -2,13 +2,15 @@
 //!
 //! In [`PoolMode::Special`] each block ends at a page that nobody can access, and a freed block stays inaccessible
 //! until its addresses are needed again, so a driver that runs over the end of a block or uses it after it freed it
-//! traps at the very instruction. Where the host has no room for that, and in [`PoolMode::Fast`], patterns around
+//! traps at the very instruction; in [`PoolMode::SpecialStart`] one that runs below its start does. Paged pool that is
+//! touched at `DISPATCH_LEVEL` traps in both. Where the host has no room for that, and in [`PoolMode::Fast`], patterns around
 //! the block and in freed blocks are checked instead, when the block is freed and when it is given up.
 //!
 //! What is wrong is returned to the caller, who knows which call it is and says so; nothing here calls anybody.
 
 mod arena;
 mod heap;
+mod paging;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
@@ -18,7 +20,7 @@ use parking_lot::Mutex;
 use crate::cpu::Cpu;
 use crate::kernel::Machine;
 use crate::verifier::{POOL_OVERRUN, POOL_UNDERRUN, POOL_USE_AFTER_FREE};
-use arena::{Arena, Run};
+use arena::{Arena, Guarded, Run};
 use heap::Heap;
 
 /// How the pool is guarded.
@@ -26,6 +28,8 @@ use heap::Heap;
 pub enum PoolMode {
     /// Each block ends at an inaccessible page; freed blocks stay inaccessible.
     Special,
+    /// Each block begins at an inaccessible page; freed blocks stay inaccessible.
+    SpecialStart,
     /// Blocks lie between patterns that are checked when they are freed.
     Fast,
 }
@@ -179,8 +183,37 @@ pub enum Freed {
 /// The pool of one machine.
 #[derive(Debug)]
 pub struct Pool {
-    arena: Option<Arena>,
+    arenas: Option<Arenas>,
     inner: Mutex<Inner>,
+}
+
+/// Where guarded blocks are.
+#[derive(Debug)]
+struct Arenas {
+    nonpaged: Arena,
+    paged: Arena,
+}
+
+impl Arenas {
+    fn new(guarded: Guarded) -> io::Result<Self> {
+        Ok(Self {
+            nonpaged: Arena::new(arena::NONPAGED_SIZE, guarded, false)?,
+            paged: Arena::new(arena::PAGED_SIZE, guarded, true)?,
+        })
+    }
+
+    const fn of(&self, paged: bool) -> &Arena {
+        if paged { &self.paged } else { &self.nonpaged }
+    }
+
+    /// Makes a block accessible on whichever IRQL, for our own checks.
+    fn page_in(&self, block: &Block) {
+        if let (Home::Arena(run), true) = (block.home, block.paged) {
+            for page in (run.start..run.start + run.size - PAGE).step_by(PAGE) {
+                self.paged.page_in(page);
+            }
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -196,12 +229,13 @@ struct Inner {
 
 impl Pool {
     pub(crate) fn new(mode: PoolMode) -> io::Result<Self> {
-        let arena = match mode {
-            PoolMode::Special => Some(Arena::new()?),
+        let arenas = match mode {
+            PoolMode::Special => Some(Arenas::new(Guarded::End)?),
+            PoolMode::SpecialStart => Some(Arenas::new(Guarded::Start)?),
             PoolMode::Fast => None,
         };
         Ok(Self {
-            arena,
+            arenas,
             inner: Mutex::default(),
         })
     }
@@ -219,9 +253,9 @@ impl Pool {
         };
         let mut inner = self.inner.lock();
         let (address, home) = match self
-            .arena
+            .arenas
             .as_ref()
-            .and_then(|arena| arena.allocate(size, alignment))
+            .and_then(|arenas| arenas.of(request.paged).allocate(size, alignment))
         {
             Some((address, run)) => (address, Home::Arena(run)),
             None => (inner.heap.allocate(size)?, Home::Heap),
@@ -250,7 +284,7 @@ impl Pool {
 
     /// Frees the block at `address`.
     pub fn free(&self, address: usize, site: usize) -> Freed {
-        self.inner.lock().free(self.arena.as_ref(), address, site)
+        self.inner.lock().free(self.arenas.as_ref(), address, site)
     }
 
     /// The block that begins at `address`.
@@ -274,30 +308,52 @@ impl Pool {
     /// happened while one is held.
     pub(crate) fn place(&self, address: usize) -> Option<Place> {
         const PATIENCE: std::time::Duration = std::time::Duration::from_millis(500);
+        let guarded = self.arenas.as_ref()?.nonpaged.guarded();
         let inner = self.inner.try_lock_for(PATIENCE)?;
-        let block = inner
-            .runs
-            .range(..=address)
-            .next_back()
-            .map(|(_, block)| *block);
+        let before = inner.runs.range(..=address).next_back();
+        let before = before.map(|(_, block)| *block);
+        let behind = inner.runs.range(address..).next();
+        let behind = behind.map(|(_, block)| *block);
         drop(inner);
-        let block = block?;
-        let Home::Arena(run) = block.home else {
-            return None;
+        let run = |block: &Block| match block.home {
+            Home::Arena(run) => Some(run),
+            Home::Heap => None,
         };
-        if address >= run.start + run.size {
-            return None;
-        }
+        let guards = |block: &Block| run(block).is_some_and(|run| run.start - address <= PAGE);
+        let holds = |block: &Block| {
+            run(block).is_some_and(|run| {
+                let end = run.start + run.size;
+                address < end - PAGE || (guarded == Guarded::End && address < end)
+            })
+        };
+        let block = before
+            .filter(holds)
+            .or_else(|| behind.filter(guards).filter(|_| guarded == Guarded::Start))?;
         Some(match block.freed_by {
             Some(_) => Place::Freed { block, address },
             None => Place::Live { block, address },
         })
     }
 
+    /// Makes the page at `address` accessible, if it is one of paged pool that was paged out. For the trap handler of
+    /// a processor below `DISPATCH_LEVEL`.
+    pub(crate) fn page_in(&self, address: usize) -> bool {
+        self.arenas
+            .as_ref()
+            .is_some_and(|arenas| arenas.paged.page_in(address))
+    }
+
+    /// A processor goes up to `DISPATCH_LEVEL`: from now on paged pool is not to be touched there.
+    pub(crate) fn page_out(&self) {
+        if let Some(arenas) = &self.arenas {
+            arenas.paged.page_out();
+        }
+    }
+
     /// Checks the surroundings of every block, and freed blocks whose contents can be checked; reports what is
     /// damaged.
     pub(crate) fn audit(&self, cpu: &Cpu) {
-        let damage = self.inner.lock().audit();
+        let damage = self.inner.lock().audit(self.arenas.as_ref());
         for damage in damage {
             let (rule, words) = damage.describe(cpu.machine());
             cpu.machine().verifier().violation_at(cpu, rule, words);
@@ -307,10 +363,13 @@ impl Pool {
 
 impl Inner {
     /// Everything that is damaged and was not yet reported.
-    fn audit(&mut self) -> Vec<Damage> {
+    fn audit(&mut self, arenas: Option<&Arenas>) -> Vec<Damage> {
         let mut damage = std::mem::take(&mut self.damage);
         damage.extend(self.heap.audit());
         damage.extend(self.live.values().filter_map(|block| {
+            if let Some(arenas) = arenas {
+                arenas.page_in(block);
+            }
             let offset = damaged_surroundings(block)?;
             Some(Damage {
                 block: *block,
@@ -322,7 +381,7 @@ impl Inner {
     }
 
     /// Frees the block at `address`; see [`Pool::free`].
-    fn free(&mut self, arena: Option<&Arena>, address: usize, site: usize) -> Freed {
+    fn free(&mut self, arenas: Option<&Arenas>, address: usize, site: usize) -> Freed {
         let Some(mut block) = self.live.remove(&address) else {
             let earlier = self
                 .freed
@@ -332,6 +391,9 @@ impl Inner {
                 .copied();
             return Freed::Unknown(earlier);
         };
+        if let Some(arenas) = arenas {
+            arenas.page_in(&block);
+        }
         if let Some(offset) = damaged_surroundings(&block) {
             self.damage.push(Damage {
                 block,
@@ -340,8 +402,8 @@ impl Inner {
             });
         }
         block.freed_by = Some(site);
-        if let (Home::Arena(run), Some(arena)) = (block.home, arena) {
-            arena.free(run);
+        if let (Home::Arena(run), Some(arenas)) = (block.home, arenas) {
+            arenas.of(block.paged).free(run);
             self.runs.insert(run.start, block);
         } else {
             let late = self.heap.free(&block);
@@ -395,9 +457,11 @@ const fn fill(address: usize, size: usize, byte: u8) {
 
 /// The first byte of a live block's surroundings that is not as it was, relative to the block.
 fn damaged_surroundings(block: &Block) -> Option<isize> {
+    // A block of no bytes was given one.
+    let size = block.size.max(1);
     let surroundings = match block.home {
-        Home::Arena(run) => run.slack(block.address, block.size),
-        Home::Heap => heap::slack(block.address, block.size),
+        Home::Arena(run) => run.slack(block.address, size),
+        Home::Heap => heap::slack(block.address, size),
     };
     surroundings
         .into_iter()

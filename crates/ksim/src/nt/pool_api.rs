@@ -6,7 +6,9 @@ use std::ptr;
 use super::pool::{ALIGNMENT, Freed, Request, tag_name};
 use crate::cpu::{APC, DISPATCH, PASSIVE};
 use crate::export::{Call, exports};
-use crate::verifier::{ARGUMENT, IRQL_RANGE, POOL_DOUBLE_FREE, POOL_EXECUTABLE, POOL_TAG};
+use crate::verifier::{
+    IRQL_RANGE, POOL_DOUBLE_FREE, POOL_EXECUTABLE, POOL_FLAGS, POOL_NO_TAG, POOL_SIZE, POOL_TAG,
+};
 
 /// `POOL_FLAG_*` of `ExAllocatePool2`.
 mod flag {
@@ -33,10 +35,10 @@ const KIND: &str = "pool";
 /// Allocates for the driver; the block must be given back.
 fn allocate(call: &Call<'_>, request: Request) -> *mut c_void {
     if request.size == 0 {
-        call.violation(&ARGUMENT, "zero bytes of pool");
+        call.violation(&POOL_SIZE, "zero bytes of pool");
     }
     if request.tag == 0 {
-        call.violation(&ARGUMENT, "pool without a tag");
+        call.violation(&POOL_NO_TAG, "pool without a tag");
     }
     if request.paged && call.cpu().irql() > APC {
         call.violation(
@@ -111,7 +113,7 @@ fn allocate_by_flags(call: &Call<'_>, flags: u64, size: usize, tag: u32) -> *mut
     let required = flags & !flag::OPTIONAL;
     if (required & flag::KINDS).count_ones() != 1 || required & !flag::KNOWN != 0 {
         call.violation(
-            &ARGUMENT,
+            &POOL_FLAGS,
             format!("pool flags {flags:#x} name no pool or unknown flags"),
         );
         return ptr::null_mut();

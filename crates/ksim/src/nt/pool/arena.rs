@@ -1,6 +1,7 @@
-//! Address space for blocks that end at an inaccessible page.
+//! Address space for blocks that end, or begin, at an inaccessible page.
 //!
-//! Every block has pages of its own and the page behind them, which stays inaccessible. Freed pages are given back
+//! Every block has pages of its own and the page behind them, which stays inaccessible, as does the page before the
+//! first block: so one is also before each block. Freed pages are given back
 //! to the host and stay inaccessible; their addresses are used again, oldest first, only when the arena has none
 //! that were never used.
 
@@ -12,11 +13,21 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
+use super::paging::Paging;
 use super::{ALIGNMENT, CANARY, PAGE};
 use crate::loader::memory::{Protection, Region};
 
-/// Address space reserved for each machine. It costs nothing until it is used.
-const SIZE: usize = 16 << 30;
+/// Address space reserved for each machine's nonpaged pool. It costs nothing until it is used.
+pub(super) const NONPAGED_SIZE: usize = 16 << 30;
+/// The same for paged pool.
+pub(super) const PAGED_SIZE: usize = 1 << 30;
+
+/// At which of its ends a block lies next to an inaccessible page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Guarded {
+    End,
+    Start,
+}
 
 /// Pages of one block and the guard page behind them.
 #[derive(Debug, Clone, Copy)]
@@ -40,6 +51,9 @@ impl Run {
 #[derive(Debug)]
 pub(super) struct Arena {
     region: Region,
+    guarded: Guarded,
+    /// For paged pool, which pages are in.
+    paging: Option<Paging>,
     inner: Mutex<Inner>,
 }
 
@@ -70,15 +84,41 @@ fn most_blocks() -> usize {
 }
 
 impl Arena {
-    pub(super) fn new() -> io::Result<Self> {
+    pub(super) fn new(size: usize, guarded: Guarded, paged: bool) -> io::Result<Self> {
         Ok(Self {
-            region: Region::reserve(SIZE)?,
-            inner: Mutex::default(),
+            region: Region::reserve(size)?,
+            guarded,
+            paging: paged.then(|| Paging::new(size)),
+            inner: Mutex::new(Inner {
+                used: PAGE,
+                ..Inner::default()
+            }),
         })
     }
 
-    /// A block of `size` bytes whose end, rounded up to its alignment, is the end of its pages. `None` when the host
-    /// has no more mappings or the arena no more addresses.
+    /// At which end blocks are guarded.
+    pub(super) const fn guarded(&self) -> Guarded {
+        self.guarded
+    }
+
+    /// Makes the page at `address` accessible, if it is one of a block of paged pool. For a trap handler.
+    pub(super) fn page_in(&self, address: usize) -> bool {
+        self.paging.as_ref().is_some_and(|paging| {
+            address
+                .checked_sub(self.region.start())
+                .is_some_and(|offset| paging.page_in(&self.region, offset))
+        })
+    }
+
+    /// Makes all paged pool inaccessible.
+    pub(super) fn page_out(&self) {
+        if let Some(paging) = &self.paging {
+            paging.page_out(&self.region);
+        }
+    }
+
+    /// A block of `size` bytes whose end, rounded up to its alignment, is the end of its pages, or whose start is
+    /// their start. `None` when the host has no more mappings or the arena no more addresses.
     pub(super) fn allocate(&self, size: usize, alignment: usize) -> Option<(usize, Run)> {
         if BLOCKS.fetch_add(1, Ordering::Relaxed) >= most_blocks() {
             BLOCKS.fetch_sub(1, Ordering::Relaxed);
@@ -108,11 +148,17 @@ impl Arena {
         self.region
             .protect(start, body, Protection::ReadWrite)
             .ok()?;
+        if let Some(paging) = &self.paging {
+            paging.set(start..start + body, true);
+        }
         let run = Run {
             start: self.region.start() + start,
             size: total,
         };
-        let address = run.start + body - padded;
+        let address = match self.guarded {
+            Guarded::End => run.start + body - padded,
+            Guarded::Start => run.start,
+        };
         for slack in run.slack(address, size) {
             super::fill(slack.start, slack.len(), CANARY);
         }
@@ -122,6 +168,9 @@ impl Arena {
     /// Makes the pages of a block inaccessible.
     pub(super) fn free(&self, run: Run) {
         let offset = run.start - self.region.start();
+        if let Some(paging) = &self.paging {
+            paging.set(offset..offset + run.size, false);
+        }
         // Without it the block only stays accessible; its addresses are not used again then.
         if self.region.discard(offset, run.size).is_ok() {
             self.inner

@@ -19,4 +19,10 @@ rules! {
     POOL_USE_AFTER_FREE = Fatal, "pool-use-after-free", "a driver does not touch pool that it has freed", "Driver Verifier: Special Pool";
     /// Pool that a driver may execute.
     POOL_EXECUTABLE = Error, "pool-executable", "pool is allocated non-executable", "bug check 0xC4 subcode 0x2000";
+    /// A request for no bytes.
+    POOL_SIZE = Error, "pool-size", "at least one byte of pool is asked for", "ExAllocatePool2; bug check 0xC4 subcode 0x0";
+    /// A request without a tag.
+    POOL_NO_TAG = Error, "pool-no-tag", "pool has a tag", "ExAllocatePool2; bug check 0xC2 subcode 0x9B";
+    /// Flags that name no pool.
+    POOL_FLAGS = Error, "pool-flags", "POOL_FLAGS name one pool and nothing unknown", "POOL_FLAGS";
 }
