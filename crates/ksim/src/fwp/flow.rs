@@ -117,16 +117,13 @@ exports! {
         let current = fwp.current(call.cpu());
         // Said first: metadata has no completion handle when a connection is authorized again.
         if current.reauthorizing.load(Ordering::Relaxed) {
+            call.violation(&PEND_REAUTHORIZATION, "a reauthorization is pended");
             return NtStatus::FWP_CANNOT_PEND.to_i32();
         }
         if completion_handle == 0 || context.is_null() {
             return NtStatus::FWP_NULL_POINTER.to_i32();
         }
         let asked = completion_handle as u64;
-        if current.reauthorizing.load(Ordering::Relaxed) {
-            call.violation(&PEND_REAUTHORIZATION, "a reauthorization is pended");
-            return NtStatus::FWP_CANNOT_PEND.to_i32();
-        }
         if current.pend_handle() != asked {
             call.violation(&ARGUMENT, "completionHandle is not that of the classify in progress");
             return NtStatus::INVALID_PARAMETER.to_i32();
