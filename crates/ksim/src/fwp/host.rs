@@ -94,6 +94,10 @@ impl Host for KernelHost {
             })
             .collect();
         let weight = memory.uint64(record.effective_weight());
+        let provider_context = record.visible_provider_context().map_or(0, |object| {
+            let raw = super::show::provider_context(&mut memory, object);
+            memory.put(raw).address()
+        });
         let raw = RawFilter {
             id: record.id().get(),
             weight,
@@ -110,7 +114,7 @@ impl Host for KernelHost {
                 callout: record.callout().map_or(0, wfp_engine::CalloutId::get),
             },
             context: record.initial_context(),
-            provider_context: 0,
+            provider_context,
         };
         let filter = memory.put(raw);
         let key = memory.put(record.key());

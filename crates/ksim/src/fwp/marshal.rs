@@ -1,11 +1,14 @@
 //! Management objects from a driver's structures: each field read once, checked, never trusted.
 
-use wfp_engine::{Callout, Condition, ConditionValue, Filter, Provider, SubLayer, Weight};
+use wfp_engine::{
+    Callout, Condition, ConditionValue, Filter, Provider, ProviderContext, SubLayer, Weight,
+};
 use wfp_schema::flags::ManagementCalloutFlags;
-use wfp_schema::{Action, DataType, FilterFlags, Guid, MatchType, NtStatus};
+use wfp_schema::{Action, DataType, FilterFlags, Guid, MatchType, NtStatus, ProviderContextType};
 
 use super::layout::management::{
-    RawAction, RawCallout, RawCondition, RawDisplayData, RawFilter, RawProvider, RawSubLayer,
+    RawAction, RawCallout, RawCondition, RawDisplayData, RawFilter, RawProvider,
+    RawProviderContext, RawSubLayer,
 };
 use super::layout::value::{RawBlob, RawRange, RawV4AddrMask, RawV6AddrMask, RawValue};
 use crate::access::In;
@@ -60,6 +63,26 @@ pub(super) fn provider(at: In<RawProvider>) -> Result<Provider, NtStatus> {
         name: name(&raw.display),
         persistent: raw.flags & PERSISTENT != 0,
         service: raw.service.string(),
+    })
+}
+
+/// `FWPM_PROVIDER_CONTEXT0` and later; of type general, whose data is the same in all of them.
+pub(super) fn provider_context(at: In<RawProviderContext>) -> Result<ProviderContext, NtStatus> {
+    let raw = required(at)?;
+    provider_data(&raw.data)?;
+    let context_type =
+        ProviderContextType::from_u32(raw.context_type).ok_or(NtStatus::FWP_INVALID_ENUMERATOR)?;
+    if context_type != ProviderContextType::General {
+        // Policies of IPsec and the like are for the services that make them, not for drivers.
+        return Err(NtStatus::NOT_SUPPORTED);
+    }
+    Ok(ProviderContext {
+        key: raw.key,
+        name: name(&raw.display),
+        persistent: raw.flags & PERSISTENT != 0,
+        provider: raw.provider.get(),
+        context_type,
+        data: bytes(required(raw.context)?)?,
     })
 }
 

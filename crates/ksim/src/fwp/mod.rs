@@ -80,6 +80,7 @@ pub(crate) static EXPORTS: &[&[Export]] = &[
     objects::filter::EXPORTS,
     objects::layer::EXPORTS,
     objects::provider::EXPORTS,
+    objects::provider_context::EXPORTS,
     objects::query::EXPORTS,
     objects::sublayer::EXPORTS,
     options::EXPORTS,

@@ -1,13 +1,17 @@
 //! Management objects in the structures that queries return.
 
-use wfp_engine::{CalloutObject, FilterRecord, Lifetime, ProviderObject, SubLayerObject, Weight};
+use wfp_engine::{
+    CalloutObject, FilterRecord, Lifetime, ProviderContextObject, ProviderObject, SubLayerObject,
+    Weight,
+};
 use wfp_schema::flags::ManagementCalloutFlags;
 use wfp_schema::{DataType, FilterFlags, Guid};
 
 use super::give::Arena;
 use super::host::KernelHost;
 use super::layout::management::{
-    RawAction, RawCallout, RawCondition, RawDisplayData, RawFilter, RawProvider, RawSubLayer,
+    RawAction, RawCallout, RawCondition, RawDisplayData, RawFilter, RawProvider,
+    RawProviderContext, RawSubLayer,
 };
 use super::layout::value::{RawBlob, RawValue};
 use crate::access::{In, Out};
@@ -63,6 +67,23 @@ pub(super) fn provider(memory: &mut Arena, object: &ProviderObject) -> RawProvid
             .service
             .as_deref()
             .map_or(In::null(), |service| memory.put_string(service).as_in()),
+    }
+}
+
+pub(super) fn provider_context(
+    memory: &mut Arena,
+    object: &ProviderContextObject,
+) -> RawProviderContext {
+    let context = &object.context;
+    RawProviderContext {
+        key: context.key,
+        display: display(memory, context.name.as_deref()),
+        flags: persistent(object.lifetime),
+        provider: key(memory, context.provider),
+        data: NO_DATA,
+        context_type: context.context_type.value(),
+        context: memory.put_blob(&context.data).as_in(),
+        id: object.id.get(),
     }
 }
 

@@ -39,6 +39,21 @@ pub(crate) struct RawProvider {
     pub(crate) service: In<u16>,
 }
 
+/// `FWPM_PROVIDER_CONTEXT0` to `FWPM_PROVIDER_CONTEXT3`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RawProviderContext {
+    pub(crate) key: Guid,
+    pub(crate) display: RawDisplayData,
+    pub(crate) flags: u32,
+    pub(crate) provider: In<Guid>,
+    pub(crate) data: RawBlob,
+    pub(crate) context_type: u32,
+    /// Where the context's data is: `dataBuffer` of a general one.
+    pub(crate) context: In<RawBlob>,
+    pub(crate) id: u64,
+}
+
 /// `FWPM_SUBLAYER0`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
@@ -131,6 +146,7 @@ plain!(
     RawLayer,
     RawSession,
     RawProvider,
+    RawProviderContext,
     RawSubLayer,
     RawCallout,
     RawAction,
@@ -144,6 +160,9 @@ layout! {
         kernel_mode @ 64,
     }
     RawProvider 64 { key @ 0, display @ 16, flags @ 32, data @ 40, service @ 56 }
+    RawProviderContext 88 {
+        key @ 0, display @ 16, flags @ 32, provider @ 40, data @ 48, context_type @ 64, context @ 72, id @ 80,
+    }
     RawSubLayer 72 { key @ 0, display @ 16, flags @ 32, provider @ 40, data @ 48, weight @ 64 }
     RawCallout 88 { key @ 0, display @ 16, flags @ 32, provider @ 40, data @ 48, layer @ 64, id @ 80 }
     RawField 16 { key @ 0, kind @ 8, data_type @ 12 }

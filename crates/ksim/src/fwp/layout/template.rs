@@ -27,6 +27,14 @@ pub(crate) struct RawSubLayerTemplate {
     pub(crate) provider: In<Guid>,
 }
 
+/// `FWPM_PROVIDER_CONTEXT_ENUM_TEMPLATE0`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RawProviderContextTemplate {
+    pub(crate) provider: In<Guid>,
+    pub(crate) context_type: u32,
+}
+
 /// `FWPM_CALLOUT_ENUM_TEMPLATE0`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
@@ -53,6 +61,7 @@ pub(crate) struct RawFilterTemplate {
 plain!(
     RawProviderTemplate,
     RawLayerTemplate,
+    RawProviderContextTemplate,
     RawSubLayerTemplate,
     RawCalloutTemplate,
     RawFilterTemplate,
@@ -62,6 +71,7 @@ layout! {
     RawProviderTemplate 8 { reserved @ 0 }
     RawLayerTemplate 8 { reserved @ 0 }
     RawSubLayerTemplate 8 { provider @ 0 }
+    RawProviderContextTemplate 16 { provider @ 0, context_type @ 8 }
     RawCalloutTemplate 24 { provider @ 0, layer @ 8 }
     RawFilterTemplate 72 {
         provider @ 0, layer @ 8, enum_type @ 24, flags @ 28, provider_context @ 32, condition_count @ 40,

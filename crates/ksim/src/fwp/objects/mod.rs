@@ -1,13 +1,14 @@
 //! Management objects: adding, deleting, looking up, enumerating.
 //!
 //! The types of objects differ in their structures only: what they have in common is [`Managed`] and the functions of
-//! `query`. A file each holds the functions of providers, sublayers, callouts, filters and layers; `select` decides
+//! `query`. A file each holds the functions of providers, provider contexts, sublayers, callouts, filters and layers; `select` decides
 //! which filters an enumeration's template means.
 
 pub(super) mod callout;
 pub(super) mod filter;
 pub(super) mod layer;
 pub(super) mod provider;
+pub(super) mod provider_context;
 pub(super) mod query;
 mod select;
 pub(super) mod sublayer;
@@ -51,6 +52,7 @@ trait Managed: Plain {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Provider,
+    ProviderContext,
     SubLayer,
     Callout,
     Filter,

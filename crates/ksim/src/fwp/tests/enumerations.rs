@@ -2,12 +2,15 @@
 
 use wfp_schema::{Action, DataType, Guid, IpVersion, Layer, LayerKind, MatchType, NtStatus};
 
-use super::support::{Driver, OK, at, into, raw_provider, raw_sublayer, run_clean, status, v4};
+use super::support::{
+    Driver, OK, Shown, at, behave, block, into, raw_provider, raw_provider_context, raw_sublayer,
+    run_clean, status, v4,
+};
 use crate::access::{In, Out, Plain};
 use crate::fwp::Config;
-use crate::fwp::layout::management::{RawCondition, RawFilter, RawLayer};
+use crate::fwp::layout::management::{RawCondition, RawFilter, RawLayer, RawProviderContext};
 use crate::fwp::layout::template::{RawCalloutTemplate, RawFilterTemplate, RawSubLayerTemplate};
-use crate::fwp::layout::value::RawValue;
+use crate::fwp::layout::value::{RawBlob, RawValue};
 use crate::fwp::objects::callout::{
     FwpmCalloutCreateEnumHandle0, FwpmCalloutDestroyEnumHandle0, FwpmCalloutEnum0,
 };
@@ -19,11 +22,16 @@ use crate::fwp::objects::layer::{
     FwpmLayerGetByKey0,
 };
 use crate::fwp::objects::provider::FwpmProviderAdd0;
+use crate::fwp::objects::provider_context::{
+    FwpmProviderContextAdd0, FwpmProviderContextAdd2, FwpmProviderContextDeleteByKey0,
+    FwpmProviderContextGetById2,
+};
 use crate::fwp::objects::query::FwpmFreeMemory0;
 use crate::fwp::objects::sublayer::{
     FwpmSubLayerAdd0, FwpmSubLayerCreateEnumHandle0, FwpmSubLayerDestroyEnumHandle0,
     FwpmSubLayerEnum0,
 };
+use crate::net::Outcome;
 
 type Create<T> = extern "win64" fn(usize, In<T>, Out<usize>) -> i32;
 type Next<R> = extern "win64" fn(usize, usize, u32, Out<Out<Out<R>>>, Out<u32>) -> i32;
@@ -224,5 +232,59 @@ fn a_template_selects_filters_by_layer_action_and_conditions() {
             filters(driver, &invalid).map_err(status),
             Err(NtStatus::FWP_INVALID_ENUMERATOR)
         );
+    });
+}
+
+#[test]
+fn a_filters_provider_context_reaches_its_callout() {
+    run_clean(Config::default(), |driver| {
+        let engine = driver.engine;
+        let bytes = [1_u8, 2, 3];
+        let blob = RawBlob {
+            size: 3,
+            data: Out::<u8>::null().offset(bytes.as_ptr().addr()),
+        };
+        let context = raw_provider_context(Guid::from_u128(0xc0de), &blob);
+        let mut id = 0;
+        assert_eq!(
+            FwpmProviderContextAdd2(engine, at(&context), 0, into(&mut id)),
+            OK
+        );
+        let mut found = Out::<RawProviderContext>::null();
+        assert_eq!(
+            FwpmProviderContextGetById2(engine, id, into(&mut found)),
+            OK
+        );
+        let shown = found.get().expect("found").context.get().expect("a blob");
+        assert_eq!((shown.size, shown.data.as_in().at(2)), (3, Some(3)));
+        FwpmFreeMemory0(into(&mut found).offset(0));
+
+        let connect = v4(LayerKind::AleAuthConnect);
+        let key = driver.callout_using_contexts(connect);
+        let mut filter = driver.raw_filter(connect);
+        filter.flags = wfp_schema::FilterFlags::HAS_PROVIDER_CONTEXT.bits();
+        filter.action.kind = Action::CalloutUnknown.value();
+        filter.action.key = key;
+        let halves = context.key.to_bytes();
+        let half = |at: usize| u64::from_le_bytes(*halves[at..].first_chunk().expect("8 bytes"));
+        filter.context = [half(0), half(8)];
+        assert_eq!(FwpmFilterAdd0(engine, at(&filter), 0, Out::null()), OK);
+        behave(move |classify| {
+            let at: In<RawProviderContext> = In::member(classify.filter.provider_context as u64);
+            let seen = at.get().expect("a provider context");
+            assert_eq!(seen.key, Guid::from_u128(0xc0de));
+            assert_eq!(classify.filter.context, id, "its identifier");
+            block(classify);
+        });
+        let outcome = driver.classify(connect, &[], Shown::default());
+        assert_eq!(outcome, Outcome::Block);
+
+        let used = FwpmProviderContextDeleteByKey0(engine, at(&context.key));
+        assert_eq!(status(used), NtStatus::FWP_IN_USE);
+        let mut other = context;
+        other.key = Guid::from_u128(2);
+        other.context_type = 99;
+        let refused = FwpmProviderContextAdd0(engine, at(&other), 0, Out::null());
+        assert_eq!(status(refused), NtStatus::FWP_INVALID_ENUMERATOR);
     });
 }

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::net::Ipv4Addr;
 use std::rc::Rc;
 
-use wfp_schema::flags::RuntimeFilterFlags;
+use wfp_schema::flags::{ManagementCalloutFlags, RuntimeFilterFlags};
 use wfp_schema::{
     Action, CalloutFlags, ClassifyOutFlags, Direction, FilterFlags, Guid, IpVersion, Layer,
     LayerId, LayerKind, MetadataFields, NtStatus, Rights,
@@ -270,6 +270,21 @@ impl<'a> Driver<'a> {
         (id, key)
     }
 
+    /// A callout whose filters' provider contexts it sees; its key.
+    pub(super) fn callout_using_contexts(&mut self, layer: LayerId) -> Guid {
+        let key = Guid::from_u128(0xca11_c0de);
+        let mut id = 0;
+        let registration = registration(key, CalloutFlags::NONE);
+        let registered = FwpsCalloutRegister2(DEVICE, at(&registration), into(&mut id));
+        assert_eq!(registered, OK);
+        let mut callout = raw_callout(key, layer.layer().expect("a known layer").key());
+        callout.flags = ManagementCalloutFlags::USES_PROVIDER_CONTEXT.bits();
+        let added = FwpmCalloutAdd0(self.engine, at(&callout), 0, Out::null());
+        assert_eq!(added, OK);
+        self.callouts.push(id);
+        key
+    }
+
     /// A callout with a filter of this action that matches everything at a layer; the callout's identifier.
     pub(super) fn filtered(&mut self, layer: LayerId, action: Action) -> u32 {
         self.filtered_with(layer, action, FilterFlags::NONE)
@@ -477,6 +492,23 @@ pub(super) fn raw_provider(key: Guid) -> management::RawProvider {
         flags: 0,
         data: NO_DATA,
         service: In::null(),
+    }
+}
+
+/// A general provider context with this data.
+pub(super) fn raw_provider_context(
+    key: Guid,
+    data: &crate::fwp::layout::value::RawBlob,
+) -> management::RawProviderContext {
+    management::RawProviderContext {
+        key,
+        display: display(),
+        flags: 0,
+        provider: In::null(),
+        data: NO_DATA,
+        context_type: wfp_schema::ProviderContextType::General.value(),
+        context: at(data),
+        id: 0,
     }
 }
 
