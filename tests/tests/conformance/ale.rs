@@ -86,7 +86,7 @@ fn ale_03_a_repeated_authorization_is_not_pended() {
         w.classifies(&callout)[1].operations[0],
         NtStatus::FWP_CANNOT_PEND.code()
     );
-    w.end();
+    w.end_with("pend-reauthorization");
 }
 
 #[test]

@@ -52,7 +52,7 @@ fn inj_01_a_handle_is_for_what_it_was_made_for() {
     let status = w.agent.status(&injection(point::NETWORK_SEND, 0, 0, 1));
     assert_eq!(status, NtStatus::FWP_INJECT_HANDLE_STALE);
     assert!(w.completions().is_empty());
-    w.end();
+    w.end_with("injection-handle");
 }
 
 #[test]

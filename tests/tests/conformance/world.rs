@@ -424,6 +424,17 @@ impl World {
         assert_clean(&self.unload());
     }
 
+    /// Unloads the driver; the verifier has found breaches of this rule, and nothing else.
+    pub(crate) fn end_with(self, rule: &str) {
+        let report = self.unload();
+        let rules: Vec<_> = report.violations.iter().map(|found| found.rule).collect();
+        assert!(
+            !rules.is_empty() && rules.iter().all(|found| *found == rule),
+            "{rules:?}"
+        );
+        assert!(report.leaks.is_empty(), "{:?}", report.leaks);
+    }
+
     /// Unloads the driver; what the verifier has found.
     pub(crate) fn unload(self) -> Report {
         self.net().finish();
