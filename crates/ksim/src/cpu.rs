@@ -355,7 +355,9 @@ impl Cpu {
         if self.machine().crashed() {
             park_for_ever();
         }
-        self.machine().scheduler().point(self, what);
+        self.machine()
+            .scheduler()
+            .point(self, what, what.as_ptr() as usize);
         let before = self.set_irql(irql);
         let locks = self.locks.count();
         let result = call();

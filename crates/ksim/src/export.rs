@@ -151,7 +151,11 @@ impl<'a> Call<'a> {
             registers: cpu.driver_registers(),
         };
         cpu.note_stack();
-        cpu.machine().scheduler().point(cpu, export.name);
+        cpu.machine().scheduler().point(
+            cpu,
+            export.name,
+            call.site ^ export.name.as_ptr() as usize,
+        );
         if !export.irql.contains(&cpu.irql()) {
             call.violation(
                 &IRQL_RANGE,

@@ -43,6 +43,19 @@ mod tests;
 mod wait;
 pub(crate) mod wdm;
 
+/// Functions that other modules' tests call as a driver does.
+#[cfg(test)]
+pub(crate) mod calls {
+    pub(crate) use super::clock::KeQueryInterruptTime;
+    pub(crate) use super::event::{KeClearEvent, KeInitializeEvent, KeReadStateEvent, KeSetEvent};
+    pub(crate) use super::process::KeGetCurrentThread;
+    pub(crate) use super::spin::{
+        KeAcquireSpinLockAtDpcLevel, KeAcquireSpinLockRaiseToDpc, KeReleaseSpinLock,
+        KeReleaseSpinLockFromDpcLevel,
+    };
+    pub(crate) use super::wait::KeWaitForSingleObject;
+}
+
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;

@@ -274,11 +274,12 @@ impl Pool {
         }
         inner.live.insert(address, block);
         drop(inner);
-        fill(
-            address,
-            request.size,
-            if request.zeroed { 0 } else { FRESH },
-        );
+        match (request.zeroed, home) {
+            // Its pages are the host's, which gives zeroed ones, and only those that are used.
+            (true, Home::Arena(_)) => {}
+            (true, Home::Heap) => fill(address, request.size, 0),
+            (false, _) => fill(address, request.size, FRESH),
+        }
         Some(block)
     }
 

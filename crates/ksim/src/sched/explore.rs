@@ -8,8 +8,9 @@ use super::schedule::{Schedule, Trace};
 /// How far [`explore`] goes.
 #[derive(Debug, Clone, Copy)]
 pub struct Bound {
-    /// How often at most a thread is interrupted that could go on. Most races need one or two.
-    pub preemptions: u32,
+    /// How often at most a schedule departs from the plain order, in which each thread goes on for as long as it can
+    /// and then the next one does. Most races need one or two.
+    pub departures: usize,
     /// How many schedules are tried at most.
     pub schedules: usize,
 }
@@ -19,7 +20,7 @@ pub struct Bound {
 pub struct Explored {
     /// How many schedules.
     pub schedules: usize,
-    /// Whether these are all that have so many preemptions.
+    /// Whether these are all that have so many departures.
     pub complete: bool,
     /// The most decisions that one of them had.
     pub decisions: usize,
@@ -62,13 +63,13 @@ pub fn explore<E>(
     bound: Bound,
     mut scenario: impl FnMut(&Schedule) -> Result<(), E>,
 ) -> Result<Explored, Failure<E>> {
-    let mut left = vec![(Trace::default(), 0)];
+    let mut left = vec![Trace::default()];
     let mut explored = Explored {
         schedules: 0,
         complete: true,
         decisions: 0,
     };
-    while let Some((trace, preemptions)) = left.pop() {
+    while let Some(trace) = left.pop() {
         if explored.schedules == bound.schedules {
             explored.complete = false;
             break;
@@ -78,13 +79,10 @@ pub fn explore<E>(
         explored.schedules += 1;
         let decisions = schedule.decisions();
         explored.decisions = explored.decisions.max(decisions.len());
-        // What is pushed last is tried first: the latest decision, as in a depth-first search.
-        for (step, decision) in decisions.iter().enumerate().skip(trace.end()) {
-            let preemptions = preemptions + u32::from(decision.preempts);
-            if preemptions <= bound.preemptions {
-                left.extend(
-                    (1..decision.candidates).map(|choice| (trace.and(step, choice), preemptions)),
-                );
+        if trace.departures() < bound.departures {
+            // What is pushed last is tried first: the latest decision, as in a depth-first search.
+            for (step, decision) in decisions.iter().enumerate().skip(trace.end()) {
+                left.extend((1..decision.candidates).map(|choice| trace.and(step, choice)));
             }
         }
     }

@@ -6,7 +6,7 @@
 //! controlled schedule one member runs at a time, the one whose turn it is; every other one stands still at a point
 //! where it called the kernel.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -76,6 +76,8 @@ struct Member {
     spinning: bool,
     /// Nothing can end its wait.
     hung: bool,
+    /// How often it has passed each place since it began what it does.
+    visits: HashMap<usize, u32>,
     thread: Option<Arc<Thread>>,
     host: Option<JoinHandle<()>>,
 }
@@ -89,6 +91,7 @@ impl Member {
             turned: Arc::default(),
             spinning: false,
             hung: false,
+            visits: HashMap::new(),
             thread: None,
             host: None,
         }
@@ -145,6 +148,9 @@ pub(crate) enum Woken {
 
 /// So many rounds of a member that spins alone mean that it spins for ever.
 const FRUITLESS: u32 = 10_000;
+
+/// After so many visits of a thread to a place only those count whose number is a power of two.
+const FEW_VISITS: u32 = 8;
 
 impl Scheduler {
     pub(crate) fn new(schedule: &Schedule, processors: u32) -> Self {
@@ -526,28 +532,40 @@ impl Scheduler {
     }
 
     /// A place where another member may go on instead of the calling thread.
-    pub(crate) fn point(&self, cpu: &Cpu, place: &str) {
+    ///
+    /// At a place that a thread passes again and again that is not each time: a loop over thousands of elements would
+    /// leave nothing else to decide about.
+    pub(crate) fn point(&self, cpu: &Cpu, place: &str, site: usize) {
         if self.controlled && self.programs.load(Ordering::SeqCst) > 0 {
-            self.yield_turn(cpu.machine(), place, false);
+            self.yield_turn(cpu.machine(), place, Some(site));
         }
     }
 
     /// The calling thread spins for what another one holds.
     pub(crate) fn spin(&self, cpu: &Cpu) {
         if self.controlled {
-            self.yield_turn(cpu.machine(), "spin", true);
+            self.yield_turn(cpu.machine(), "spin", None);
         } else {
             std::thread::yield_now();
         }
     }
 
-    fn yield_turn(&self, machine: &Machine, place: &str, spinning: bool) {
+    /// Gives the turn away at `site`; `None` where the thread spins and needs somebody else to go on.
+    fn yield_turn(&self, machine: &Machine, place: &str, site: Option<usize>) {
         let Some(me) = Thread::current().map(Thread::id) else {
             return;
         };
         let mut state = self.state.lock();
         if let Some(chooser) = &state.chooser {
             chooser.passes(me, place);
+        }
+        let spinning = site.is_none();
+        if let Some(site) = site {
+            let visits = state.members[me].visits.entry(site).or_default();
+            *visits += 1;
+            if *visits > FEW_VISITS && !visits.is_power_of_two() {
+                return;
+            }
         }
         if spinning {
             state.fruitless += 1;
@@ -593,6 +611,7 @@ impl Scheduler {
         self.outside.notify_all();
         loop {
             if let Some(job) = state.jobs[me].pop_front() {
+                state.members[me].visits.clear();
                 return Some(job);
             }
             if state.closing {
@@ -794,7 +813,9 @@ fn run_spare(cpu: &Cpu) {
     loop {
         thread.resume();
         while let Some(work) = machine.time().take_pending(cpu.index()) {
-            machine.scheduler().point(cpu, work.what);
+            machine
+                .scheduler()
+                .point(cpu, work.what, work.what.as_ptr() as usize);
             (work.run)(cpu);
             machine.wake();
         }

@@ -1,1 +1,282 @@
+//! Schedules of small drivers: what they find, and that they repeat it.
 
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+
+use super::{Bound, Explored, Program, Schedule, explore, sweep};
+use crate::access::{In, Out};
+use crate::cpu::{Cpu, DISPATCH, PASSIVE};
+use crate::kernel::{Bugcheck, Config, Kernel};
+use crate::nt::calls::*;
+
+fn machine(schedule: &Schedule, processors: u32) -> Kernel {
+    let config = Config {
+        processors,
+        schedule: schedule.clone(),
+        ..Config::default()
+    };
+    Kernel::new(&config).unwrap()
+}
+
+const fn bound(departures: usize) -> Bound {
+    Bound {
+        departures,
+        schedules: 50_000,
+    }
+}
+
+/// A program for each of the first processors that does `work` there.
+fn on_each<T: Send>(
+    kernel: &Kernel,
+    processors: u32,
+    work: &(dyn Fn(&Cpu) -> T + Sync),
+) -> Vec<Result<T, Bugcheck>> {
+    let programs =
+        (0..processors).map(|index| -> Program<'_, _> { Box::new(move || kernel.on(index, work)) });
+    kernel.together(programs.collect())
+}
+
+/// Two processors add one each to a counter without a lock, with a call in between.
+fn racy_counter(schedule: &Schedule) -> Result<(), String> {
+    let kernel = machine(schedule, 2);
+    let counter = AtomicU32::new(0);
+    on_each(&kernel, 2, &|_| {
+        let value = counter.load(Ordering::Relaxed);
+        KeQueryInterruptTime();
+        counter.store(value + 1, Ordering::Relaxed);
+    });
+    match counter.into_inner() {
+        2 => Ok(()),
+        other => Err(format!("counted {other}")),
+    }
+}
+
+#[test]
+fn a_race_is_found_by_departing_from_the_plain_order_and_not_without() {
+    let none = explore(bound(0), racy_counter).unwrap();
+    assert!(none.complete, "{none:?}");
+    let failure = explore(bound(2), racy_counter).unwrap_err();
+    assert_eq!(failure.error, "counted 1");
+    let again = Schedule::replay(failure.trace.to_string().parse().unwrap());
+    assert_eq!(racy_counter(&again), Err("counted 1".to_owned()));
+    assert_eq!(again.run(), failure.schedule.run());
+}
+
+#[test]
+fn a_seed_that_finds_a_race_finds_it_again() {
+    let failure = sweep(0..100, racy_counter).unwrap_err();
+    println!("{failure}");
+    assert_eq!(racy_counter(&failure.schedule), Err(failure.error));
+    let trace = Schedule::replay(failure.trace);
+    assert!(racy_counter(&trace).is_err());
+}
+
+/// The same with a spin lock.
+fn locked_counter(schedule: &Schedule) -> Result<(), String> {
+    let kernel = machine(schedule, 2);
+    let (lock, counter) = (AtomicUsize::new(0), AtomicU32::new(0));
+    let results = on_each(&kernel, 2, &|_| {
+        let irql = KeAcquireSpinLockRaiseToDpc(lock.as_ptr() as usize);
+        let value = counter.load(Ordering::Relaxed);
+        KeQueryInterruptTime();
+        counter.store(value + 1, Ordering::Relaxed);
+        KeReleaseSpinLock(lock.as_ptr() as usize, irql);
+    });
+    match (counter.into_inner(), &*results) {
+        (2, [Ok(()), Ok(())]) => Ok(()),
+        other => Err(format!("{other:?}")),
+    }
+}
+
+#[test]
+fn with_a_lock_no_schedule_loses_a_count() {
+    let explored = explore(bound(3), locked_counter).unwrap();
+    println!("{explored:?}");
+    assert!(explored.complete && explored.schedules > 50, "{explored:?}");
+    sweep(0..200, locked_counter).unwrap();
+}
+
+#[test]
+fn different_seeds_make_different_runs_and_equal_ones_the_same() {
+    let run = |seed| {
+        let schedule = Schedule::seeded(seed);
+        locked_counter(&schedule).unwrap();
+        schedule.run()
+    };
+    let runs: HashSet<u64> = (0..50)
+        .map(|seed| {
+            assert_eq!(run(seed), run(seed), "seed {seed}");
+            run(seed).hash
+        })
+        .collect();
+    assert!(runs.len() > 5, "{}", runs.len());
+}
+
+/// Each processor takes two locks, in its own order.
+fn crossed_locks(schedule: &Schedule) -> Result<(), Bugcheck> {
+    let kernel = machine(schedule, 2);
+    let locks = [AtomicUsize::new(0), AtomicUsize::new(0)];
+    let results = on_each(&kernel, 2, &|cpu| {
+        let first = cpu.index() as usize;
+        let order = [first, 1 - first].map(|index| locks[index].as_ptr() as usize);
+        let irql = KeAcquireSpinLockRaiseToDpc(order[0]);
+        KeAcquireSpinLockAtDpcLevel(order[1]);
+        KeReleaseSpinLockFromDpcLevel(order[1]);
+        KeReleaseSpinLock(order[0], irql);
+    });
+    results.into_iter().collect()
+}
+
+#[test]
+fn a_deadlock_of_two_locks_is_found_by_exploring() {
+    let failure = explore(bound(2), crossed_locks).unwrap_err();
+    assert_eq!(failure.error.code, 0xc4, "{failure}");
+    assert!(crossed_locks(&Schedule::replay(failure.trace)).is_err());
+}
+
+/// One processor looks whether an event is set and, if not, clears it to wait; the other one sets it meanwhile.
+fn lost_wake_up(schedule: &Schedule) -> Result<(), Bugcheck> {
+    let kernel = machine(schedule, 2);
+    let mut event = [0u64; 3];
+    // SAFETY: the event outlives the machine's use of it.
+    let object = unsafe { Out::new(event.as_mut_ptr().cast::<u8>()) };
+    kernel.on(0, |_| KeInitializeEvent(object, 0, 0))?;
+    let results = on_each(&kernel, 2, &|cpu| {
+        if cpu.index() == 1 {
+            KeSetEvent(object, 0, 0);
+        } else if KeReadStateEvent(object) == 0 {
+            KeClearEvent(object);
+            KeWaitForSingleObject(object, 0, 0, 0, In::null());
+        }
+    });
+    results.into_iter().collect()
+}
+
+#[test]
+fn a_lost_wake_up_is_found_as_a_wait_that_nothing_can_end() {
+    let failure = explore(bound(2), lost_wake_up).unwrap_err();
+    assert!(
+        failure
+            .error
+            .message
+            .contains("nothing that is pending or running"),
+        "{failure}"
+    );
+}
+
+#[test]
+fn deferred_work_runs_on_an_idle_processor_while_others_are_at_work() {
+    /// What a work item's driver forgets: the item uses what the queueing thread changes afterwards.
+    fn scenario(schedule: &Schedule) -> Result<(), String> {
+        let kernel = machine(schedule, 2);
+        let value = std::sync::Arc::new(AtomicU32::new(0));
+        kernel.together(vec![Box::new(|| {
+            kernel
+                .on(0, |cpu| {
+                    let seen = std::sync::Arc::clone(&value);
+                    cpu.machine().time().defer("a work item", move |_| {
+                        KeQueryInterruptTime();
+                        seen.fetch_max(10, Ordering::Relaxed);
+                    });
+                    KeQueryInterruptTime();
+                    value.store(1, Ordering::Relaxed);
+                    KeQueryInterruptTime();
+                })
+                .unwrap();
+        }) as Program<'_, ()>]);
+        match value.load(Ordering::Relaxed) {
+            10 => Ok(()),
+            other => Err(format!("the value is {other}")),
+        }
+    }
+    let plain = scenario(&Schedule::replay("plain".parse().unwrap()));
+    assert_eq!(plain, Ok(()));
+    let failure = explore(bound(2), scenario).unwrap_err();
+    assert_eq!(failure.error, "the value is 1");
+}
+
+#[test]
+fn a_waiting_thread_gives_its_processor_to_another_one() {
+    for schedule in [Schedule::free(), Schedule::seeded(1)] {
+        let kernel = machine(&schedule, 1);
+        let mut event = [0u64; 3];
+        // SAFETY: the event outlives the machine's use of it.
+        let object = unsafe { Out::new(event.as_mut_ptr().cast::<u8>()) };
+        kernel
+            .on(0, |cpu| {
+                KeInitializeEvent(object, 0, 0);
+                let waiter = KeGetCurrentThread();
+                cpu.set_irql(crate::cpu::APC);
+                cpu.machine().time().defer("a work item", move |cpu| {
+                    assert_ne!(KeGetCurrentThread(), waiter, "a thread of its own");
+                    assert_eq!((cpu.index(), cpu.irql()), (0, PASSIVE));
+                    // It waits itself: its processor goes on with what comes next.
+                    cpu.machine().time().defer("another work item", move |_| {
+                        KeSetEvent(object, 0, 0);
+                    });
+                    KeWaitForSingleObject(object, 0, 0, 0, In::null());
+                });
+                assert_eq!(KeWaitForSingleObject(object, 0, 0, 0, In::null()), 0);
+                assert_eq!(KeGetCurrentThread(), waiter);
+                assert_eq!(cpu.irql(), crate::cpu::APC);
+                cpu.set_irql(PASSIVE);
+            })
+            .unwrap();
+    }
+}
+
+#[test]
+fn a_dpc_runs_on_the_processor_it_is_meant_for() {
+    for schedule in [Schedule::free(), Schedule::seeded(3)] {
+        let kernel = machine(&schedule, 3);
+        let ran = std::sync::Arc::new(AtomicU32::new(u32::MAX));
+        let told = std::sync::Arc::clone(&ran);
+        kernel
+            .on(0, |cpu| {
+                cpu.machine().time().defer_on(Some(2), "a DPC", move |cpu| {
+                    cpu.set_irql(DISPATCH);
+                    told.store(cpu.index(), Ordering::Relaxed);
+                    cpu.set_irql(PASSIVE);
+                });
+            })
+            .unwrap();
+        assert_eq!(ran.load(Ordering::Relaxed), 2);
+    }
+}
+
+#[test]
+fn a_machine_that_crashes_under_a_schedule_lets_every_program_go() {
+    let schedule = Schedule::seeded(5);
+    let kernel = machine(&schedule, 3);
+    let lock = AtomicUsize::new(0);
+    let results = on_each(&kernel, 3, &|cpu| {
+        for _ in 0..10 {
+            KeQueryInterruptTime();
+        }
+        if cpu.index() == 1 {
+            KeReleaseSpinLock(lock.as_ptr() as usize, PASSIVE);
+        }
+        for _ in 0..10 {
+            KeQueryInterruptTime();
+        }
+    });
+    assert_eq!(results[1].as_ref().unwrap_err().code, 0x10);
+    assert!(kernel.crashed());
+}
+
+#[test]
+fn the_number_of_schedules_is_bounded() {
+    let few = Bound {
+        departures: 3,
+        schedules: 10,
+    };
+    let explored = explore(few, locked_counter).unwrap();
+    assert_eq!(
+        explored,
+        Explored {
+            schedules: 10,
+            complete: false,
+            ..explored
+        }
+    );
+}

@@ -47,7 +47,7 @@ impl Machine {
         deadline: Option<Ticks>,
         mut condition: impl FnMut() -> bool,
     ) -> Wait {
-        self.scheduler().point(cpu, what);
+        self.scheduler().point(cpu, "a wait", cpu.return_address());
         let seen = self.scheduler().generation();
         if condition() {
             return Wait::Satisfied;

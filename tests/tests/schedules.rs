@@ -1,0 +1,301 @@
+//! Races that matter, under every schedule: those of many seeds, and all that depart from the plain order once or twice.
+//!
+//! A failure prints what repeats it: `SCHEDULE='trace …' cargo test --test schedules NAME`, or `seed …`.
+
+use ksim::sched::{Bound, Program, explore, sweep};
+use ksim::{Config, Schedule};
+use portcullis_proto::Counter;
+use portcullis_tests::control::{compile, events_of};
+use portcullis_tests::messages::client_hello;
+use portcullis_tests::world::assert_clean;
+use portcullis_tests::{Net, Tcp, World, udp};
+use wfp_engine::FlowId;
+use wfp_schema::NtStatus;
+
+/// How much of a scenario is tried.
+struct Effort {
+    /// Random schedules.
+    seeds: u64,
+    /// How often at most the order departs from the plain one in the exhaustive part.
+    departures: usize,
+}
+
+type Scenario = fn(&Schedule);
+
+/// Tries `scenario` under the schedules of `effort`, or under the one that the environment names.
+fn try_all(effort: &Effort, scenario: Scenario) {
+    let run = |schedule: &Schedule| -> Result<(), String> {
+        scenario(schedule);
+        Ok(())
+    };
+    if let Ok(text) = std::env::var("SCHEDULE") {
+        run(&named(&text)).expect("it panics instead");
+        return;
+    }
+    let bound = Bound {
+        departures: effort.departures,
+        schedules: 100_000,
+    };
+    let explored = explore(bound, run).expect("it panics instead");
+    println!("{explored:?}");
+    assert!(explored.complete, "{explored:?}");
+    assert!(
+        explored.schedules > 10,
+        "nothing ran together: {explored:?}"
+    );
+    sweep(0..effort.seeds, run).expect("it panics instead");
+}
+
+/// `seed 17`, `trace 12:1,40:2`.
+fn named(text: &str) -> Schedule {
+    match text.split_once(' ') {
+        Some(("seed", seed)) => Schedule::seeded(seed.parse().expect("a number")),
+        Some(("trace", trace)) => Schedule::replay(trace.parse().expect("a trace")),
+        _ => panic!("SCHEDULE is `seed NUMBER` or `trace TRACE`, not {text:?}"),
+    }
+}
+
+/// Two processors, the driver with this policy, and a host on the second one.
+fn begin(schedule: &Schedule, policy: &str) -> (World, Net) {
+    let world = World::with_config(&Config {
+        processors: 2,
+        schedule: schedule.clone(),
+        ..Config::default()
+    });
+    world.set_policy(policy);
+    drop(world.events());
+    let net = Net::new(&world.kernel, 1);
+    (world, net)
+}
+
+/// Two programs side by side.
+fn beside(world: &World, one: impl FnOnce() + Send, other: impl FnOnce() + Send) {
+    let kernel = world.kernel.clone();
+    let programs: [Program<'_, ()>; 2] = [Box::new(one), Box::new(other)];
+    kernel.together(programs.into());
+}
+
+/// Unloads while `traffic` goes on, and finds everything in order.
+fn unload_beside(mut world: World, traffic: impl FnOnce() + Send) {
+    let kernel = world.kernel.clone();
+    let mut report = None;
+    let programs: [Program<'_, ()>; 2] = [
+        Box::new(|| report = Some(world.unload())),
+        Box::new(traffic),
+    ];
+    kernel.together(programs.into());
+    assert_clean(&report.expect("it was unloaded"));
+    world.assert_nothing_of_ours();
+}
+
+fn datagram(port: u16) -> Vec<u8> {
+    udp(
+        &format!("192.0.2.10:{port}"),
+        "198.51.100.1:9999",
+        b"datagram",
+    )
+}
+
+fn unload_against_classify(schedule: &Schedule) {
+    let (world, mut net) = begin(schedule, "default = 'permit'");
+    unload_beside(world, || {
+        assert!(net.passes(datagram(50_000)), "permitted, or nobody's");
+    });
+}
+
+#[test]
+fn unloading_against_a_classify() {
+    try_all(
+        &Effort {
+            seeds: 40,
+            departures: 1,
+        },
+        unload_against_classify,
+    );
+}
+
+fn unload_against_stream(schedule: &Schedule) {
+    let (world, mut net) = begin(schedule, "default = 'permit'");
+    let mut tcp = Tcp::new("192.0.2.10:50000", "198.51.100.1:443");
+    assert!(net.all_pass(&tcp.handshake()));
+    let hello = tcp.client_says(&client_hello(Some("www.example.net")));
+    unload_beside(world, || assert!(net.passes(hello)));
+}
+
+#[test]
+fn unloading_which_deletes_flow_contexts_against_a_stream() {
+    try_all(
+        &Effort {
+            seeds: 40,
+            departures: 1,
+        },
+        unload_against_stream,
+    );
+}
+
+fn swap_against_classify(schedule: &Schedule) {
+    let (world, mut net) = begin(schedule, "default = 'permit'");
+    let block = compile("default = 'block'");
+    let mut fates = Vec::new();
+    beside(
+        &world,
+        || assert_eq!(world.device().try_set_policy(&block), NtStatus::SUCCESS),
+        || {
+            fates = [50_000, 50_001]
+                .map(|port| net.passes(datagram(port)))
+                .into()
+        },
+    );
+    // Once a flow was blocked the old policy is gone.
+    assert!(fates[0] || !fates[1], "{fates:?}");
+    assert!(!net.passes(datagram(50_002)));
+    assert_eq!(world.status().policy_epoch.get(), 2);
+    drop(net);
+    world.end();
+}
+
+#[test]
+fn a_policy_swap_against_a_classify() {
+    try_all(
+        &Effort {
+            seeds: 40,
+            departures: 1,
+        },
+        swap_against_classify,
+    );
+}
+
+fn close_against_stream(schedule: &Schedule) {
+    let (world, mut net) = begin(schedule, "default = 'permit'");
+    let mut tcp = Tcp::new("192.0.2.10:50000", "198.51.100.1:443");
+    assert!(net.all_pass(&tcp.handshake()));
+    let hello = tcp.client_says(&client_hello(Some("www.example.net")));
+    let flow = (1..100)
+        .find_map(|id| world.engine().flow(FlowId::new(id)))
+        .expect("the connection's flow");
+    let kernel = world.kernel.clone();
+    beside(
+        &world,
+        || {
+            let ended = kernel.on(0, |_| kernel.filter_engine().end_flow(&flow));
+            assert_eq!(ended, Ok(true));
+        },
+        || assert!(net.passes(hello)),
+    );
+    assert_eq!(world.counter(Counter::FlowsDeleted), 1);
+    drop(net);
+    world.end();
+}
+
+#[test]
+fn the_deletion_of_a_flow_against_its_stream() {
+    try_all(
+        &Effort {
+            seeds: 40,
+            departures: 1,
+        },
+        close_against_stream,
+    );
+}
+
+fn cancel_against_event(schedule: &Schedule) {
+    let (world, mut net) = begin(schedule, "default = 'block'");
+    let read = world.device().read_events(1);
+    assert!(read.poll().is_none());
+    beside(
+        &world,
+        || read.cancel().expect("no bug check"),
+        || assert!(!net.passes(datagram(50_000))),
+    );
+    let result = read.poll().expect("it is over in either case");
+    let left = world.events().len();
+    if result.status == NtStatus::CANCELLED {
+        assert_eq!(left, 1, "the event is not lost with the read");
+    } else {
+        assert_eq!((events_of(&result).0.len(), left), (1, 0));
+    }
+    drop(net);
+    world.end();
+}
+
+#[test]
+fn a_read_that_is_cancelled_while_an_event_arrives() {
+    try_all(
+        &Effort {
+            seeds: 40,
+            departures: 1,
+        },
+        cancel_against_event,
+    );
+}
+
+fn bfe_stop_against_classify(schedule: &Schedule) {
+    let (world, mut net) = begin(schedule, "default = 'permit'");
+    let kernel = world.kernel.clone();
+    beside(
+        &world,
+        || kernel.on(0, |_| kernel.bfe().stop()).expect("no bug check"),
+        || assert!(net.passes(datagram(50_000))),
+    );
+    world.start_bfe();
+    drop(net);
+    world.end();
+}
+
+#[test]
+fn the_engine_stops_against_a_classify() {
+    try_all(
+        &Effort {
+            seeds: 40,
+            departures: 1,
+        },
+        bfe_stop_against_classify,
+    );
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run_of_the_driver() {
+    let scenarios: [Scenario; 5] = [
+        unload_against_classify,
+        unload_against_stream,
+        swap_against_classify,
+        close_against_stream,
+        cancel_against_event,
+    ];
+    let run = |scenario: Scenario, seed| {
+        let schedule = Schedule::seeded(seed);
+        scenario(&schedule);
+        schedule.run()
+    };
+    for scenario in scenarios {
+        let mut different = std::collections::HashSet::new();
+        for seed in 1_000..1_008 {
+            let first = run(scenario, seed);
+            assert!(first.points > 0);
+            assert_eq!(first, run(scenario, seed), "seed {seed}");
+            different.insert(first.hash);
+        }
+        assert!(different.len() > 1);
+    }
+}
+
+#[test]
+#[ignore = "measures"]
+fn sizes() {
+    for (name, scenario) in [
+        (
+            "unload_against_classify",
+            unload_against_classify as Scenario,
+        ),
+        ("unload_against_stream", unload_against_stream),
+        ("swap", swap_against_classify),
+        ("close", close_against_stream),
+        ("cancel", cancel_against_event),
+        ("bfe", bfe_stop_against_classify),
+    ] {
+        let schedule = Schedule::replay("plain".parse().unwrap());
+        let start = std::time::Instant::now();
+        scenario(&schedule);
+        println!("{name} {:?} {:?}", schedule.run(), start.elapsed());
+    }
+}
