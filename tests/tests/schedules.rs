@@ -278,24 +278,3 @@ fn the_same_seed_gives_the_same_run_of_the_driver() {
         assert!(different.len() > 1);
     }
 }
-
-#[test]
-#[ignore = "measures"]
-fn sizes() {
-    for (name, scenario) in [
-        (
-            "unload_against_classify",
-            unload_against_classify as Scenario,
-        ),
-        ("unload_against_stream", unload_against_stream),
-        ("swap", swap_against_classify),
-        ("close", close_against_stream),
-        ("cancel", cancel_against_event),
-        ("bfe", bfe_stop_against_classify),
-    ] {
-        let schedule = Schedule::replay("plain".parse().unwrap());
-        let start = std::time::Instant::now();
-        scenario(&schedule);
-        println!("{name} {:?} {:?}", schedule.run(), start.elapsed());
-    }
-}

@@ -8,7 +8,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
@@ -129,6 +129,8 @@ pub(crate) struct Scheduler {
     /// How many background threads are active.
     background: AtomicU32,
     programs: AtomicU32,
+    /// Whether anybody got anywhere since everyone who waits has last looked.
+    progress: AtomicBool,
     controlled: bool,
 }
 
@@ -169,6 +171,7 @@ impl Scheduler {
             waiting: AtomicU32::new(0),
             background: AtomicU32::new(0),
             programs: AtomicU32::new(0),
+            progress: AtomicBool::new(false),
         }
     }
 
@@ -430,6 +433,10 @@ impl Scheduler {
                 machine.time().advance_to(due);
                 self.generation.fetch_add(1, Ordering::SeqCst);
                 self.wake_all(state, Status::Waiting);
+            } else if self.progress.swap(false, Ordering::SeqCst) {
+                // Not everything that ends a wait says so, the end of a classify for instance.
+                self.generation.fetch_add(1, Ordering::SeqCst);
+                self.wake_all(state, Status::Waiting);
             } else {
                 state.members[waiter].hung = true;
                 self.set(state, waiter, Status::Ready);
@@ -459,6 +466,11 @@ impl Scheduler {
         if self.wake_all(&mut state, Status::Waiting) {
             self.dispatch(machine, &mut state);
         }
+    }
+
+    /// The calling thread got on, which may be what another one waits for.
+    pub(crate) fn progressed(&self) {
+        self.progress.store(true, Ordering::SeqCst);
     }
 
     /// Work was deferred: a processor that a waiting thread has left may do it.
@@ -514,6 +526,8 @@ impl Scheduler {
         let Some(thread) = Thread::current() else {
             return false;
         };
+        self.progressed();
+        self.progressed();
         let me = thread.id();
         let mut state = self.state.lock();
         if let Some(only) = machine.time().pending_processor() {
@@ -607,6 +621,7 @@ impl Scheduler {
 
     /// The next job of the processor that the calling thread runs; `None` when the machine ends.
     fn next_job(&self, machine: &Machine, me: Id) -> Option<Job> {
+        self.progressed();
         let mut state = self.state.lock();
         self.outside.notify_all();
         loop {
@@ -625,6 +640,7 @@ impl Scheduler {
 
     /// The calling thread has nothing to do until somebody makes it ready; `false` when the machine ends.
     fn idle(&self, machine: &Machine, me: Id) -> bool {
+        self.progressed();
         let mut state = self.state.lock();
         self.leave(&mut state, me, Status::Idle);
         self.settle(machine, &mut state);
@@ -639,6 +655,7 @@ impl Scheduler {
 
     /// The calling thread ends.
     pub(super) fn end(&self, machine: &Machine, me: Id) {
+        self.progressed();
         let mut state = self.state.lock();
         self.leave(&mut state, me, Status::Gone);
         self.settle(machine, &mut state);

@@ -52,6 +52,7 @@ impl Machine {
         if condition() {
             return Wait::Satisfied;
         }
+        self.scheduler().progressed();
         // The deadline is a timer like any other, so that a wait on another processor moves the clock to it too.
         let alarm = deadline.map(|deadline| self.time().alarm(deadline));
         self.waits.lock().push((cpu.index(), what.to_owned()));
