@@ -15,9 +15,14 @@ use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::sync::LazyLock;
 
-use model::{Declarations, Outcome, Record, compare};
+use model::{Declarations, Outcome, Record, Signature, compare};
 
-static METADATA: LazyLock<Declarations> = LazyLock::new(winmd::read);
+/// The metadata, and the framework's functions, which it lacks, from the framework's public headers.
+static METADATA: LazyLock<Declarations> = LazyLock::new(|| {
+    let mut metadata = winmd::read();
+    metadata.functions.extend(framework());
+    metadata
+});
 static KIT: LazyLock<Declarations> = LazyLock::new(kit::read);
 static SIMULATED: LazyLock<Declarations> = LazyLock::new(|| Declarations {
     functions: simulated::exports(),
@@ -47,13 +52,47 @@ const RENAMED: &[(&str, &str)] = &[
     ("bits", "uint64"),
     ("data", "NetBufferHeader"),
     ("data", "Next"),
+    ("words", "Parameters"),
+    ("callback", "EvtTimerFunc"),
+    ("callback", "EvtDpcFunc"),
+    ("callback", "EvtWorkItemFunc"),
 ];
 
 /// Structures of which one of ours stands for a version that the other source does not have: ours, and why.
-const OTHER_SIZES: &[(&str, &str)] = &[(
-    "NET_BUFFER_LIST",
-    "29 slots of NetBufferListInfo since NDIS 6.80; the kit is that of NDIS 6.50, with 26",
-)];
+const OTHER_SIZES: &[(&str, &str)] = &[
+    (
+        "NET_BUFFER_LIST",
+        "29 slots of NetBufferListInfo since NDIS 6.80; the kit is that of NDIS 6.50, with 26",
+    ),
+    (
+        "WDF_IO_QUEUE_CONFIG",
+        "up to KMDF 1.7; later versions have more at the end",
+    ),
+    (
+        "WDF_TIMER_CONFIG",
+        "up to KMDF 1.9; later versions have more at the end",
+    ),
+];
+
+/// The framework's functions under the names of their pointer types.
+fn framework() -> impl Iterator<Item = (String, Signature)> {
+    let table = include_str!("../../../crates/ksim/tests/kmdf-signatures.tsv");
+    table.lines().filter_map(|line| {
+        let (name, sizes) = line.split_once('\t')?;
+        let mut sizes = sizes
+            .split(['\t', ' '])
+            .filter_map(|size| size.parse().ok());
+        let returns = sizes.next()?;
+        let name = format!("PFN_{}", name.to_ascii_uppercase());
+        Some((
+            name,
+            Signature {
+                parameters: sizes.collect(),
+                returns,
+            },
+        ))
+    })
+}
 
 /// Writes past the capture of a passing test's output: the figures are to be seen.
 fn say(text: &str) {

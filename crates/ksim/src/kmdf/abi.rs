@@ -5,6 +5,7 @@
 use wfp_schema::NtStatus;
 
 use crate::access::{In, Out, Plain, plain};
+use crate::ndis::layout::layout;
 
 /// A callback that gets one object.
 pub(crate) type ObjectCallback = extern "win64" fn(usize);
@@ -159,7 +160,7 @@ pub(crate) struct RequestParameters {
     pub(crate) words: [u64; 4],
 }
 
-/// `WDFMEMORY_OFFSET`.
+/// `WDFMEMORY_OFFSET`: a part of a memory object.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct MemoryOffset {
@@ -167,7 +168,7 @@ pub(crate) struct MemoryOffset {
     pub(crate) length: usize,
 }
 
-/// `WDF_BIND_INFO` with what `WDF_BIND_INFO2` adds.
+/// `WDF_BIND_INFO`. What `WDF_BIND_INFO2` adds follows, and is read apart.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct BindInfo {
@@ -195,6 +196,30 @@ plain!(
     BindInfo,
 );
 
+layout! {
+    UnicodeString 16 { length @ 0, maximum_length @ 2, buffer @ 8 }
+    ObjectAttributes 56 {
+        size @ 0, cleanup @ 8, destroy @ 16, execution_level @ 24, synchronization_scope @ 28, parent @ 32,
+        context_size_override @ 40, context_type @ 48,
+    }
+    ContextType 40 { size @ 0, name @ 8, context_size @ 16, unique_type @ 24, get_unique_type @ 32 }
+    DriverConfig 32 { size @ 0, device_add @ 8, unload @ 16, init_flags @ 24, pool_tag @ 28 }
+    FileObjectConfig 40 { size @ 0, create @ 8, close @ 16, cleanup @ 24, auto_forward @ 32, class @ 36 }
+    QueueConfig 80 {
+        size @ 0, dispatch_type @ 4, power_managed @ 8, allow_zero_length @ 12, default_queue @ 13, io_default @ 16,
+        io_read @ 24, io_write @ 32, io_device_control @ 40, io_internal_device_control @ 48, io_stop @ 56,
+        io_resume @ 64, io_canceled_on_queue @ 72,
+    }
+    TimerConfig 24 { size @ 0, callback @ 8, period @ 16, automatic_serialization @ 20 }
+    DeferredConfig 24 { size @ 0, callback @ 8, automatic_serialization @ 16 }
+    RequestParameters 40 { size @ 0, minor_function @ 2, request_type @ 4, words @ 8 }
+    MemoryOffset 16 { offset @ 0, length @ 8 }
+    BindInfo 48 {
+        size @ 0, component @ 8, major @ 16, minor @ 20, build @ 24, function_count @ 28, function_table @ 32,
+        module @ 40,
+    }
+}
+
 /// `WdfExecutionLevel…`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Level {
@@ -221,38 +246,5 @@ pub(crate) fn sized<T: Plain>(
         Ok(value)
     } else {
         Err(NtStatus::INFO_LENGTH_MISMATCH)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::mem::{offset_of, size_of};
-
-    use super::{
-        BindInfo, ContextType, DeferredConfig, DriverConfig, FileObjectConfig, ObjectAttributes,
-        QueueConfig, RequestParameters, TimerConfig, UnicodeString,
-    };
-
-    #[test]
-    fn layouts_are_those_of_the_headers() {
-        assert_eq!(size_of::<UnicodeString>(), 16);
-        assert_eq!(size_of::<ObjectAttributes>(), 56);
-        assert_eq!(offset_of!(ObjectAttributes, parent), 32);
-        assert_eq!(size_of::<ContextType>(), 40);
-        assert_eq!(offset_of!(ContextType, unique_type), 24);
-        assert_eq!(size_of::<DriverConfig>(), 32);
-        assert_eq!(offset_of!(DriverConfig, unload), 16);
-        assert_eq!(size_of::<FileObjectConfig>(), 40);
-        assert_eq!(offset_of!(FileObjectConfig, cleanup), 24);
-        // What follows belongs to versions after 1.7 and is read apart.
-        assert_eq!(size_of::<QueueConfig>(), 80);
-        assert_eq!(offset_of!(QueueConfig, default_queue), 13);
-        assert_eq!(offset_of!(QueueConfig, io_device_control), 40);
-        assert_eq!(offset_of!(QueueConfig, io_canceled_on_queue), 72);
-        assert_eq!(offset_of!(TimerConfig, period), 16);
-        assert_eq!(size_of::<DeferredConfig>(), 24);
-        assert_eq!(size_of::<RequestParameters>(), 40);
-        assert_eq!(size_of::<BindInfo>(), 48);
-        assert_eq!(offset_of!(BindInfo, function_table), 32);
     }
 }

@@ -74,7 +74,9 @@ pub(crate) struct Device {
     pub(crate) dispatching: HashMap<u32, Id>,
     /// WDFFILEOBJECTs by the address of the `FILE_OBJECT`.
     pub(crate) files: HashMap<usize, Id>,
-    characteristics: u32,
+    pub(super) characteristics: u32,
+    /// `FILE_*_ALIGNMENT`.
+    pub(super) alignment: u32,
     shutdown: ShutdownNotification,
 }
 
@@ -282,6 +284,7 @@ fn create_from(
         dispatching: HashMap::new(),
         files: HashMap::new(),
         characteristics: init.characteristics,
+        alignment: 0,
         shutdown: init.shutdown,
     };
     let machine = call.machine();

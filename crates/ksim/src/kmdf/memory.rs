@@ -36,11 +36,19 @@ impl Memory {
         }
     }
 
-    fn allocated(length: usize) -> Self {
-        let owned = Guarded::new(length);
+    pub(super) fn allocated(length: usize) -> Self {
+        Self::owning(Guarded::new(length))
+    }
+
+    /// A memory object of the framework's with these bytes.
+    pub(super) fn holding(bytes: &[u8]) -> Self {
+        Self::owning(Guarded::holding(bytes))
+    }
+
+    fn owning(owned: Guarded) -> Self {
         Self {
             address: owned.address(),
-            length,
+            length: owned.len(),
             read_only: false,
             _owned: Some(owned),
             assignable: false,
@@ -65,7 +73,7 @@ pub(crate) struct Text {
 }
 
 impl Text {
-    fn new(text: &str) -> Self {
+    pub(super) fn new(text: &str) -> Self {
         let units: Vec<u8> = text
             .encode_utf16()
             .chain([0])
@@ -217,13 +225,7 @@ exports! {
     {
         let id = resolve(&call, collection, Kind::Collection);
         let item = resolve_any(&call, object);
-        let mut state = call.machine().kmdf().lock();
-        if let Some(item) = state.get_mut(item) {
-            item.references += 1;
-        }
-        if let Some(collection) = state.collection(id) {
-            collection.items.push(item);
-        }
+        add_item(&mut call.machine().kmdf().lock(), id, item);
         NtStatus::SUCCESS
     }
 
@@ -325,6 +327,55 @@ fn copy(
 pub(crate) fn set_text(call: &Call<'_>, id: Id, text: &str) {
     if let Some(string) = call.machine().kmdf().lock().text(id) {
         *string = Text::new(text);
+    }
+}
+
+/// The text of a WDFSTRING; `None` for an object that is none.
+pub(super) fn text_of(state: &mut State, id: Id) -> Option<String> {
+    let units = &state.text(id)?.units;
+    let units: Vec<u16> = units
+        .read(0, units.len())
+        .chunks_exact(2)
+        .filter_map(|pair| pair.first_chunk().copied().map(u16::from_le_bytes))
+        .take_while(|unit| *unit != 0)
+        .collect();
+    Some(String::from_utf16_lossy(&units))
+}
+
+/// The bytes of a memory object, or of a part of it.
+pub(super) fn read(
+    call: &Call<'_>,
+    id: Id,
+    part: Option<MemoryOffset>,
+) -> Result<Vec<u8>, NtStatus> {
+    let (_, length) = span(call, id);
+    let part = part.unwrap_or(MemoryOffset { offset: 0, length });
+    let mut bytes = Vec::new();
+    let status = copy(call, id, part, |memory, length| {
+        bytes = vec![0; length];
+        memory.as_in().copy_to(&mut bytes);
+    });
+    if status.is_success() {
+        Ok(bytes)
+    } else {
+        Err(status)
+    }
+}
+
+/// The objects in a collection.
+pub(super) fn items(state: &mut State, id: Id) -> Vec<Id> {
+    state
+        .collection(id)
+        .map_or_else(Vec::new, |collection| collection.items.clone())
+}
+
+/// Puts an object into a collection, which refers to it.
+pub(super) fn add_item(state: &mut State, id: Id, item: Id) {
+    if let Some(item) = state.get_mut(item) {
+        item.references += 1;
+    }
+    if let Some(collection) = state.collection(id) {
+        collection.items.push(item);
     }
 }
 

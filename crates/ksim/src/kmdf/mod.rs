@@ -5,7 +5,7 @@
 //! table      the functions by index
 //! object     handles, tree, references, contexts      attributes, life   how they begin and end
 //! driver, device, file, queue, request, buffers       what an I/O request passes through
-//! sync       callbacks that exclude each other        lock, timer, deferred, memory, registry
+//! sync       callbacks that exclude each other        lock, timer, deferred, memory, lookaside, registry
 //! ```
 //!
 //! Objects are Rust's; a driver only ever holds handles, contexts and buffers. What a driver does against the
@@ -24,10 +24,12 @@ mod client;
 mod deferred;
 mod device;
 mod device_init;
+mod device_property;
 mod driver;
 mod file;
 mod life;
 mod lock;
+mod lookaside;
 mod memory;
 mod object;
 mod object_api;
@@ -35,6 +37,7 @@ mod queue;
 mod queue_api;
 mod queue_end;
 mod registry;
+mod registry_value;
 mod request;
 mod request_api;
 mod sync;
@@ -60,6 +63,7 @@ pub(crate) static EXPORTS: &[&[Export]] = &[
     driver::EXPORTS,
     device_init::EXPORTS,
     device::EXPORTS,
+    device_property::EXPORTS,
     file::EXPORTS,
     queue_api::EXPORTS,
     queue_end::EXPORTS,
@@ -70,7 +74,9 @@ pub(crate) static EXPORTS: &[&[Export]] = &[
     timer::EXPORTS,
     deferred::EXPORTS,
     memory::EXPORTS,
+    lookaside::EXPORTS,
     registry::EXPORTS,
+    registry_value::EXPORTS,
 ];
 
 /// The framework of one machine.

@@ -16,6 +16,7 @@ use super::device::{Device, FileObject};
 use super::device_init::DeviceInit;
 use super::driver::Driver;
 use super::lock::{SpinLock, WaitLock};
+use super::lookaside::Lookaside;
 use super::memory::{Collection, Memory, Text};
 use super::queue::Queue;
 use super::registry::Key;
@@ -112,6 +113,7 @@ kinds! {
     WaitLock "WDFWAITLOCK" 0x1023,
     Memory "WDFMEMORY" 0x100a,
     Text "WDFSTRING" 0x1007,
+    Lookaside "WDFLOOKASIDE" 0x1009,
     Collection "WDFCOLLECTION" 0x100e,
     Key "WDFKEY" 0x1006,
     General "WDFOBJECT" 0x1000,
@@ -197,6 +199,7 @@ impl State {
         wait_lock WaitLock WaitLock;
         memory Memory Memory;
         text Text Text;
+        lookaside Lookaside Lookaside;
         collection Collection Collection;
         key Key Key;
         device_init DeviceInit DeviceInit;

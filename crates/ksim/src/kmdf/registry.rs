@@ -23,23 +23,32 @@ pub enum Value {
     Qword(u64),
     /// `REG_SZ`.
     Text(String),
+    /// `REG_MULTI_SZ`.
+    Texts(Vec<String>),
     /// `REG_BINARY`.
     Binary(Vec<u8>),
 }
 
 impl Value {
     /// `REG_*`.
-    const fn kind(&self) -> u32 {
+    pub(super) const fn kind(&self) -> u32 {
         match self {
             Self::Text(_) => 1,
+            Self::Texts(_) => 7,
             Self::Binary(_) => 3,
             Self::Dword(_) => 4,
             Self::Qword(_) => 11,
         }
     }
 
-    fn bytes(&self) -> Vec<u8> {
+    pub(super) fn bytes(&self) -> Vec<u8> {
         match self {
+            Self::Texts(texts) => texts
+                .iter()
+                .flat_map(|text| text.encode_utf16().chain([0]))
+                .chain([0])
+                .flat_map(u16::to_le_bytes)
+                .collect(),
             Self::Dword(value) => value.to_le_bytes().to_vec(),
             Self::Qword(value) => value.to_le_bytes().to_vec(),
             Self::Text(text) => text
@@ -88,6 +97,11 @@ impl Registry {
     #[must_use]
     pub fn has_key(&self, key: &str) -> bool {
         self.0.lock().contains_key(&fold(key))
+    }
+
+    /// Removes a key with its values.
+    pub(super) fn remove_key(&self, key: &str) {
+        self.0.lock().remove(&fold(key));
     }
 
     fn remove(&self, key: &str, name: &str) -> bool {
@@ -282,7 +296,8 @@ fn open(
     }
 }
 
-fn path_of(call: &Call<'_>, key: usize) -> String {
+/// Where a key is.
+pub(super) fn path_of(call: &Call<'_>, key: usize) -> String {
     let id = resolve(call, key, Kind::Key);
     call.machine()
         .kmdf()
@@ -302,7 +317,12 @@ fn path_below(call: &Call<'_>, parent: usize, name: In<UnicodeString>) -> String
     }
 }
 
-fn query(call: &Call<'_>, key: usize, name: In<UnicodeString>) -> Result<Value, NtStatus> {
+/// The value `name` of a key.
+pub(super) fn query(
+    call: &Call<'_>,
+    key: usize,
+    name: In<UnicodeString>,
+) -> Result<Value, NtStatus> {
     let path = path_of(call, key);
     not_null(call, name.address(), "ValueName");
     let name = text(name).ok_or(NtStatus::INVALID_PARAMETER)?;

@@ -10,3 +10,4 @@ mod queues;
 mod races;
 mod requests;
 mod scopes;
+mod values;
