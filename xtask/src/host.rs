@@ -87,6 +87,10 @@ pub(crate) fn docs() -> anyhow::Result<()> {
             "ksim",
             "--test",
             "functions",
+            "--package",
+            "wfp-engine",
+            "--test",
+            "options",
         ])
         .env("PORTCULLIS_WRITE_DOCS", "1"))
 }

@@ -59,6 +59,10 @@ fn main() -> Result<(), NtStatus> {
     for count in [1, 10, 100, 1_000, 10_000] {
         classify(count)?;
     }
+    println!("{:<44} {:>10}", "1,000 filters more, us each", "once");
+    for count in [0, 10_000] {
+        adding(count)?;
+    }
     flows()
 }
 
@@ -73,7 +77,7 @@ impl Numbers {
         self.0
     }
 
-    fn below(&mut self, end: u64) -> u64 {
+    const fn below(&mut self, end: u64) -> u64 {
         self.next() % end
     }
 
@@ -234,6 +238,43 @@ const fn permit(_: &ClassifyCall<'_, Alone>, out: &mut ClassifyOut) {
     out.action = Action::Permit.value();
 }
 
+/// Adds a thousand filters to a layer that has `count`, each by itself, and all
+/// in one transaction.
+fn adding(count: usize) -> Result<(), NtStatus> {
+    const MORE: usize = 1_000;
+    let Some(layer) = Layer::of(LayerKind::AleAuthConnect, IpVersion::V4) else {
+        return Err(NtStatus::FWP_LAYER_NOT_FOUND);
+    };
+    for together in [false, true] {
+        let (engine, session) = running()?;
+        let mut numbers = Numbers(0x5746_5046);
+        let mut add = |count| {
+            (0..count).try_for_each(|_| {
+                let filter = generated(&mut numbers, layer);
+                engine.add_filter(session, filter).map(|_| ())
+            })
+        };
+        engine.begin_transaction(session, false)?;
+        add(count)?;
+        engine.commit_transaction(session)?;
+        let start = Instant::now();
+        if together {
+            engine.begin_transaction(session, false)?;
+        }
+        add(MORE)?;
+        if together {
+            engine.commit_transaction(session)?;
+        }
+        let how = if together { "together" } else { "one by one" };
+        println!(
+            "{:<44} {:>10.1}",
+            format!("{how}, to {count}"),
+            each(start.elapsed(), MORE) / 1000.0
+        );
+    }
+    Ok(())
+}
+
 /// Runs batches, and prints the best and the median time of one call.
 fn report(name: &str, calls: usize, mut batch: impl FnMut()) {
     batch();
@@ -304,7 +345,7 @@ fn flows() -> Result<(), NtStatus> {
     });
     assert_eq!(seen, FLOWS);
     once("end", || {
-        for flow in flows.drain(..) {
+        for flow in flows {
             engine.end_flow(&flow);
         }
     });

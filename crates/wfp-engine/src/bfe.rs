@@ -188,10 +188,12 @@ impl<H: Host> Engine<H> {
             writer.objects.set_security(*what, Some(descriptor.clone()));
         }
         for provider in &store.providers {
-            let disabled = match provider.service.as_deref() {
-                Some(service) => !self.host.service_starts_automatically(service),
-                None => self.options.provider_needs_service,
-            };
+            let disabled = provider
+                .service
+                .as_deref()
+                .map_or(self.options.provider_needs_service, |service| {
+                    !self.host.service_starts_automatically(service)
+                });
             writer.objects.insert_provider(ProviderObject {
                 provider: provider.clone(),
                 lifetime: Lifetime::Persistent,
@@ -230,7 +232,11 @@ impl<H: Host> Engine<H> {
                 .and_then(|key| writer.objects.provider(key))
                 .is_some_and(|provider| provider.disabled);
             let boot_time = filter.flags.contains(FilterFlags::BOOTTIME);
-            let in_force = !of_disabled_provider && boot_time == (loaded == Lifetime::BootTime);
+            // Before the base filtering engine starts nobody knows of services.
+            let in_force = match loaded {
+                Lifetime::BootTime => boot_time,
+                _ => !boot_time && !of_disabled_provider,
+            };
             if of_disabled_provider {
                 filter.flags |= FilterFlags::DISABLED;
             }

@@ -9,7 +9,7 @@ use crate::options::{Options, TieOrder};
 use crate::value::Value;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use wfp_schema::{Guid, LayerId};
 
 /// Every layer's filters.
@@ -27,18 +27,25 @@ pub(crate) struct LayerTable<H: Host> {
 pub(crate) struct SubLayerTable<H: Host> {
     pub(crate) key: Guid,
     pub(crate) filters: Box<[Arc<FilterEntry<H>>]>,
-    index: Option<Index>,
+    /// Made when it is first needed: many filters may be added before.
+    index: OnceLock<Option<Index>>,
 }
 
 impl<H: Host> SubLayerTable<H> {
-    fn new(key: Guid, filters: Box<[Arc<FilterEntry<H>>]>) -> Self {
-        let index = (filters.len() >= WORTHWHILE)
-            .then(|| Index::new(filters.iter().map(|entry| entry.record.conditions())));
+    const fn new(key: Guid, filters: Box<[Arc<FilterEntry<H>>]>) -> Self {
         Self {
             key,
             filters,
-            index,
+            index: OnceLock::new(),
         }
+    }
+
+    fn index(&self) -> Option<&Index> {
+        let make = || {
+            let conditions = self.filters.iter().map(|entry| entry.record.conditions());
+            (self.filters.len() >= WORTHWHILE).then(|| Index::new(conditions))
+        };
+        self.index.get_or_init(make).as_ref()
     }
 
     /// The filters that match these values and their places in the order of
@@ -47,10 +54,10 @@ impl<H: Host> SubLayerTable<H> {
         &'a self,
         values: &'a [Value<'a>],
     ) -> impl Iterator<Item = (Rank, &'a FilterEntry<H>)> {
-        let ranks = match &self.index {
-            Some(index) => Ranks::Candidates(index.candidates(values)),
-            None => Ranks::All(0..Rank::try_from(self.filters.len()).unwrap_or(Rank::MAX)),
-        };
+        let ranks = self.index().map_or_else(
+            || Ranks::All(0..Rank::try_from(self.filters.len()).unwrap_or(Rank::MAX)),
+            |index| Ranks::Candidates(index.candidates(values)),
+        );
         ranks
             .filter_map(|rank| Some((rank, self.filters.get(rank as usize)?.as_ref())))
             .filter(|(_, filter)| filter.matches(values))

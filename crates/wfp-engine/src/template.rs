@@ -75,7 +75,7 @@ impl Default for FilterTemplate {
 /// `FWP_ACTION_FLAG_TERMINATING`.
 const TERMINATING: u32 = 0x1000;
 
-fn is<T: PartialEq>(asked: Option<T>, found: Option<T>) -> bool {
+fn is<T: PartialEq + Copy>(asked: Option<T>, found: Option<T>) -> bool {
     asked.is_none() || asked == found
 }
 

@@ -1,6 +1,8 @@
 //! Options as data: their names, their text and their covering array.
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::path::Path;
 use wfp_engine::{Options, ParseOptionsError, Question};
 
 #[test]
@@ -96,4 +98,58 @@ fn every_pair_of_settings_occurs_in_one_row_of_the_covering_array() {
     }
     println!("{} rows for {} questions", rows.len(), covered.len());
     assert!(rows.len() <= 20, "{} rows", rows.len());
+}
+
+/// Set by `cargo xtask docs`: the file is written instead of compared.
+const WRITE: &str = "PORTCULLIS_WRITE_DOCS";
+
+const INTRODUCTION: &str = "\
+# Open questions
+
+What Microsoft's documentation of WFP leaves open, and what the simulation does about it. Each question is a setting of
+`wfp_engine::Options`; the first setting is the default, the likeliest one. The settings can be given by name, as in
+`stop_on_hard_block=yes,filter_ties=newest`. A driver should work under all of them: `Options::covering_array()` has a
+few combinations in which every two settings of different questions meet.
+
+`cargo xtask docs` writes this file from the table in `crates/wfp-engine/src/options`; do not edit it.
+
+";
+
+#[test]
+fn the_open_questions_are_documented() {
+    let mut text = INTRODUCTION.to_owned();
+    text.push_str("| question | what is open | settings | page and rows |\n|---|---|---|---|\n");
+    for question in Options::questions() {
+        let settings: Vec<_> = question
+            .settings()
+            .iter()
+            .map(|setting| format!("`{setting}`"))
+            .collect();
+        writeln!(
+            text,
+            "| `{}` | {} | {} | {} |",
+            question.name(),
+            question.asks(),
+            settings.join(", "),
+            question.source()
+        )
+        .unwrap();
+    }
+    writeln!(
+        text,
+        "\n{} questions; {} rows in the covering array.",
+        Options::questions().len(),
+        Options::covering_array().len()
+    )
+    .unwrap();
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/open-questions.md");
+    if std::env::var_os(WRITE).is_some() {
+        std::fs::write(&file, &text).unwrap();
+    }
+    let found = std::fs::read_to_string(&file).unwrap_or_default();
+    assert!(
+        found == text,
+        "{} is out of date: run cargo xtask docs",
+        file.display()
+    );
 }

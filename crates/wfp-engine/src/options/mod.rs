@@ -176,90 +176,90 @@ questions! {
     /// Stop evaluating sublayers at a hard block. Two sentences of the page on
     /// filter arbitration contradict each other; by default lighter sublayers
     /// still see the traffic.
-    Engine stop_on_hard_block: bool, "3.2, 12; ARB-06, ARB-08" { "no" = false, "yes" = true }
+    Engine stop_on_hard_block: bool, "Filter Arbitration; ARB-06, ARB-08" { "no" = false, "yes" = true }
 
     /// A static block filter overrides a heavier sublayer's hard permit.
-    Engine static_block_over_hard_permit: bool, "3.4, 3.6; ARB-04" { "no" = false, "yes" = true }
+    Engine static_block_over_hard_permit: bool, "Filter Arbitration; ARB-04" { "no" = false, "yes" = true }
 
     /// Whether the block that stands in for a callout that is not registered is
     /// hard, like that of a static block filter.
-    Engine unregistered_block_is_hard: bool, "2.4, 12; CAL-03, CAL-04" { "yes" = true, "no" = false }
+    Engine unregistered_block_is_hard: bool, "FwpmCalloutAdd0; CAL-03, CAL-04" { "yes" = true, "no" = false }
 
     /// `actionType` that the first callout finds when nothing is decided yet.
-    Engine initial_action_type: u32, "3.5, 12" { "none" = Action::None.value(), "zero" = 0 }
+    Engine initial_action_type: u32, "FWPS_CLASSIFY_OUT0" { "none" = Action::None.value(), "zero" = 0 }
 
     /// Whether an action type that is neither permit, block nor continue blocks,
     /// when the callout of a `CALLOUT_UNKNOWN` filter answers it.
-    Engine unknown_answer_blocks: bool, "3.3" { "no" = false, "yes" = true }
+    Engine unknown_answer_blocks: bool, "FWPS_ACTION0; ARB-11" { "no" = false, "yes" = true }
 
     /// What becomes of traffic about which no filter decides.
-    Engine no_match: NoMatch, "3.4, 12; ARB-14" { "permit" = NoMatch::Permit, "block" = NoMatch::Block }
+    Engine no_match: NoMatch, "Filter Arbitration; ARB-14" { "permit" = NoMatch::Permit, "block" = NoMatch::Block }
 
     /// Order of equally heavy filters in one sublayer.
-    Engine filter_ties: TieOrder, "1.3, 12" {
+    Engine filter_ties: TieOrder, "Filter Weight Assignment" {
         "oldest" = TieOrder::OldestFirst, "newest" = TieOrder::NewestFirst
     }
 
     /// Order of equally heavy sublayers.
-    Engine sublayer_ties: TieOrder, "1.2, 12" {
+    Engine sublayer_ties: TieOrder, "FWPM_SUBLAYER0" {
         "oldest" = TieOrder::OldestFirst, "newest" = TieOrder::NewestFirst
     }
 
     /// The formula of automatic weights.
-    Engine auto_weight: AutoWeight, "1.3, 12; WGT-02, WGT-03" {
+    Engine auto_weight: AutoWeight, "Filter Weight Assignment; WGT-02, WGT-03" {
         "specificity" = AutoWeight::BySpecificity, "fields" = AutoWeight::ByFields
     }
 
     /// Weight of the sublayer for filters that name none.
-    Engine universal_weight: u16, "1.2" { "middle" = 0x8000, "low" = 0x0100, "high" = 0xFF00 }
+    Engine universal_weight: u16, "Management Filtering Sublayer Identifiers" { "middle" = 0x8000, "low" = 0x0100, "high" = 0xFF00 }
 
     /// What conditions on one field are when conditions on others stand between them.
-    Engine separated_conditions: SeparatedConditions, "1.5; CND-04" {
+    Engine separated_conditions: SeparatedConditions, "FWPM_FILTER0; CND-04" {
         "both" = SeparatedConditions::BothRequired,
         "alternatives" = SeparatedConditions::Alternatives,
         "refused" = SeparatedConditions::Refused,
     }
 
     /// Whether the upper end of a range belongs to it.
-    Engine range_includes_high: bool, "1.5; CND-11" { "yes" = true, "no" = false }
+    Engine range_includes_high: bool, "FWP_MATCH_TYPE; CND-11" { "yes" = true, "no" = false }
 
     /// Type of the user identifier fields at run time.
-    Network user_id_type: UserIdType, "12" {
+    Network user_id_type: UserIdType, "Filtering Conditions Available at Each Filtering Layer" {
         "token-access-information" = UserIdType::TokenAccessInformation,
         "token-information" = UserIdType::TokenInformation,
     }
 
     /// Whether the tenant network identifier of a virtual switch has 32 bits, rather than 16.
-    Engine wide_tenant_network_id: bool, "4.2, 12" { "no" = false, "yes" = true }
+    Engine wide_tenant_network_id: bool, "Filtering Conditions Available at Each Filtering Layer" { "no" = false, "yes" = true }
 
     /// Accept new flow contexts after unregistering was refused for being busy.
-    Engine allow_association_after_busy: bool, "2.5, 12; CAL-14" { "no" = false, "yes" = true }
+    Engine allow_association_after_busy: bool, "FwpsCalloutUnregisterById0; CAL-14" { "no" = false, "yes" = true }
 
     /// What unregistering does while functions of the callout run.
-    Engine unregister_while_running: RunningCallout, "2.5; CAL-17" {
+    Engine unregister_while_running: RunningCallout, "FwpsCalloutUnregisterById0; CAL-17" {
         "waits" = RunningCallout::Waits, "busy" = RunningCallout::Busy
     }
 
     /// Status of flow functions for a flow that does not exist.
-    Engine unknown_flow: NtStatus, "6, 12" {
+    Engine unknown_flow: NtStatus, "FwpsFlowAssociateContext0" {
         "not-found" = NtStatus::NOT_FOUND,
         "invalid-parameter" = NtStatus::INVALID_PARAMETER,
         "fwp-not-found" = NtStatus::FWP_NOT_FOUND,
     }
 
     /// Notify the deletion of filters whose addition is undone by an abort.
-    Engine notify_delete_on_abort: bool, "1.7, 12; TXN-05" { "yes" = true, "no" = false }
+    Engine notify_delete_on_abort: bool, "FWPS_CALLOUT_NOTIFY_FN0; TXN-05" { "yes" = true, "no" = false }
 
     /// What a transaction that only reads is to one that writes.
-    Engine read_transaction: ReadTransaction, "1.7; TXN-03" {
+    Engine read_transaction: ReadTransaction, "FwpmTransactionBegin0; TXN-03" {
         "snapshot" = ReadTransaction::Snapshot, "shared-lock" = ReadTransaction::SharedLock
     }
 
     /// Static and dynamic filters stay in force while the base filtering engine is stopped.
-    Engine filters_outlive_bfe: bool, "9, 12" { "no" = false, "yes" = true }
+    Engine filters_outlive_bfe: bool, "Object Management" { "no" = false, "yes" = true }
 
     /// Status of opening a session while the base filtering engine is not running.
-    Engine open_without_bfe: NtStatus, "12; BFE-01" {
+    Engine open_without_bfe: NtStatus, "FwpmEngineOpen0; BFE-01" {
         "rpc-server-unavailable" = NtStatus::RPC_SERVER_UNAVAILABLE,
         "unsuccessful" = NtStatus::UNSUCCESSFUL,
         "device-not-ready" = NtStatus::DEVICE_NOT_READY,
@@ -267,49 +267,49 @@ questions! {
 
     /// Whether subscribers are told that the base filtering engine is about to
     /// start, before they are told that it runs.
-    Engine start_pending_is_told: bool, "9; BFE-02" { "yes" = true, "no" = false }
+    Engine start_pending_is_told: bool, "FwpmBfeStateSubscribeChanges0; BFE-02" { "yes" = true, "no" = false }
 
     /// Whether persistent objects are loaded whose provider names no service.
     /// Two pages contradict each other.
-    Engine provider_needs_service: bool, "1.8" { "no" = false, "yes" = true }
+    Engine provider_needs_service: bool, "Object Management, FWPM_FILTER0" { "no" = false, "yes" = true }
 
     /// Status of adding a filter whose callout belongs to another layer.
-    Engine callout_of_other_layer: NtStatus, "1.1, 12" {
+    Engine callout_of_other_layer: NtStatus, "FWPM_CALLOUT0" {
         "incompatible-layer" = NtStatus::FWP_INCOMPATIBLE_LAYER,
         "callout-not-found" = NtStatus::FWP_CALLOUT_NOT_FOUND,
         "invalid-parameter" = NtStatus::FWP_INVALID_PARAMETER,
     }
 
     /// Status of adding a filter with flags that exclude each other or don't go with its action.
-    Engine illegal_filter_flags: NtStatus, "1.4, 12; OBJ-15, OBJ-16, OBJ-17" {
+    Engine illegal_filter_flags: NtStatus, "FWPM_FILTER0; OBJ-15, OBJ-16, OBJ-17" {
         "invalid-flags" = NtStatus::FWP_INVALID_FLAGS,
         "invalid-parameter" = NtStatus::FWP_INVALID_PARAMETER,
     }
 
     /// Status of registering a callout without its classify or notify function.
-    Interface null_callout_function: NtStatus, "2.3" {
+    Interface null_callout_function: NtStatus, "FWPS_CALLOUT0" {
         "null-pointer" = NtStatus::FWP_NULL_POINTER,
         "invalid-parameter" = NtStatus::INVALID_PARAMETER,
     }
 
     /// What a count of enforced bytes means that is larger than the data.
-    Network enforced_beyond_data: EnforcedBeyondData, "7, 12; STR-01" {
+    Network enforced_beyond_data: EnforcedBeyondData, "FWPS_STREAM_CALLOUT_IO_PACKET0; STR-01" {
         "all-data" = EnforcedBeyondData::AllData, "next-data" = EnforcedBeyondData::NextData
     }
 
     /// Whether a callout of a `CALLOUT_TERMINATING` filter can drop a stream's
     /// connection; documented for `CALLOUT_UNKNOWN` only.
-    Network terminating_drops_connection: bool, "7, 12; STR-06" { "yes" = true, "no" = false }
+    Network terminating_drops_connection: bool, "FWPS_STREAM_CALLOUT_IO_PACKET0; STR-06" { "yes" = true, "no" = false }
 
     /// The flag of the second classify after a pended bind or listen has been completed.
-    Network completed_bind_flag: ConditionFlags, "5.3, 12" {
+    Network completed_bind_flag: ConditionFlags, "FwpsCompleteOperation0" {
         "reclassify" = ConditionFlags::IS_RECLASSIFY,
         "reauthorize" = ConditionFlags::IS_REAUTHORIZE,
         "none" = ConditionFlags::NONE,
     }
 
     /// The layers that see IPv4 traffic of a dual-mode socket.
-    Network dual_mode_layer: DualModeLayer, "5.1, 12" {
+    Network dual_mode_layer: DualModeLayer, "Application Layer Enforcement (ALE)" {
         "v4" = DualModeLayer::V4, "v6-mapped" = DualModeLayer::V6Mapped
     }
 }

@@ -38,8 +38,8 @@ impl Question {
         self.asks.trim()
     }
 
-    /// The sections of the reference on WFP's semantics that leave it open, then
-    /// the conformance rows that depend on it.
+    /// Microsoft's page that leaves it open or contradicts another, then the rows of
+    /// the conformance suite that depend on it.
     #[must_use]
     pub const fn source(&self) -> &'static str {
         self.source

@@ -77,24 +77,18 @@ impl SecurityDescriptor {
     /// # Errors
     /// `INVALID_SECURITY_DESCR` if it is absolute or malformed.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, NtStatus> {
-        Self::parse(bytes).ok_or(NtStatus::INVALID_SECURITY_DESCR)
-    }
-
-    fn parse(bytes: &[u8]) -> Option<Self> {
-        let control = u16_at(bytes, 2)?;
-        let list = match entries(bytes)? {
+        const INVALID: NtStatus = NtStatus::INVALID_SECURITY_DESCR;
+        let control = u16_at(bytes, 2).ok_or(INVALID)?;
+        let list = match entries(bytes).ok_or(INVALID)? {
             Dacl::Everyone if control & SE_DACL_PRESENT == 0 => AccessList::Inherited,
             Dacl::Everyone => AccessList::Everyone,
-            Dacl::Entries(entries) => AccessList::Entries(
-                entries
-                    .map(|entry| entry.map(Entry::parsed))
-                    .collect::<Option<Vec<_>>>()?
-                    .into_iter()
-                    .flatten()
-                    .collect(),
-            ),
+            Dacl::Entries(entries) => {
+                let entries: Option<Vec<_>> = entries.collect();
+                let known = entries.ok_or(INVALID)?.into_iter();
+                AccessList::Entries(known.filter_map(Entry::parsed).collect())
+            }
         };
-        Some(Self {
+        Ok(Self {
             owner: sid_at(bytes, OWNER_OFFSET)?,
             group: sid_at(bytes, GROUP_OFFSET)?,
             list,
@@ -103,15 +97,23 @@ impl SecurityDescriptor {
     }
 }
 
-/// The SID to which an offset in the header points, `Some(None)` for none.
-fn sid_at(bytes: &[u8], offset_at: usize) -> Option<Option<Box<[u8]>>> {
-    let offset = usize::try_from(u32_at(bytes, offset_at)?).ok()?;
-    if offset == 0 {
-        return Some(None);
+/// The SID to which an offset in the header points; `None` without one.
+///
+/// # Errors
+/// `INVALID_SECURITY_DESCR` if it does not lie within the descriptor.
+fn sid_at(bytes: &[u8], offset_at: usize) -> Result<Option<Box<[u8]>>, NtStatus> {
+    let found = u32_at(bytes, offset_at)
+        .and_then(|offset| usize::try_from(offset).ok())
+        .ok_or(NtStatus::INVALID_SECURITY_DESCR)?;
+    if found == 0 {
+        return Ok(None);
     }
-    let sid = bytes.get(offset..)?;
-    let size = SID_HEADER + 4 * usize::from(*sid.get(1)?);
-    Some(Some(sid.get(..size)?.into()))
+    let sid = bytes.get(found..).and_then(|sid| {
+        let size = SID_HEADER + 4 * usize::from(*sid.get(1)?);
+        sid.get(..size)
+    });
+    sid.map(|sid| Some(sid.into()))
+        .ok_or(NtStatus::INVALID_SECURITY_DESCR)
 }
 
 const ACTRL_MATCH_FILTER: u32 = 0x1;

@@ -1,8 +1,10 @@
 //! BFE rows: the state of the base filtering engine, and what survives it.
 
 use crate::world::*;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use wfp_engine::{BootStore, Engine, Filter, Options, Provider, Session};
+use wfp_engine::{BootStore, Engine, Filter, Options, Provider, Registration, Session};
+use wfp_schema::flags::ManagementCalloutFlags;
 use wfp_schema::{Action, BfeState, CalloutFlags, FilterFlags, NotifyType, NtStatus};
 
 fn blocks(engine: &Engine<TestHost>) -> bool {
@@ -183,4 +185,126 @@ fn objects_of_a_provider_whose_service_is_not_started_are_disabled() {
     assert!(objects.provider(provider).unwrap().disabled);
     let record = objects.filters().next().unwrap().record();
     assert!(record.filter().flags.contains(FilterFlags::DISABLED));
+}
+
+#[test]
+fn bfe_03_traffic_never_slips_between_boot_time_and_persistent_filters() {
+    for _ in 0..50 {
+        let stored = |number, flags| Filter {
+            key: wfp_schema::Guid::from_u128(number),
+            ..filter(Action::Block).flagged(flags)
+        };
+        let boot = BootStore {
+            filters: vec![
+                stored(1, FilterFlags::BOOTTIME),
+                stored(2, FilterFlags::PERSISTENT),
+            ],
+            ..BootStore::default()
+        };
+        let engine = Engine::boot(TestHost::default(), Options::default(), boot);
+        let done = AtomicBool::new(false);
+        std::thread::scope(|threads| {
+            threads.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    assert!(blocks(&engine));
+                }
+            });
+            engine.start_bfe();
+            assert!(blocks(&engine));
+            done.store(true, Ordering::Relaxed);
+        });
+    }
+}
+
+#[test]
+fn a_boot_time_filter_asks_its_callout_as_soon_as_that_is_registered() {
+    let w = World::new();
+    let key = w.key();
+    let callout = wfp_engine::Callout {
+        key,
+        name: name(),
+        layer: connect().key(),
+        flags: ManagementCalloutFlags::PERSISTENT,
+        ..wfp_engine::Callout::default()
+    };
+    w.engine.add_callout(w.session, callout).unwrap();
+    let asks = filter(Action::CalloutTerminating).of(key);
+    w.add(asks.flagged(FilterFlags::BOOTTIME));
+
+    let next = Engine::boot(
+        TestHost::default(),
+        Options::default(),
+        w.engine.boot_store(),
+    );
+    assert!(blocks(&next), "its callout is not registered yet");
+    next.register(Registration {
+        key,
+        flags: CalloutFlags::NONE,
+        has_flow_delete: false,
+        host: Arc::default(),
+    })
+    .unwrap();
+    let request = wfp_engine::Request::new(connect().id(), &[]);
+    let mut asked = 0;
+    let verdict = next.classify(&request, |_, out| {
+        asked += 1;
+        answer(out, Action::Permit);
+    });
+    assert!(verdict.is_permit() && asked == 1);
+    next.start_bfe();
+    assert!(next.classify(&request, no_call).is_permit());
+}
+
+#[test]
+fn a_persistent_object_stays_until_it_is_deleted_and_that_is_committed() {
+    let w = World::new();
+    let key = w.key();
+    let kept = || Filter {
+        key,
+        ..filter(Action::Block).flagged(FilterFlags::PERSISTENT)
+    };
+    w.add(kept());
+    let reboot = |engine: &Engine<TestHost>| {
+        let store = engine.boot_store();
+        let next = Engine::boot(TestHost::default(), Options::default(), store);
+        next.start_bfe();
+        next
+    };
+    let next = reboot(&reboot(&w.engine));
+    assert!(blocks(&next));
+    let session = next.open_session(Session::default()).unwrap();
+
+    next.begin_transaction(session, false).unwrap();
+    next.delete_filter_by_key(session, key).unwrap();
+    assert!(blocks(&reboot(&next)), "the deletion is not committed");
+    next.abort_transaction(session).unwrap();
+    assert!(blocks(&reboot(&next)));
+
+    next.delete_filter_by_key(session, key).unwrap();
+    assert!(!blocks(&next));
+    assert!(!blocks(&reboot(&next)));
+}
+
+#[test]
+fn boot_time_filters_do_not_ask_for_their_providers_service() {
+    let w = World::new();
+    let provider = Provider {
+        name: name(),
+        persistent: true,
+        service: Some("manual".to_owned()),
+        ..Provider::default()
+    };
+    let provider = Some(w.engine.add_provider(w.session, provider).unwrap());
+    for flags in [FilterFlags::BOOTTIME, FilterFlags::PERSISTENT] {
+        w.add(Filter {
+            provider,
+            ..filter(Action::Block).flagged(flags)
+        });
+    }
+    let host = TestHost::with_manual_services();
+    let next = Engine::boot(host, Options::default(), w.engine.boot_store());
+    assert!(blocks(&next), "services matter when the engine starts");
+    next.start_bfe();
+    assert!(!blocks(&next));
+    assert_eq!(next.boot_store().filters.len(), 2, "both are kept");
 }

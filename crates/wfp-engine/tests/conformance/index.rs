@@ -32,7 +32,7 @@ fn v6(tail: u16) -> [u8; 16] {
     ((0x2001_0db8_u128 << 96) | u128::from(tail)).to_be_bytes()
 }
 
-fn sids() -> [&'static [u8]; 2] {
+const fn sids() -> [&'static [u8]; 2] {
     [&[1, 0, 0, 0, 0, 0, 0, 5], &[1, 0, 0, 0, 0, 0, 0, 1]]
 }
 

@@ -13,11 +13,11 @@ use wfp_schema::{
     sublayer,
 };
 
-fn port(number: u16) -> Condition {
+const fn port(number: u16) -> Condition {
     Condition::equal(condition::IP_REMOTE_PORT, V::Uint16(number))
 }
 
-fn protocol(number: u8) -> Condition {
+const fn protocol(number: u8) -> Condition {
     Condition::equal(condition::IP_PROTOCOL, V::Uint8(number))
 }
 
@@ -236,8 +236,8 @@ fn bfe_02_the_first_state_that_subscribers_hear_of_is_start_pending_or_running()
             },
         );
         let heard = Arc::new(Mutex::new(Vec::new()));
-        let hears = Arc::clone(&heard);
-        engine.subscribe(move |state| hears.lock().unwrap().push(state));
+        let log = Arc::clone(&heard);
+        engine.subscribe(move |state| log.lock().unwrap().push(state));
         engine.start_bfe();
         let expected: &[_] = if start_pending_is_told {
             &[BfeState::StartPending, BfeState::Running]

@@ -20,11 +20,11 @@ fn found(w: &World, template: &FilterTemplate) -> Vec<FilterId> {
     selected.iter().map(|entry| entry.id()).collect()
 }
 
-fn port(port: u16) -> Condition {
+const fn port(port: u16) -> Condition {
     Condition::equal(condition::IP_REMOTE_PORT, V::Uint16(port))
 }
 
-fn ports(match_type: MatchType, value: V) -> Condition {
+const fn ports(match_type: MatchType, value: V) -> Condition {
     Condition::new(condition::IP_REMOTE_PORT, match_type, value)
 }
 
@@ -32,7 +32,7 @@ fn range(low: u16, high: u16) -> Condition {
     ports(MatchType::Range, V::range(V::Uint16(low), V::Uint16(high)))
 }
 
-fn network(address: u32, mask: u32) -> Condition {
+const fn network(address: u32, mask: u32) -> Condition {
     Condition::equal(
         condition::IP_REMOTE_ADDRESS,
         V::V4AddrMask { address, mask },
@@ -40,14 +40,14 @@ fn network(address: u32, mask: u32) -> Condition {
 }
 
 /// Whether a filter with these conditions contains, and whether it overlaps, what is asked.
-fn means(filters: Vec<Condition>, asked: Vec<Condition>) -> (bool, bool) {
+fn means(filters: Vec<Condition>, asked: &[Condition]) -> (bool, bool) {
     let w = World::new();
     w.add(filter(Action::Block).when(filters));
     let [contains, overlaps] = [false, true].map(|overlapping| {
         let template = FilterTemplate {
             layer: connect().key(),
             overlapping,
-            conditions: asked.clone(),
+            conditions: asked.to_vec(),
             ..FilterTemplate::default()
         };
         !found(&w, &template).is_empty()
@@ -114,7 +114,7 @@ fn a_filter_contains_or_overlaps_the_traffic_that_is_asked_for() {
         ),
     ] {
         let text = format!("{filters:?} for {asked:?}");
-        assert_eq!(means(filters, asked), expected, "{text}");
+        assert_eq!(means(filters, &asked), expected, "{text}");
     }
 }
 
@@ -131,7 +131,7 @@ fn a_user_is_asked_for_by_a_sid_and_meant_by_a_security_descriptor() {
     let of = |sid: [u8; 12]| {
         means(
             vec![user(V::SecurityDescriptor(descriptor.clone().into()))],
-            vec![user(V::Sid(sid.into()))],
+            &[user(V::Sid(sid.into()))],
         )
     };
     assert_eq!(of(SID), (true, true));
