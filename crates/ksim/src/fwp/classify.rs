@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use rustc_hash::FxHashMap;
 use wfp_engine::{ClassifyCall, ClassifyOut, Engine, Flow, FlowId, Options, Request};
-use wfp_schema::{ConditionFlags, LayerId, LayerKind, MetadataFields};
+use wfp_schema::{CalloutFlags, ConditionFlags, LayerId, LayerKind, MetadataFields};
 
 use super::check::{self, Cost, Pended, Returned};
 use super::current::Begun;
@@ -252,6 +252,12 @@ pub(super) fn invoke(
     let (values, metadata) = (scratch.incoming(), scratch.metadata());
     let (context, filter) = (scratch.context(), call.filter.host().as_in());
     let flow_context = call.flow_context;
+    let in_batches = call
+        .callout
+        .flags()
+        .contains(CalloutFlags::ALLOW_L2_BATCH_CLASSIFY);
+    let current = cpu.machine().fwp.current(cpu);
+    current.in_batches.store(in_batches, Ordering::Relaxed);
     let cost = Cost::begin(cpu);
     for _ in 0..calls {
         out.set(found);
@@ -273,6 +279,7 @@ pub(super) fn invoke(
         });
     }
     cost.check(cpu, calls, call);
+    current.in_batches.store(false, Ordering::Relaxed);
     (found, out.get().unwrap_or(found))
 }
 

@@ -21,6 +21,8 @@ pub(crate) struct Current {
     pub(super) pended: AtomicBool,
     pub(super) pended_classify: AtomicBool,
     modify: AtomicBool,
+    /// Whether the callout that runs takes frames in batches, which it may not clone.
+    pub(super) in_batches: AtomicBool,
     allocations: AtomicU32,
     has_operation: AtomicBool,
     operation: Mutex<Option<Arc<Operation>>>,

@@ -1,5 +1,7 @@
 //! Net buffer lists that a driver makes of packets: allocate, clone, reference, and stream data.
 
+use std::sync::atomic::Ordering;
+
 use wfp_schema::NtStatus;
 
 use super::layout::kernel::RawStreamData;
@@ -240,6 +242,11 @@ exports! {
     {
         if clone.is_null() || original.is_null() {
             return NULL_POINTER;
+        }
+        // Page of FWPS_CALLOUT2: this always fails for a callout that takes frames in batches.
+        let current = call.machine().fwp.current(call.cpu());
+        if current.in_batches.load(Ordering::Relaxed) {
+            return INVALID_PARAMETER;
         }
         if flags != 0 || !check_list_pool(&call, list_pool) || !check_live(&call, original) {
             return INVALID_PARAMETER;
