@@ -1,7 +1,9 @@
 //! A host's network stack on one processor.
 
 use ksim::fwp::KernelFiltering;
-use ksim::net::{FlowReport, Host, LocalSide, PacketId, PacketReport, Processes, Setup};
+use ksim::net::{
+    FlowReport, Host, Opened, Output, PacketId, PacketReport, Processes, Setup, Socket,
+};
 use ksim::{Cpu, Kernel};
 
 use crate::{HOST_V4, HOST_V6};
@@ -27,17 +29,21 @@ impl Net {
     /// The host with these owners of endpoints.
     #[must_use]
     pub fn owned(kernel: &Kernel, processor: u32, processes: Processes) -> Self {
-        let mut local = LocalSide::default();
+        let setup = Setup {
+            processes,
+            ..Setup::default()
+        };
+        Self::with_setup(kernel, processor, setup)
+    }
+
+    /// The host made from `setup`, with its own addresses besides.
+    #[must_use]
+    pub fn with_setup(kernel: &Kernel, processor: u32, mut setup: Setup) -> Self {
+        let local = &mut setup.local;
         for address in [HOST_V4, HOST_V6] {
             local.insert(address.parse().expect("an address"));
         }
-        let shard = u16::try_from(processor).expect("a processor's number");
-        let setup = Setup {
-            local,
-            processes,
-            shard,
-            ..Setup::default()
-        };
+        setup.shard = u16::try_from(processor).expect("a processor's number");
         let host = Host::new(kernel.filtering(processor), setup);
         Self {
             kernel: kernel.clone(),
@@ -60,6 +66,29 @@ impl Net {
     /// What becomes of a packet; what is put off by it has run.
     pub fn packet(&mut self, packet: &[u8]) -> PacketReport {
         self.run(|cpu, host| give(cpu, host, packet))
+    }
+
+    /// What becomes of an Ethernet frame; what is put off by it has run.
+    pub fn frame(&mut self, frame: &[u8]) -> PacketReport {
+        self.run(|cpu, host| {
+            let report = host.frame(cpu.machine().time().now(), frame);
+            settle(cpu, host);
+            report
+        })
+    }
+
+    /// Binds a socket, as an application does.
+    pub fn open(&mut self, socket: &Socket) -> Opened {
+        self.run(|cpu, host| {
+            let opened = host.open(cpu.machine().time().now(), socket);
+            settle(cpu, host);
+            opened
+        })
+    }
+
+    /// What has left the stack since the last call, if the setup asks for it.
+    pub fn output(&mut self) -> Vec<Output> {
+        self.run(|_, host| host.output())
     }
 
     /// Whether a packet passes.

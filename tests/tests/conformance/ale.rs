@@ -1,14 +1,17 @@
 //! ALE rows: authorization, its repetition and delay, redirection, endpoints.
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use conformance_messages::{Inject, Step, completion, operation, point};
+use ksim::net::{Output, Setup};
 use portcullis_tests::Tcp;
+use portcullis_tests::packets::RST;
 use wfp_schema::flags::ReauthorizeReason;
-use wfp_schema::{Action, ConditionFlags, LayerKind, NtStatus, Rights};
+use wfp_schema::{Action, ConditionFlags, DataType, LayerKind, NtStatus, Rights};
 use zerocopy::FromZeros as _;
 
-use crate::answers::{Doing as _, absorb, permit, redirect, with_slot};
+use crate::answers::{Doing as _, absorb, block, permit, redirect, with_slot};
 use crate::traffic::{HOST, PEER};
 use crate::world::{Callout, OK, Session, World, asking, connect, filter, v4};
 
@@ -161,6 +164,86 @@ fn asks(step: Step) -> Step {
 }
 
 #[test]
+fn ale_06_a_packets_classify_is_not_pended() {
+    let w = World::new();
+    let s = w.session();
+    let pends = permit().doing(with_slot(operation::PEND_CLASSIFY, 0));
+    let callout = decides(&w, &s, LayerKind::OutboundTransport, &[pends]);
+    w.connects();
+    assert_eq!(
+        w.classifies(&callout)[0].operations[0],
+        NtStatus::FWP_CANNOT_PEND.code()
+    );
+    w.end();
+}
+
+#[test]
+fn ale_07_who_may_change_the_layers_data_has_blocked() {
+    let w = World::new();
+    let s = w.session();
+    let modifies = permit().doing(with_slot(operation::MODIFY, 0));
+    let callout = decides(&w, &s, LayerKind::AleConnectRedirect, &[modifies]);
+    assert!(w.connects());
+    let [seen] = w.classifies(&callout)[..] else {
+        panic!("one classify");
+    };
+    assert_eq!(seen.operations[0], OK.code());
+    let (action, rights) = (seen.values[0] & 0xFFFF_FFFF, seen.values[0] >> 32);
+    assert_eq!(action, u64::from(Action::Block.value()));
+    assert_eq!(rights & u64::from(Rights::ACTION_WRITE.bits()), 0);
+    w.end();
+}
+
+#[test]
+fn ale_08_a_redirected_connection_is_its_redirectors() {
+    let w = World::new();
+    let s = w.session();
+    w.redirect_handle(0);
+    w.redirect_handle(1);
+    let redirects = permit().doing(redirect(PROXY, 8080, 0, 77));
+    decides(&w, &s, LayerKind::AleConnectRedirect, &[redirects]);
+    let callout = decides(&w, &s, LayerKind::AleAuthConnect, &[asks(permit())]);
+    w.connects();
+    let [original, seen] = w.classifies(&callout)[..] else {
+        panic!("the connection is authorized as it was meant, then as it is");
+    };
+    assert!(flags(&original).contains(ConditionFlags::IS_HONORING_POLICY_AUTHORIZE));
+    assert_eq!(seen.remote_address, PROXY.to_bits());
+    assert_eq!(seen.remote_port, 8080);
+    assert!(flags(&seen).contains(ConditionFlags::IS_CONNECTION_REDIRECTED));
+    assert_eq!(seen.values[0], 77 << 32 | REDIRECTED_BY_SELF);
+    assert_eq!(seen.values[1] & 0xFFFF_FFFF, REDIRECTED_BY_OTHER);
+    w.end();
+}
+
+#[test]
+fn ale_09_who_has_redirected_before_does_not_again() {
+    let w = World::new();
+    let s = w.session();
+    w.redirect_handle(0);
+    w.redirect_handle(1);
+    let [high, low] = [10, 5].map(|weight| s.sublayer(weight));
+    let layer = v4(LayerKind::AleConnectRedirect);
+    for (sublayer, slot, context) in [(high, 0, 77), (low, 1, 88)] {
+        let callout = s.callout(layer);
+        w.script(
+            &callout,
+            &[permit().doing(redirect(PROXY, 8080, slot, context))],
+        );
+        s.add(asking(&callout, Action::CalloutTerminating).within(sublayer));
+    }
+    let callout = decides(&w, &s, LayerKind::AleAuthConnect, &[asks(permit())]);
+    w.connects();
+    let [original, seen] = w.classifies(&callout)[..] else {
+        panic!("the connection is authorized as it was meant, then as it is");
+    };
+    assert!(flags(&original).contains(ConditionFlags::IS_HONORING_POLICY_AUTHORIZE));
+    assert_eq!(seen.values[0], 77 << 32 | PREVIOUSLY_REDIRECTED_BY_SELF);
+    assert_eq!(seen.values[1], 88 << 32 | REDIRECTED_BY_SELF);
+    w.end();
+}
+
+#[test]
 fn ale_10_a_socket_has_a_flow_for_each_peer_and_one_end() {
     let w = World::new();
     let s = w.session();
@@ -174,6 +257,51 @@ fn ale_10_a_socket_has_a_flow_for_each_peer_and_one_end() {
     w.net().finish();
     assert_eq!(w.classifies(&closes).len(), 1);
     w.end();
+}
+
+#[test]
+fn ale_11_a_bind_to_any_address_is_a_wildcard() {
+    let w = World::new();
+    let s = w.session();
+    let callout = watches(&s, LayerKind::AleResourceAssignment);
+    w.bind_any(5000);
+    let [seen] = w.classifies(&callout)[..] else {
+        panic!("one classify");
+    };
+    assert_eq!(seen.local_address_type, DataType::Empty.value());
+    assert_eq!(seen.local_port, 5000);
+    assert!(flags(&seen).contains(ConditionFlags::IS_WILDCARD_BIND));
+    w.end();
+}
+
+#[test]
+fn ale_12_a_syn_to_a_closed_port_is_discarded() {
+    for (answer, resets) in [(permit(), true), (block(), false)] {
+        let w = World::new();
+        w.set_up(Setup {
+            sockets: Some(BTreeSet::new()),
+            output: true,
+            ..Setup::default()
+        });
+        let s = w.session();
+        let network = watches(&s, LayerKind::InboundIpPacket);
+        let discard = s.callout(crate::world::discard_v4(LayerKind::InboundTransport));
+        w.script(&discard, &[answer]);
+        s.add(asking(&discard, Action::CalloutTerminating));
+        let mut connection = Tcp::new(&format!("{PEER}:50000"), &format!("{HOST}:81"));
+        let syn = connection.handshake().remove(0);
+        assert!(!w.net().passes(syn));
+        assert_eq!(w.classifies(&network).len(), 1);
+        assert_eq!(w.classifies(&discard).len(), 1);
+        let sent = w.net().output();
+        let is_reset = |output: &Output| matches!(output, Output::Sent(packet) if packet[9] == 6 && packet[33] & RST != 0);
+        assert_eq!(
+            sent.iter().any(is_reset),
+            resets,
+            "a block there suppresses the RST"
+        );
+        w.end();
+    }
 }
 
 #[test]

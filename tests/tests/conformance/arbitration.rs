@@ -116,13 +116,7 @@ fn arb_07_a_permit_overrides_a_soft_block() {
     let (connects, w) = block_then_permit(soft(Action::Block));
     assert!(connects);
     // Whoever means a block clears the right; the verifier says so.
-    let rules: Vec<_> = w
-        .unload()
-        .violations
-        .iter()
-        .map(|found| found.rule)
-        .collect();
-    assert_eq!(rules, ["classify-block-right"]);
+    w.end_with("classify-block-right");
 }
 
 #[test]

@@ -244,6 +244,35 @@ fn cnd_08_a_prefix_is_a_suffix() {
 }
 
 #[test]
+fn cnd_09_an_empty_value_equals_only_an_empty_one() {
+    let w = World::new();
+    let s = w.session();
+    // The local address of a wildcard bind is empty (ALE-11).
+    let layer = v4(LayerKind::AleResourceAssignment);
+    let [empty, given] =
+        [(DataType::Empty, 0), (DataType::Uint32, 0x0A00_0001)].map(|(data_type, value)| {
+            let callout = s.callout(layer);
+            let condition = equal(condition::IP_LOCAL_ADDRESS, data_type, value);
+            s.add(crate::world::asking(&callout, Action::CalloutInspection).when(condition));
+            callout
+        });
+    let any = s.callout(layer);
+    s.add(crate::world::asking(&any, Action::CalloutInspection));
+    w.bind_any(5000);
+    let datagram = w.datagram(5001, 53);
+    w.net().packet(&datagram);
+    let wildcard = w
+        .classifies(&any)
+        .iter()
+        .filter(|record| record.local_address_type == DataType::Empty.value())
+        .count();
+    assert_ne!(wildcard, 0, "the socket was bound to any address");
+    assert_eq!(w.classifies(&empty).len(), wildcard);
+    assert_eq!(w.classifies(&given).len(), 0);
+    w.end();
+}
+
+#[test]
 fn cnd_10_a_layer_has_the_fields_that_it_has() {
     let program = blob(condition::ALE_APP_ID, MatchType::Equal, &path("a"));
     assert_eq!(

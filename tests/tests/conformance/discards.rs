@@ -3,7 +3,7 @@
 use wfp_schema::flags::MetadataFields;
 use wfp_schema::{Action, FilterFlags, LayerKind};
 
-use crate::answers::{absorb, block, permit};
+use crate::answers::{absorb, block};
 use crate::traffic::{HOST, PEER};
 use crate::world::{Callout, World, asking, connect, discard_v4, filter, v4};
 
@@ -33,7 +33,6 @@ fn discarded(answer: conformance_messages::Step) -> (Vec<conformance_messages::R
     w.script(&decides, &[answer]);
     s.add(asking(&decides, Action::CalloutTerminating));
     let watches = s.callout(discard_v4(LayerKind::InboundTransport));
-    w.script(&watches, &[permit()]);
     s.add(asking(&watches, Action::CalloutInspection));
     let packet = portcullis_tests::udp(&format!("{PEER}:53"), &format!("{HOST}:53"), b"datagram");
     assert!(!w.net().passes(packet));
@@ -44,5 +43,18 @@ fn discarded(answer: conformance_messages::Step) -> (Vec<conformance_messages::R
 fn arb_16_an_absorbed_packet_leaves_no_trace() {
     let (seen, w) = discarded(absorb());
     assert!(seen.is_empty());
+    w.end();
+}
+
+#[test]
+fn arb_17_a_dropped_packet_is_seen_at_the_discard_layer() {
+    let (seen, w) = discarded(block());
+    let [seen] = seen[..] else {
+        panic!("one classify");
+    };
+    assert_ne!(
+        seen.metadata & u64::from(MetadataFields::DISCARD_REASON.bits()),
+        0
+    );
     w.end();
 }

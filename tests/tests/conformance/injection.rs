@@ -1,12 +1,12 @@
 //! INJ rows: packets that drivers inject.
 
 use conformance_messages::{Inject, MakePacket, operation, point};
-use wfp_schema::{Action, LayerKind, NtStatus};
+use wfp_schema::{Action, CalloutFlags, LayerKind, NtStatus};
 use zerocopy::FromZeros as _;
 
 use crate::answers::{Doing as _, absorb, permit, with_slot};
 use crate::traffic::{HOST, PEER};
-use crate::world::{OK, World, asking, v4};
+use crate::world::{OK, World, asking, unversioned, v4};
 
 /// `AF_INET`.
 const AF_INET: u32 = 2;
@@ -202,6 +202,29 @@ fn inj_07_a_forwarded_packet_is_not_shown() {
         );
     }
     w.end();
+}
+
+#[test]
+fn inj_08_a_batch_of_frames_is_not_cloned() {
+    for (flags, status) in [
+        (CalloutFlags::NONE, OK),
+        (
+            CalloutFlags::ALLOW_L2_BATCH_CLASSIFY,
+            NtStatus::INVALID_PARAMETER,
+        ),
+    ] {
+        let w = World::new();
+        let s = w.session();
+        let layer = unversioned(LayerKind::InboundMacFrameEthernet);
+        let callout = s.callout_with(layer, flags.bits(), 0);
+        w.script(&callout, &[permit().doing(with_slot(operation::CLONE, 0))]);
+        s.add(asking(&callout, Action::CalloutTerminating));
+        let packet = portcullis_tests::udp(&format!("{PEER}:9"), &format!("{HOST}:9"), b"frame");
+        let ethernet = [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]].concat();
+        w.net().frame(&[&ethernet[..], &[8, 0], &packet].concat());
+        assert_eq!(w.classifies(&callout)[0].operations[0], status.code());
+        w.unload();
+    }
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! Packets of the rows.
 
+use ksim::net::{Link, Opened, Socket};
 use portcullis_tests::{Tcp, udp};
+use wfp_schema::IpVersion;
 
 use crate::world::World;
 
@@ -33,6 +35,22 @@ impl World {
             &[0; 8],
         );
         self.net().passes(packet)
+    }
+
+    /// A UDP socket is bound to any address and any port, and got this one.
+    pub(crate) fn bind_any(&self, port: u16) {
+        let opened = self.net().open(&Socket {
+            version: IpVersion::V4,
+            protocol: 17,
+            address: None,
+            port,
+            any_port: true,
+            raw: false,
+            promiscuous: false,
+            listens: false,
+            link: Link::default(),
+        });
+        assert!(matches!(opened, Opened::Bound(_)), "{opened:?}");
     }
 
     /// An established connection that the host has begun.

@@ -8,7 +8,7 @@ use conformance_messages::{
     Reply, STEPS, Script, Signal, Step, Unregister, flow, handle, kind, object, option, signal,
 };
 use ksim::fwp::KernelHost;
-use ksim::net::{PacketId, Processes};
+use ksim::net::{PacketId, Processes, Setup};
 use ksim::{Config, Driver, Kernel, Report};
 use portcullis_tests::Net;
 use portcullis_tests::control::alive;
@@ -40,6 +40,11 @@ pub(crate) struct World {
 /// The IPv4 layer of this kind.
 pub(crate) fn v4(kind: LayerKind) -> &'static Layer {
     Layer::of(kind, IpVersion::V4).expect("a layer with versions")
+}
+
+/// The layer of this kind, which has no IP version.
+pub(crate) fn unversioned(kind: LayerKind) -> &'static Layer {
+    Layer::unversioned(kind).expect("a layer without versions")
 }
 
 /// The IPv6 layer of this kind.
@@ -129,6 +134,11 @@ impl World {
     /// The host's endpoints belong to these from now on; its flows are over.
     pub(crate) fn owned_by(&self, processes: Processes) {
         self.net.replace(Net::owned(&self.kernel, 0, processes));
+    }
+
+    /// The host is made anew from `setup`; its flows are over.
+    pub(crate) fn set_up(&self, setup: Setup) {
+        self.net.replace(Net::with_setup(&self.kernel, 0, setup));
     }
 
     /// The host.

@@ -16,9 +16,11 @@ use wfp_sys::{
 };
 
 use crate::device::at_level;
-use crate::slots::{Handles, bits};
+use crate::slots::{Handles, Numbers, bits};
 
 static SESSIONS: Handles<8> = Handles::new();
+/// Filters that ask a callout of ours.
+static ASKING: Numbers<64> = Numbers::new();
 
 /// `RPC_C_AUTHN_WINNT`.
 const AUTHENTICATION: u32 = 10;
@@ -102,11 +104,25 @@ pub(crate) fn close(message: &Close) -> Reply {
     }))
 }
 
-/// Closes what the test has left open.
+/// Closes what the test has left open, and deletes the filters whose callouts are about to go.
 pub(crate) fn close_all() {
     for handle in SESSIONS.drain() {
         // SAFETY: the handle is not used again. A session that was ended by the engine is closed all the same.
         let _ = unsafe { wfp_sys::FwpmEngineClose0(handle) };
+    }
+    let last = Open {
+        session: 0,
+        flags: 0,
+        wait: 0,
+        irql: 0,
+        key: [0; 16],
+    };
+    if open(&last).status == 0 {
+        for id in ASKING.drain() {
+            // SAFETY: takes a handle and a number. What the test has deleted is not found.
+            let _ = unsafe { wfp_sys::FwpmFilterDeleteById0(SESSIONS.get(0), id) };
+        }
+        close(&Close { session: 0 });
     }
 }
 
@@ -303,6 +319,9 @@ pub(crate) fn add_filter(message: &AddFilter) -> Reply {
         // SAFETY: the filter and what it points at are only read during the call.
         unsafe { wfp_sys::FwpmFilterAdd0(session, &raw const filter, ptr::null_mut(), &raw mut id) }
     });
+    if status == 0 && message.action & wfp_sys::FWP_ACTION_FLAG_CALLOUT != 0 {
+        ASKING.keep(id);
+    }
     Reply::value(bits(status), id)
 }
 

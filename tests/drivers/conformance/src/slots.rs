@@ -56,6 +56,15 @@ impl<const N: usize> Numbers<N> {
         Self([const { AtomicU64::new(0) }; N])
     }
 
+    /// Keeps a number in a free slot.
+    pub(crate) fn keep(&self, number: u64) {
+        let (free, taken) = (Ordering::AcqRel, Ordering::Relaxed);
+        let _ = self
+            .0
+            .iter()
+            .find(|place| place.compare_exchange(0, number, free, taken).is_ok());
+    }
+
     /// Keeps a number.
     pub(crate) fn set(&self, at: u32, number: u64) {
         if let Some(place) = usize::try_from(at).ok().and_then(|at| self.0.get(at)) {
