@@ -2,13 +2,19 @@
 
 mod ale;
 mod build;
+mod change;
+mod conformance;
+mod engine;
 mod fragments;
 mod inject;
+mod layers;
 mod local;
+mod loopback;
 mod order;
 mod packet;
 mod reassembly;
 mod recorder;
+mod redirect;
 mod robustness;
 mod tcp;
 mod waterfall;
