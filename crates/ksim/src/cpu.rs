@@ -16,7 +16,7 @@ use pe_image::unwind::Registers;
 use crate::access::address;
 use crate::export::Export;
 use crate::kernel::{Bugcheck, Kernel, Machine};
-use crate::nt::spin::HeldLocks;
+use crate::nt::held::HeldLocks;
 use crate::sched::{Job, Thread};
 use crate::trap;
 

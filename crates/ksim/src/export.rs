@@ -143,6 +143,7 @@ impl<'a> Call<'a> {
             cpu::park_for_ever();
         }
         cpu.set_export(export);
+        cpu.locks().count_call();
         let call = Call {
             cpu,
             export,

@@ -8,7 +8,7 @@ use crate::access::Out;
 use crate::cpu::{Cpu, DISPATCH, HIGH, PASSIVE};
 use crate::export::{Call, exports};
 use crate::kernel::Bugcheck;
-use crate::verifier::{ARGUMENT, LOCK_PROTOCOL};
+use crate::verifier::{ARGUMENT, LOCK_OWNER};
 
 /// `DISPATCHER_HEADER.Type`.
 pub(super) mod kind {
@@ -234,7 +234,7 @@ exports! {
         check_wait_hint(&call, wait);
         let object = Dispatcher::new(&call, mutex);
         if object.owner().load(Ordering::SeqCst) != call.cpu().thread() {
-            call.violation(&LOCK_PROTOCOL, "a mutex is released by a thread that does not own it");
+            call.violation(&LOCK_OWNER, "a mutex is released by a thread that does not own it");
             return object.state().load(Ordering::SeqCst);
         }
         let before = object.state().fetch_add(1, Ordering::SeqCst);

@@ -13,6 +13,7 @@ pub mod debug;
 mod dpc;
 mod errorlog;
 mod event;
+pub(crate) mod held;
 mod interlocked;
 pub mod io;
 pub mod io_irp;
@@ -110,7 +111,7 @@ pub struct State {
     processes: process::Processes,
     objects: object::Objects,
     debug: debug::Log,
-    order: spin::Order,
+    order: held::Order,
     timers: dpc::Timers,
     callbacks: callback::Callbacks,
     power: power::Power,
@@ -130,7 +131,7 @@ impl State {
             processes,
             objects: object::Objects::default(),
             debug: debug::Log::default(),
-            order: spin::Order::default(),
+            order: held::Order::default(),
             timers: dpc::Timers::default(),
             callbacks: callback::Callbacks::default(),
             power: power::Power::default(),
@@ -165,7 +166,7 @@ impl State {
     }
 
     /// In which order locks were taken.
-    pub(crate) const fn lock_order(&self) -> &spin::Order {
+    pub(crate) const fn lock_order(&self) -> &held::Order {
         &self.order
     }
 

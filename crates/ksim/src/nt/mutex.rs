@@ -5,13 +5,14 @@
 
 use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 
+use super::held;
 use super::wait::{Timeout, until};
 use crate::access::Out;
 use crate::cpu::{APC, Cpu, PASSIVE};
 use crate::export::{Call, exports};
 use crate::kernel::Bugcheck;
 use crate::trap::code;
-use crate::verifier::{ARGUMENT, LOCK_PROTOCOL};
+use crate::verifier::{ARGUMENT, LOCK_OWNER, LOCK_PROTOCOL, LOCK_RECURSION};
 
 /// `FAST_MUTEX` and `KGUARDED_MUTEX`: a count that is 1 when free, then the owner.
 mod fast {
@@ -89,7 +90,7 @@ fn acquire(call: &Call<'_>, mutex: Out<i32>) {
     let owner = mutex.offset::<usize>(fast::OWNER);
     if count.load(Ordering::SeqCst) != fast::FREE && owner.get() == Some(call.cpu().thread()) {
         call.violation(
-            &LOCK_PROTOCOL,
+            &LOCK_RECURSION,
             "a mutex is acquired by the thread that holds it: this deadlocks",
         );
         let words = format!("{} of a mutex that this thread holds", call.name());
@@ -105,6 +106,7 @@ fn acquire(call: &Call<'_>, mutex: Out<i32>) {
             .is_ok()
     });
     owner.set(call.cpu().thread());
+    held::mutex_taken(call, mutex.address());
 }
 
 fn try_acquire(call: &Call<'_>, mutex: Out<i32>) -> bool {
@@ -113,6 +115,7 @@ fn try_acquire(call: &Call<'_>, mutex: Out<i32>) -> bool {
         .is_ok();
     if taken {
         mutex.offset::<usize>(fast::OWNER).set(call.cpu().thread());
+        held::mutex_tried(call, mutex.address());
     }
     taken
 }
@@ -121,10 +124,11 @@ fn release(call: &Call<'_>, mutex: Out<i32>) {
     let owner = mutex.offset::<usize>(fast::OWNER);
     if owner.get() != Some(call.cpu().thread()) {
         call.violation(
-            &LOCK_PROTOCOL,
+            &LOCK_OWNER,
             "a mutex is released by a thread that does not hold it",
         );
     }
+    held::mutex_released(call, mutex.address());
     owner.set(0);
     count(call, mutex).store(fast::FREE, Ordering::SeqCst);
     call.machine().wake();
@@ -151,6 +155,7 @@ fn acquire_exclusive(call: &Call<'_>, lock: usize) {
         word.compare_exchange(0, push::LOCKED, Ordering::SeqCst, Ordering::SeqCst)
             .is_ok()
     });
+    held::mutex_taken(call, lock);
 }
 
 fn acquire_shared(call: &Call<'_>, lock: usize) {
@@ -162,10 +167,12 @@ fn acquire_shared(call: &Call<'_>, lock: usize) {
         })
         .is_ok()
     });
+    held::mutex_taken(call, lock);
 }
 
 fn release_push(call: &Call<'_>, lock: usize, exclusive: Option<bool>) {
     check_apcs_disabled(call);
+    held::mutex_released(call, lock);
     let result =
         word(call, lock).fetch_update(Ordering::SeqCst, Ordering::SeqCst, |value| match value {
             push::LOCKED => Some(0),
@@ -174,7 +181,7 @@ fn release_push(call: &Call<'_>, lock: usize, exclusive: Option<bool>) {
             _ => Some(value - push::SHARER),
         });
     match (result, exclusive) {
-        (Err(_), _) => call.violation(&LOCK_PROTOCOL, "a push lock is released that is not held"),
+        (Err(_), _) => call.violation(&LOCK_OWNER, "a push lock is released that is not held"),
         (Ok(before), Some(exclusive)) if (before == push::LOCKED) != exclusive => {
             call.violation(
                 &LOCK_PROTOCOL,

@@ -1,92 +1,18 @@
-//! Spin locks, their holders, and the order in which they are taken.
+//! Spin locks and their holders.
 //!
 //! A `KSPIN_LOCK` in the driver's memory holds 0, or the number of its holder plus one. Processors spin for real;
 //! one that could spin for ever, because it holds the lock itself or because its holder waits for one of ours, is
 //! a bug check.
 
-use std::collections::HashMap;
-use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use parking_lot::Mutex;
-
+use super::held;
 use crate::access::{In, Out};
 use crate::cpu::{self, Cpu, DISPATCH, HIGH, PASSIVE};
 use crate::export::{Call, exports};
 use crate::kernel::Bugcheck;
 use crate::trap::code;
-use crate::verifier::{ARGUMENT, IRQL_RANGE, LOCK_PROTOCOL};
-
-/// The spin locks that one processor holds.
-#[derive(Debug, Default)]
-pub struct HeldLocks {
-    held: Mutex<Vec<Held>>,
-    /// The lock that the processor spins for; 0 for none.
-    awaited: AtomicUsize,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Held {
-    lock: usize,
-    site: usize,
-}
-
-impl HeldLocks {
-    /// How many locks are held.
-    pub(crate) fn count(&self) -> usize {
-        self.held.lock().len()
-    }
-
-    /// A callback that was entered with `before` locks has come back.
-    pub(crate) fn check_returned(&self, cpu: &Cpu, what: &str, before: usize) {
-        let now = self.count();
-        if now != before {
-            let sites: Vec<String> = {
-                let held = self.held.lock();
-                held.iter()
-                    .skip(before)
-                    .map(|held| cpu.machine().verifier().site(held.site))
-                    .collect()
-            };
-            let message = if now > before {
-                format!(
-                    "{what} returned with a spin lock held that was acquired at {}",
-                    sites.join(", ")
-                )
-            } else {
-                format!("{what} released a spin lock that it had not acquired")
-            };
-            cpu.machine()
-                .verifier()
-                .violation_at(cpu, &LOCK_PROTOCOL, message);
-        }
-    }
-}
-
-/// In which order locks are taken on the machine.
-#[derive(Debug, Default)]
-pub(crate) struct Order {
-    /// First and second lock of each pair that was held at once, and where the second was taken.
-    pairs: Mutex<HashMap<(usize, usize), usize>>,
-}
-
-impl Order {
-    /// `second` is taken at `site` while `first` is held; where they were taken the other way around, if they were.
-    fn taken(&self, first: usize, second: usize, site: usize) -> Option<usize> {
-        let mut pairs = self.pairs.lock();
-        let inverse = pairs.get(&(second, first)).copied();
-        pairs.entry((first, second)).or_insert(site);
-        inverse
-    }
-
-    /// Locks in this memory are no more.
-    pub(crate) fn forget(&self, memory: Range<usize>) {
-        let mut pairs = self.pairs.lock();
-        if !pairs.is_empty() {
-            pairs.retain(|(first, second), _| !memory.contains(first) && !memory.contains(second));
-        }
-    }
-}
+use crate::verifier::{ARGUMENT, IRQL_RANGE, LOCK_ORDER, LOCK_OWNER, LOCK_RECURSION, Rule};
 
 /// The lock's word in the driver's memory.
 fn word(call: &Call<'_>, lock: usize) -> &'static AtomicUsize {
@@ -117,9 +43,10 @@ fn acquire(call: &Call<'_>, lock: usize) {
     let word = word(call, lock);
     let cpu = call.cpu();
     let own = owner(cpu);
-    if cpu.locks().held.lock().iter().any(|held| held.lock == lock) {
+    if cpu.locks().holds(lock) {
         deadlock(
             call,
+            &LOCK_RECURSION,
             lock,
             code::SPIN_LOCK_ALREADY_OWNED,
             "acquires a spin lock that this processor holds already",
@@ -130,7 +57,7 @@ fn acquire(call: &Call<'_>, lock: usize) {
         .compare_exchange_weak(0, own, Ordering::Acquire, Ordering::Relaxed)
         .is_err()
     {
-        cpu.locks().awaited.store(lock, Ordering::SeqCst);
+        cpu.locks().await_lock(lock);
         rounds = rounds.wrapping_add(1);
         if rounds.is_multiple_of(64) {
             if cpu.machine().crashed() {
@@ -140,6 +67,7 @@ fn acquire(call: &Call<'_>, lock: usize) {
                 let code = code::DRIVER_VERIFIER_DETECTED_VIOLATION;
                 deadlock(
                     call,
+                    &LOCK_ORDER,
                     lock,
                     code,
                     "waits for a spin lock whose holder waits for one of this processor's",
@@ -150,30 +78,8 @@ fn acquire(call: &Call<'_>, lock: usize) {
             std::hint::spin_loop();
         }
     }
-    cpu.locks().awaited.store(0, Ordering::SeqCst);
-    note_acquired(call, lock);
-}
-
-/// Records that the lock is held, and complains when it was taken in an order that can deadlock.
-fn note_acquired(call: &Call<'_>, lock: usize) {
-    let machine = call.machine();
-    let first: Vec<usize> = {
-        let mut held = call.cpu().locks().held.lock();
-        held.push(Held {
-            lock,
-            site: call.site(),
-        });
-        held.iter().rev().skip(1).map(|held| held.lock).collect()
-    };
-    for first in first {
-        if let Some(site) = machine.nt().lock_order().taken(first, lock, call.site()) {
-            let place = machine.verifier().site(site);
-            call.violation(
-                &LOCK_PROTOCOL,
-                format!("two spin locks are taken in one order here and in the other at {place}: this can deadlock"),
-            );
-        }
-    }
+    cpu.locks().await_lock(0);
+    held::spin_lock_taken(call, lock);
 }
 
 /// Whether following holders and what they wait for leads from `lock` back to `cpu`.
@@ -184,14 +90,13 @@ fn waits_for_itself(cpu: &Cpu, lock: usize) -> bool {
         let holder = (0..machine.processors()).find_map(|index| {
             let holder = machine.processor(index)?;
             // Never wait for the list: its processor may be stopped.
-            let held = holder.locks().held.try_lock()?;
-            held.iter().any(|held| held.lock == lock).then_some(holder)
+            holder.locks().try_holds(lock)?.then_some(holder)
         });
         let Some(holder) = holder else { return false };
         if holder.index() == cpu.index() {
             return true;
         }
-        lock = holder.locks().awaited.load(Ordering::SeqCst);
+        lock = holder.locks().awaited();
         if lock == 0 {
             return false;
         }
@@ -199,8 +104,8 @@ fn waits_for_itself(cpu: &Cpu, lock: usize) -> bool {
     false
 }
 
-fn deadlock(call: &Call<'_>, lock: usize, code: u32, words: &str) -> ! {
-    call.violation(&LOCK_PROTOCOL, words);
+fn deadlock(call: &Call<'_>, rule: &Rule, lock: usize, code: u32, words: &str) -> ! {
+    call.violation(rule, words);
     let machine = call.machine();
     let mut bugcheck = Bugcheck::new(
         code,
@@ -219,16 +124,10 @@ fn deadlock(call: &Call<'_>, lock: usize, code: u32, words: &str) -> ! {
 fn release(call: &Call<'_>, lock: usize) {
     let word = word(call, lock);
     let cpu = call.cpu();
-    let mut held = cpu.locks().held.lock();
-    let known = held
-        .iter()
-        .rposition(|held| held.lock == lock)
-        .map(|at| held.remove(at))
-        .is_some();
-    drop(held);
-    if !known {
+    if !held::spin_lock_released(call, lock) {
         deadlock(
             call,
+            &LOCK_OWNER,
             lock,
             code::SPIN_LOCK_NOT_OWNED,
             "releases a spin lock that this processor does not hold",
@@ -249,7 +148,7 @@ fn try_acquire(call: &Call<'_>, lock: usize) -> bool {
         .compare_exchange(0, owner(call.cpu()), Ordering::Acquire, Ordering::Relaxed)
         .is_ok();
     if taken {
-        note_acquired(call, lock);
+        held::spin_lock_tried(call, lock);
     }
     taken
 }
@@ -284,6 +183,7 @@ fn queued(call: &Call<'_>, handle: Out<usize>) -> usize {
     lock.unwrap_or_else(|| {
         deadlock(
             call,
+            &LOCK_OWNER,
             0,
             code::SPIN_LOCK_NOT_OWNED,
             "releases a null lock handle",

@@ -4,11 +4,12 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use super::held;
 use crate::cpu::{self, DISPATCH, HIGH, PASSIVE};
 use crate::export::{Call, exports};
 use crate::kernel::Bugcheck;
 use crate::trap::code;
-use crate::verifier::{ARGUMENT, LOCK_PROTOCOL};
+use crate::verifier::{ARGUMENT, LOCK_OWNER, LOCK_RECURSION};
 
 const EXCLUSIVE: u32 = 1 << 31;
 
@@ -35,6 +36,13 @@ fn word(call: &Call<'_>, lock: usize) -> &'static AtomicU32 {
 /// Spins until the lock could be taken.
 fn acquire(call: &Call<'_>, lock: usize, exclusive: bool) {
     let word = word(call, lock);
+    if exclusive && call.cpu().locks().holds(lock) {
+        waits_for_ever(
+            call,
+            lock,
+            "a reader/writer spin lock is acquired exclusively by the processor that holds it",
+        );
+    }
     let next = |value| match value {
         0 if exclusive => Some(EXCLUSIVE),
         EXCLUSIVE.. => None,
@@ -49,21 +57,22 @@ fn acquire(call: &Call<'_>, lock: usize, exclusive: bool) {
             cpu::park_for_ever();
         }
         if call.machine().processors() == 1 {
-            call.violation(
-                &LOCK_PROTOCOL,
-                "waits for a lock that the only processor holds",
-            );
-            let place = call.machine().verifier().site(call.site());
-            let words = format!("{} called from {place} waits for ever", call.name());
-            let parameters = [0x1001, lock as u64, 0, 0];
-            call.machine().crash(Bugcheck::new(
-                code::DRIVER_VERIFIER_DETECTED_VIOLATION,
-                parameters,
-                words,
-            ));
+            waits_for_ever(call, lock, "waits for a lock that the only processor holds");
         }
         call.machine().scheduler().spin(call.cpu());
     }
+    held::spin_lock_taken(call, lock);
+}
+
+fn waits_for_ever(call: &Call<'_>, lock: usize, words: &str) -> ! {
+    call.violation(&LOCK_RECURSION, words);
+    let place = call.machine().verifier().site(call.site());
+    let words = format!("{} called from {place} waits for ever", call.name());
+    call.machine().crash(Bugcheck::new(
+        code::DRIVER_VERIFIER_DETECTED_VIOLATION,
+        [0x1001, lock as u64, 0, 0],
+        words,
+    ))
 }
 
 fn release(call: &Call<'_>, lock: usize, exclusive: bool) {
@@ -77,8 +86,13 @@ fn release(call: &Call<'_>, lock: usize, exclusive: bool) {
         .is_err()
     {
         call.violation(
-            &LOCK_PROTOCOL,
+            &LOCK_OWNER,
             "a reader/writer spin lock is released that is not held in this way",
+        );
+    } else if !held::spin_lock_released(call, lock) {
+        call.violation(
+            &LOCK_OWNER,
+            "a reader/writer spin lock is released by a processor that does not hold it",
         );
     }
 }

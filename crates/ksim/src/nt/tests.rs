@@ -1,5 +1,6 @@
 //! The kernel's functions, called as a driver calls them.
 
+mod locks;
 mod pool;
 mod power;
 
@@ -183,7 +184,7 @@ fn locks_taken_in_both_orders_are_a_violation_though_nothing_hangs() {
             assert_eq!(KeGetCurrentIrql(), PASSIVE);
         }
     });
-    assert_eq!(found, ["lock-protocol"]);
+    assert_eq!(found, ["lock-order"]);
 }
 
 #[test]
@@ -241,7 +242,7 @@ fn a_callback_that_keeps_a_lock_or_the_irql_is_reported() {
             KeAcquireSpinLockRaiseToDpc(lock.as_ptr() as usize);
         });
     });
-    assert_eq!(found, ["lock-protocol", "irql-restored"]);
+    assert_eq!(found, ["lock-held", "irql-restored"]);
 }
 
 #[test]

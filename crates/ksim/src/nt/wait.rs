@@ -165,6 +165,7 @@ exports! {
         if microseconds > MOST {
             call.violation(&ARGUMENT, format!("a processor is stalled for {microseconds} µs; more than 50 is too long"));
         }
+        call.cpu().locks().stall(microseconds);
         // A stall is a wait: without it a loop that polls for something would never end.
         call.machine().time().advance(u64::from(microseconds) * 10);
     }
