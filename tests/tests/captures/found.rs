@@ -42,6 +42,8 @@ pub(crate) fn replay(capture: &Path, policy: &[u8]) -> Vec<Found> {
         driver: simulation::driver_image(None).expect("cargo xtask test builds the driver first"),
         cpus: 1,
         write: None,
+        annotate: None,
+        rules: Vec::new(),
     };
     let outcome =
         run(&plan, &|_, _| ()).unwrap_or_else(|error| panic!("{}: {error}", capture.display()));
