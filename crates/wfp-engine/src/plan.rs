@@ -85,13 +85,6 @@ impl<H: Host> Plan<H> {
         self.filter(stage)?.record.callout
     }
 
-    /// Whether the answer of a stage's callout counts: that of an inspection filter never does.
-    #[must_use]
-    pub fn is_inspection(&self, stage: usize) -> bool {
-        self.filter(stage)
-            .is_some_and(|filter| filter.record.filter.action == Action::CalloutInspection)
-    }
-
     /// The first stage of the next sublayer: where to go on once `stage` has decided.
     #[must_use]
     pub fn next_sublayer(&self, stage: usize) -> usize {
@@ -116,6 +109,19 @@ impl<H: Host> Engine<H> {
             let matching = sublayer.matching(request.values);
             plan.stages
                 .extend(matching.map(|(rank, _)| (sublayer_at, rank)));
+        }
+    }
+
+    /// Whether a stage's callout can have the stream's connection dropped
+    /// (`FWPS_STREAM_ACTION_DROP_CONNECTION`): that of an inspection filter
+    /// can't; that of a terminating one is
+    /// [`Options::terminating_drops_connection`](crate::Options::terminating_drops_connection).
+    #[must_use]
+    pub fn may_drop_connection(&self, plan: &Plan<H>, stage: usize) -> bool {
+        match plan.filter(stage).map(|filter| filter.record.action()) {
+            Some(Action::CalloutUnknown) => true,
+            Some(Action::CalloutTerminating) => self.options.terminating_drops_connection,
+            _ => false,
         }
     }
 

@@ -225,7 +225,7 @@ impl KernelFiltering {
             );
             suspects.report(cpu, &NBL_STATE, message);
         }
-        let inspection = flow.plan.is_inspection(stage);
+        let may_drop = machine.fwp.engine.may_drop_connection(&flow.plan, stage);
         if matches!(
             outcome,
             Stage::Static(_) | Stage::Called(Answer::Decision(_))
@@ -236,7 +236,7 @@ impl KernelFiltering {
             outcome,
             &left.0,
             left.1.unwrap_or(StreamAction::None),
-            inspection,
+            may_drop,
         )
     }
 }
@@ -271,7 +271,7 @@ const fn outcome_of(
     stage: Stage,
     packet: &RawStreamPacket,
     action: StreamAction,
-    inspection: bool,
+    may_drop: bool,
 ) -> StreamOutcome {
     let answer = match stage {
         Stage::Skipped => return PASS,
@@ -287,8 +287,7 @@ const fn outcome_of(
             };
             StreamOutcome::first(verdict, packet.bytes_enforced)
         }
-        // An inspection filter's callout can't drop the connection.
-        StreamAction::DropConnection if inspection => PASS,
+        StreamAction::DropConnection if !may_drop => PASS,
         StreamAction::NeedMoreData => StreamOutcome::need(packet.bytes_required as usize),
         StreamAction::DropConnection | StreamAction::Defer | StreamAction::AllowConnection => {
             StreamOutcome::action(action)

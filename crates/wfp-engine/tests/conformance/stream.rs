@@ -1,7 +1,7 @@
 //! Plans: the filters that match, asked one by one.
 
 use crate::world::*;
-use wfp_engine::{Answer, Decision, Plan, Request, Stage};
+use wfp_engine::{Answer, Decision, Options, Plan, Request, Stage};
 use wfp_schema::{Action, CalloutFlags, ClassifyOutFlags, LayerKind, Rights};
 
 #[test]
@@ -26,7 +26,6 @@ fn a_plan_lists_matching_filters_in_order_and_asks_each_as_often_as_needed() {
     assert_eq!(plan.next_sublayer(0), 2);
     assert_eq!(plan.next_sublayer(2), 3);
     assert_eq!(plan.callout(0), Some(editor.id));
-    assert!(plan.is_inspection(2) && !plan.is_inspection(0));
 
     let flags = ClassifyOutFlags::NO_MORE_DATA;
     for _ in 0..2 {
@@ -64,4 +63,31 @@ fn a_deleted_filter_is_skipped_by_an_old_plan() {
     assert_eq!(stage, Stage::Skipped);
     w.engine.plan(&request, &mut plan);
     assert!(plan.is_empty());
+}
+
+#[test]
+fn str_06_inspecting_callouts_do_not_drop_connections_and_terminating_ones_may() {
+    for terminating_drops_connection in [true, false] {
+        let w = World::with(Options {
+            terminating_drops_connection,
+            ..Options::default()
+        });
+        let stream = layer(LayerKind::Stream);
+        let callout = w.callout_at(stream, CalloutFlags::NONE);
+        for (weight, action) in [
+            (3, Action::CalloutUnknown),
+            (2, Action::CalloutTerminating),
+            (1, Action::CalloutInspection),
+        ] {
+            w.add(filter(action).asking(&callout).at(stream).weighing(weight));
+        }
+        w.add(filter(Action::Block).at(stream).weighing(0));
+        let mut plan = Plan::default();
+        w.engine.plan(&Request::new(stream.id(), &[]), &mut plan);
+        let may_drop: Vec<_> = (0..5)
+            .map(|stage| w.engine.may_drop_connection(&plan, stage))
+            .collect();
+        let expected = [true, terminating_drops_connection, false, false, false];
+        assert_eq!(may_drop, expected);
+    }
 }

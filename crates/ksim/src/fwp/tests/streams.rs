@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
+use wfp_engine::Options;
 use wfp_schema::{
     Action, ClassifyOutFlags, Direction, FilterFlags, IpVersion, LayerId, LayerKind, StreamAction,
     StreamFlags,
@@ -77,8 +78,22 @@ fn answer(
     bytes: &[u8],
     behaviour: fn(&mut Classify<'_>, &mut RawStreamPacket),
 ) -> (StreamOutcome, Vec<&'static str>) {
+    answer_under(Options::default(), action, segment_flags, bytes, behaviour)
+}
+
+fn answer_under(
+    options: Options,
+    action: Action,
+    segment_flags: StreamFlags,
+    bytes: &[u8],
+    behaviour: fn(&mut Classify<'_>, &mut RawStreamPacket),
+) -> (StreamOutcome, Vec<&'static str>) {
     let mut outcome = StreamOutcome::PERMIT;
-    let report = run(Config::default(), |driver| {
+    let config = Config {
+        options,
+        ..Config::default()
+    };
+    let report = run(config, |driver| {
         let stream = v4(LayerKind::Stream);
         driver.filtered(stream, action);
         let flow = flow(driver);
@@ -265,6 +280,20 @@ fn stream_actions_reach_the_stack() {
     // STR-06
     let (outcome, rules) = answer(Action::CalloutInspection, StreamFlags::SEND, TEXT, drop);
     assert_eq!((outcome, rules), (StreamOutcome::PERMIT, Vec::new()));
+    for terminating_drops_connection in [true, false] {
+        let options = Options {
+            terminating_drops_connection,
+            ..Options::default()
+        };
+        let terminating = Action::CalloutTerminating;
+        let (outcome, _) = answer_under(options, terminating, StreamFlags::SEND, TEXT, drop);
+        let expected = if terminating_drops_connection {
+            StreamOutcome::action(StreamAction::DropConnection)
+        } else {
+            StreamOutcome::PERMIT
+        };
+        assert_eq!(outcome, expected);
+    }
 }
 
 #[test]
