@@ -9,7 +9,7 @@
 
 use super::abi::Level;
 use super::object::{Id, Kind, Phase, State};
-use super::{deferred, device, memory, queue, timer};
+use super::{deferred, device, memory, queue, target, timer};
 use crate::cpu::{Cpu, PASSIVE};
 use crate::verifier::{OBJECT_STALE, POOL_OVERRUN};
 
@@ -54,6 +54,7 @@ fn needs_passive(state: &State, id: Id) -> bool {
             | Kind::Queue
             | Kind::WorkItem
             | Kind::WaitLock
+            | Kind::Target
             | Kind::Key => true,
             Kind::Timer => object.level == Level::Passive,
             _ => false,
@@ -86,6 +87,7 @@ pub(crate) fn dispose(cpu: &Cpu, id: Id) {
         Kind::Device => device::dispose(cpu, id),
         Kind::Queue => queue::dispose(cpu, id),
         Kind::Timer => timer::dispose(cpu, id),
+        Kind::Target => target::dispose(cpu, id),
         Kind::Dpc | Kind::WorkItem => deferred::dispose(cpu, id),
         Kind::Collection => {
             let items = memory::take_items(&mut cpu.machine().kmdf().lock(), id);

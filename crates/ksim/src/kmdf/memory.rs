@@ -362,6 +362,26 @@ pub(super) fn read(
     }
 }
 
+/// Puts bytes into a memory object, or into a part of it.
+pub(super) fn write(
+    call: &Call<'_>,
+    id: Id,
+    part: Option<MemoryOffset>,
+    bytes: &[u8],
+) -> Result<(), NtStatus> {
+    let offset = part.map_or(0, |part| part.offset);
+    let part = MemoryOffset {
+        offset,
+        length: bytes.len(),
+    };
+    let status = copy(call, id, part, |memory, _| memory.copy_from(bytes));
+    if status.is_success() {
+        Ok(())
+    } else {
+        Err(status)
+    }
+}
+
 /// The objects in a collection.
 pub(super) fn items(state: &mut State, id: Id) -> Vec<Id> {
     state

@@ -42,6 +42,7 @@ mod request;
 mod request_api;
 mod sync;
 mod table;
+mod target;
 #[cfg(test)]
 mod tests;
 mod timer;
@@ -71,6 +72,7 @@ pub(crate) static EXPORTS: &[&[Export]] = &[
     buffers::EXPORTS,
     object_api::EXPORTS,
     lock::EXPORTS,
+    target::EXPORTS,
     timer::EXPORTS,
     deferred::EXPORTS,
     memory::EXPORTS,

@@ -21,6 +21,7 @@ use super::memory::{Collection, Memory, Text};
 use super::queue::Queue;
 use super::registry::Key;
 use super::request::Request;
+use super::target::Target;
 use super::timer::Timer;
 use crate::export::Call;
 use crate::kernel::Bugcheck;
@@ -114,6 +115,7 @@ kinds! {
     Memory "WDFMEMORY" 0x100a,
     Text "WDFSTRING" 0x1007,
     Lookaside "WDFLOOKASIDE" 0x1009,
+    Target "WDFIOTARGET" 0x1201,
     Collection "WDFCOLLECTION" 0x100e,
     Key "WDFKEY" 0x1006,
     General "WDFOBJECT" 0x1000,
@@ -200,6 +202,7 @@ impl State {
         memory Memory Memory;
         text Text Text;
         lookaside Lookaside Lookaside;
+        target Target Target;
         collection Collection Collection;
         key Key Key;
         device_init DeviceInit DeviceInit;

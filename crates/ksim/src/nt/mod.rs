@@ -17,6 +17,7 @@ pub(crate) mod held;
 mod interlocked;
 pub mod io;
 pub mod io_irp;
+pub(crate) mod io_kernel;
 pub mod io_memory;
 pub mod io_security;
 pub mod io_user;

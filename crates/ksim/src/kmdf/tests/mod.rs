@@ -10,4 +10,5 @@ mod queues;
 mod races;
 mod requests;
 mod scopes;
+mod targets;
 mod values;
