@@ -428,6 +428,9 @@ fn a_timer_that_outlives_its_driver_is_a_leak_and_then_a_bug_check() {
     let bugcheck = kernel.on(0, |_| ()).unwrap_err();
     assert_eq!(bugcheck.code, 0xce, "{bugcheck}");
     assert!(bugcheck.message.contains("late.sys+0x3"), "{bugcheck}");
+    let rules: Vec<_> = kernel.verifier().report().violations;
+    let rules: Vec<_> = rules.iter().map(|violation| violation.rule).collect();
+    assert_eq!(rules, ["unload-left", "unload-code"]);
 }
 
 #[test]
