@@ -138,6 +138,9 @@ pub struct Verify {
     /// With --fail-random: one call in N fails
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
     pub fail_one_in: u32,
+    /// Where pool is guarded: behind each block, before it, or by patterns that are checked later
+    #[arg(long, value_enum, default_value_t = PoolGuard::End)]
+    pub pool: PoolGuard,
     /// Put this policy into force, when the driver is portcullis.sys
     #[arg(long, value_name = "FILE")]
     pub policy: Option<PathBuf>,
@@ -150,6 +153,39 @@ pub struct Verify {
     /// Print the report as JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// How pool is guarded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum PoolGuard {
+    /// Each block ends at an inaccessible page
+    End,
+    /// Each block begins at an inaccessible page
+    Start,
+    /// Blocks lie between patterns
+    Pattern,
+}
+
+impl PoolGuard {
+    /// Its name on the command line.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::End => "end",
+            Self::Start => "start",
+            Self::Pattern => "pattern",
+        }
+    }
+}
+
+impl From<PoolGuard> for ksim::PoolMode {
+    fn from(guard: PoolGuard) -> Self {
+        match guard {
+            PoolGuard::End => Self::Special,
+            PoolGuard::Start => Self::SpecialStart,
+            PoolGuard::Pattern => Self::Fast,
+        }
+    }
 }
 
 /// `portcullis coverage`.

@@ -7,3 +7,4 @@ mod input;
 mod program;
 mod replay;
 mod report;
+mod verify;

@@ -53,6 +53,7 @@ pub(super) fn run(
     let seed = seed(arguments);
     let config = Config {
         processors: arguments.cpus,
+        pool: arguments.pool.into(),
         seed: seed.unwrap_or(Config::default().seed),
         schedule: seed.map_or_else(Schedule::free, Schedule::seeded),
         ..Config::default()

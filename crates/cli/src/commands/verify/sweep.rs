@@ -11,7 +11,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::{Deserialize, Serialize};
 
 use super::run::{FaultsEntry, seed};
-use crate::arguments::Verify;
+use crate::arguments::{PoolGuard, Verify};
 use crate::commands::{BadInput, Ending};
 
 /// A run that takes longer hangs.
@@ -194,6 +194,9 @@ impl Run<'_> {
         ));
         if self.arguments.cpus != 1 {
             words.extend(option("--cpus", self.arguments.cpus.to_string()));
+        }
+        if self.arguments.pool != PoolGuard::End {
+            words.extend(option("--pool", self.arguments.pool.name().to_owned()));
         }
         if let Some(policy) = &self.arguments.policy {
             words.extend(option("--policy", path(policy)));
