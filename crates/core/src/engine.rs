@@ -9,13 +9,13 @@
 //! All may be called on any number of processors at once, up to `DISPATCH_LEVEL`. Nothing allocates or waits but for
 //! the lock of the flow at hand, and for that of the event ring. Without a policy everything is permitted.
 
+mod content;
+mod host;
 mod report;
 
 use crate::connection::{Connection, Listener};
 use crate::flow::{Flow, FlowHandle, FlowSlot, FlowTable, Transfer};
-use crate::inspect::{
-    AssemblyPool, AssemblySlot, HostName, HostSniffer, NoRoom, Outcome, Quic, question,
-};
+use crate::inspect::{AssemblyPool, AssemblySlot};
 use crate::policy::{ContentState, Decision, Host, PolicyView};
 use crate::statistics::Statistics;
 use lock_api::RawMutex;
@@ -418,86 +418,6 @@ where
         result
     }
 
-    /// Shows a stream's data to the flow's sniffer. Whether the host is now known, or known to be none.
-    fn sniff<'d>(
-        &self,
-        flow: &mut Flow,
-        indication: Indication,
-        data: impl IntoIterator<Item = &'d [u8]>,
-    ) -> bool {
-        let mut outcome = if indication.transfer.is_initiators(flow.direction) {
-            self.push(&mut flow.sniffer, indication.bytes, data)
-        } else {
-            flow.sniffer.respond(indication.bytes)
-        };
-        if indication.is_end && outcome == Outcome::NeedMore {
-            outcome = flow.sniffer.end();
-        }
-        flow.host_source = self.source(outcome);
-        flow.host_source.is_some()
-    }
-
-    /// Looks for the server name in a datagram. Whether the host is now known, or known to be none.
-    fn sniff_datagram<'d>(
-        &self,
-        flow: &mut Flow,
-        is_initiators: bool,
-        bytes: u64,
-        data: impl IntoIterator<Item = &'d [u8]>,
-    ) -> Result<bool, NoRoom> {
-        let outcome = match (is_initiators, flow.quic) {
-            (true, _) => {
-                let name = &mut flow.question;
-                self.assemblies.push(&mut flow.quic, bytes, data, name)?
-            }
-            (false, Quic::Unseen) => Outcome::None(HostSource::NeverSent),
-            (false, Quic::Seeking(_)) => Outcome::NeedMore,
-        };
-        flow.host_source = self.source(outcome);
-        Ok(flow.host_source.is_some())
-    }
-
-    fn push<'d>(
-        &self,
-        sniffer: &mut HostSniffer,
-        bytes: u64,
-        data: impl IntoIterator<Item = &'d [u8]>,
-    ) -> Outcome {
-        let mut given = 0_u64;
-        for piece in data {
-            given = given.saturating_add(piece.len() as u64);
-            match sniffer.push(piece) {
-                Outcome::NeedMore => {}
-                known => return known,
-            }
-        }
-        if given < bytes {
-            // What comes after a gap can't be understood.
-            self.statistics.count(Counter::DataUnavailable);
-            return sniffer.end();
-        }
-        Outcome::NeedMore
-    }
-
-    /// Counts an outcome and says where the host came from, or why there is none.
-    fn source(&self, outcome: Outcome) -> Option<HostSource> {
-        let (Outcome::Host(source) | Outcome::None(source)) = outcome else {
-            return None;
-        };
-        self.statistics.count(match source {
-            HostSource::Tls => Counter::HostTls,
-            HostSource::Http => Counter::HostHttp,
-            HostSource::Dns => Counter::HostDns,
-            HostSource::Quic => Counter::HostQuic,
-            HostSource::NotRecognized => Counter::HostNotRecognized,
-            HostSource::Absent => Counter::HostAbsent,
-            HostSource::Malformed => Counter::HostMalformed,
-            HostSource::TooLong => Counter::HostTooLong,
-            HostSource::NeverSent => Counter::HostNeverSent,
-        });
-        Some(source)
-    }
-
     /// Decides a flow with what is known now: its host was found, or found to be none (`found`), or the policy changed.
     /// Returns the event that tells of it.
     fn decide_again(&self, flow: &mut Flow, found: bool) -> Option<EventRecord> {
@@ -531,87 +451,6 @@ where
                 EventKind::Reauthorize
             };
             (is_reported && (has_name || has_changed)).then(|| self.event(kind, decision, epoch))
-        })
-    }
-
-    /// Looks for what rules look for in a flow's data. If it is there it decides the flow for good, or, while the host
-    /// may still save it, as soon as that is known. Returns the event that tells of it.
-    fn find_content<'d>(
-        &self,
-        flow: &mut Flow,
-        state: &mut ContentState,
-        data: impl IntoIterator<Item = &'d [u8]>,
-    ) -> Option<EventRecord> {
-        self.policy.with(|policy, epoch| {
-            let policy = policy.filter(|_| epoch == flow.epoch)?;
-            let mut found = flow.content;
-            let connection = flow.connection();
-            'data: for piece in data {
-                let mut rest = piece;
-                // Each match is of an earlier rule than the one before, and a rule that decides ends the search.
-                while !rest.is_empty() {
-                    let limit = found.map_or(flow.decision.rule, |found| Some(found.rule));
-                    let (next, left) = policy.find_content(state, rest, &connection, limit);
-                    rest = left;
-                    found = next.or(found);
-                    if found.is_some() && !flow.decision.host_dependent {
-                        break 'data;
-                    }
-                }
-            }
-            flow.content = found;
-            self.decide_by_content(flow, policy)
-        })
-    }
-
-    /// Decides a flow in whose data a literal was found, unless a rule before that permits it, or its host may yet.
-    fn decide_by_content(&self, flow: &mut Flow, policy: PolicyView<'_>) -> Option<EventRecord> {
-        if flow.decision.host_dependent {
-            return None;
-        }
-        let found = flow.content.take()?;
-        let comes_first = flow.decision.rule.is_none_or(|rule| found.rule < rule);
-        if !flow.decision.is_permit() || !comes_first {
-            return None;
-        }
-        self.statistics.count(Counter::ContentMatched);
-        flow.decision = Decision::content(found);
-        let is_reported = policy.events_all() || found.log;
-        flow.reported |= is_reported;
-        is_reported.then(|| {
-            let mut event = self.event(EventKind::Content, flow.decision, flow.epoch);
-            event.value = [u64::from(found.content).into(), 0.into()];
-            event
-        })
-    }
-
-    /// Decides a DNS query by its own question, and the flow with it until the next.
-    fn decide_query<'d>(
-        &self,
-        flow: &mut Flow,
-        data: impl IntoIterator<Item = &'d [u8]>,
-    ) -> Option<EventRecord> {
-        let mut name = HostName::EMPTY;
-        let outcome = question(data, &mut name);
-        let source = self.source(outcome);
-        let host = match outcome {
-            Outcome::Host(_) => Host::Known(name.as_bytes()),
-            _ => Host::Never,
-        };
-        if matches!(host, Host::Known(_)) {
-            flow.question = name;
-            flow.host_source = source;
-        }
-        self.policy.with(|policy, epoch| {
-            let decision = policy.map_or(Decision::permit(), |policy| {
-                policy.decide(&flow.connection(), host)
-            });
-            let is_reported = policy.is_some_and(|policy| policy.events_all() || decision.log);
-            flow.decision = decision;
-            flow.epoch = epoch;
-            flow.reported |= is_reported;
-            (is_reported && matches!(host, Host::Known(_)))
-                .then(|| self.event(EventKind::HostName, decision, epoch))
         })
     }
 

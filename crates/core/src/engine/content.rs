@@ -1,0 +1,74 @@
+//! Looking for literals in a flow's data, and deciding by them.
+
+use super::{Clock, EventSink, PolicySource, Portcullis};
+use crate::flow::{Flow, FlowSlot};
+use crate::inspect::AssemblySlot;
+use crate::policy::{ContentState, Decision, PolicyView};
+use lock_api::RawMutex;
+use portcullis_proto::Counter;
+use portcullis_proto::event::{EventKind, EventRecord};
+
+impl<R, S, A, P, E, C> Portcullis<R, S, A, P, E, C>
+where
+    R: RawMutex,
+    S: AsRef<[FlowSlot<R>]>,
+    A: AsRef<[AssemblySlot<R>]>,
+    P: PolicySource,
+    E: EventSink,
+    C: Clock,
+{
+    /// Looks for what rules look for in a flow's data. If it is there it decides the flow for good, or, while the host
+    /// may still save it, as soon as that is known. Returns the event that tells of it.
+    pub(super) fn find_content<'d>(
+        &self,
+        flow: &mut Flow,
+        state: &mut ContentState,
+        data: impl IntoIterator<Item = &'d [u8]>,
+    ) -> Option<EventRecord> {
+        self.policy.with(|policy, epoch| {
+            let policy = policy.filter(|_| epoch == flow.epoch)?;
+            let mut found = flow.content;
+            let connection = flow.connection();
+            'data: for piece in data {
+                let mut rest = piece;
+                // Each match is of an earlier rule than the one before, and a rule that decides ends the search.
+                while !rest.is_empty() {
+                    let limit = found.map_or(flow.decision.rule, |found| Some(found.rule));
+                    let (next, left) = policy.find_content(state, rest, &connection, limit);
+                    rest = left;
+                    found = next.or(found);
+                    if found.is_some() && !flow.decision.host_dependent {
+                        break 'data;
+                    }
+                }
+            }
+            flow.content = found;
+            self.decide_by_content(flow, policy)
+        })
+    }
+
+    /// Decides a flow in whose data a literal was found, unless a rule before that permits it, or its host may yet.
+    pub(super) fn decide_by_content(
+        &self,
+        flow: &mut Flow,
+        policy: PolicyView<'_>,
+    ) -> Option<EventRecord> {
+        if flow.decision.host_dependent {
+            return None;
+        }
+        let found = flow.content.take()?;
+        let comes_first = flow.decision.rule.is_none_or(|rule| found.rule < rule);
+        if !flow.decision.is_permit() || !comes_first {
+            return None;
+        }
+        self.statistics.count(Counter::ContentMatched);
+        flow.decision = Decision::content(found);
+        let is_reported = policy.events_all() || found.log;
+        flow.reported |= is_reported;
+        is_reported.then(|| {
+            let mut event = self.event(EventKind::Content, flow.decision, flow.epoch);
+            event.value = [u64::from(found.content).into(), 0.into()];
+            event
+        })
+    }
+}

@@ -1,0 +1,129 @@
+//! Finding out which host a flow is meant for, and deciding by it.
+
+use super::{Clock, EventSink, Indication, PolicySource, Portcullis};
+use crate::flow::{Flow, FlowSlot};
+use crate::inspect::{AssemblySlot, HostName, HostSniffer, NoRoom, Outcome, Quic, question};
+use crate::policy::{Decision, Host};
+use lock_api::RawMutex;
+use portcullis_proto::Counter;
+use portcullis_proto::event::{EventKind, EventRecord, HostSource};
+
+impl<R, S, A, P, E, C> Portcullis<R, S, A, P, E, C>
+where
+    R: RawMutex,
+    S: AsRef<[FlowSlot<R>]>,
+    A: AsRef<[AssemblySlot<R>]>,
+    P: PolicySource,
+    E: EventSink,
+    C: Clock,
+{
+    /// Shows a stream's data to the flow's sniffer. Whether the host is now known, or known to be none.
+    pub(super) fn sniff<'d>(
+        &self,
+        flow: &mut Flow,
+        indication: Indication,
+        data: impl IntoIterator<Item = &'d [u8]>,
+    ) -> bool {
+        let mut outcome = if indication.transfer.is_initiators(flow.direction) {
+            self.push(&mut flow.sniffer, indication.bytes, data)
+        } else {
+            flow.sniffer.respond(indication.bytes)
+        };
+        if indication.is_end && outcome == Outcome::NeedMore {
+            outcome = flow.sniffer.end();
+        }
+        flow.host_source = self.source(outcome);
+        flow.host_source.is_some()
+    }
+
+    /// Looks for the server name in a datagram. Whether the host is now known, or known to be none.
+    pub(super) fn sniff_datagram<'d>(
+        &self,
+        flow: &mut Flow,
+        is_initiators: bool,
+        bytes: u64,
+        data: impl IntoIterator<Item = &'d [u8]>,
+    ) -> Result<bool, NoRoom> {
+        let outcome = match (is_initiators, flow.quic) {
+            (true, _) => {
+                let name = &mut flow.question;
+                self.assemblies.push(&mut flow.quic, bytes, data, name)?
+            }
+            (false, Quic::Unseen) => Outcome::None(HostSource::NeverSent),
+            (false, Quic::Seeking(_)) => Outcome::NeedMore,
+        };
+        flow.host_source = self.source(outcome);
+        Ok(flow.host_source.is_some())
+    }
+
+    fn push<'d>(
+        &self,
+        sniffer: &mut HostSniffer,
+        bytes: u64,
+        data: impl IntoIterator<Item = &'d [u8]>,
+    ) -> Outcome {
+        let mut given = 0_u64;
+        for piece in data {
+            given = given.saturating_add(piece.len() as u64);
+            match sniffer.push(piece) {
+                Outcome::NeedMore => {}
+                known => return known,
+            }
+        }
+        if given < bytes {
+            // What comes after a gap can't be understood.
+            self.statistics.count(Counter::DataUnavailable);
+            return sniffer.end();
+        }
+        Outcome::NeedMore
+    }
+
+    /// Counts an outcome and says where the host came from, or why there is none.
+    fn source(&self, outcome: Outcome) -> Option<HostSource> {
+        let (Outcome::Host(source) | Outcome::None(source)) = outcome else {
+            return None;
+        };
+        self.statistics.count(match source {
+            HostSource::Tls => Counter::HostTls,
+            HostSource::Http => Counter::HostHttp,
+            HostSource::Dns => Counter::HostDns,
+            HostSource::Quic => Counter::HostQuic,
+            HostSource::NotRecognized => Counter::HostNotRecognized,
+            HostSource::Absent => Counter::HostAbsent,
+            HostSource::Malformed => Counter::HostMalformed,
+            HostSource::TooLong => Counter::HostTooLong,
+            HostSource::NeverSent => Counter::HostNeverSent,
+        });
+        Some(source)
+    }
+
+    /// Decides a DNS query by its own question, and the flow with it until the next.
+    pub(super) fn decide_query<'d>(
+        &self,
+        flow: &mut Flow,
+        data: impl IntoIterator<Item = &'d [u8]>,
+    ) -> Option<EventRecord> {
+        let mut name = HostName::EMPTY;
+        let outcome = question(data, &mut name);
+        let source = self.source(outcome);
+        let host = match outcome {
+            Outcome::Host(_) => Host::Known(name.as_bytes()),
+            _ => Host::Never,
+        };
+        if matches!(host, Host::Known(_)) {
+            flow.question = name;
+            flow.host_source = source;
+        }
+        self.policy.with(|policy, epoch| {
+            let decision = policy.map_or(Decision::permit(), |policy| {
+                policy.decide(&flow.connection(), host)
+            });
+            let is_reported = policy.is_some_and(|policy| policy.events_all() || decision.log);
+            flow.decision = decision;
+            flow.epoch = epoch;
+            flow.reported |= is_reported;
+            (is_reported && matches!(host, Host::Known(_)))
+                .then(|| self.event(EventKind::HostName, decision, epoch))
+        })
+    }
+}
