@@ -16,6 +16,7 @@ pub(super) mod kind {
     pub(crate) const SYNCHRONIZATION_EVENT: u8 = 1;
     pub(crate) const MUTANT: u8 = 2;
     pub(crate) const SEMAPHORE: u8 = 5;
+    pub(crate) const THREAD: u8 = 6;
     pub(crate) const NOTIFICATION_TIMER: u8 = 8;
     pub(crate) const SYNCHRONIZATION_TIMER: u8 = 9;
 }
@@ -34,6 +35,8 @@ pub(super) mod size {
     pub(crate) const SEMAPHORE: u8 = 8;
     pub(crate) const MUTANT: u8 = 14;
     pub(crate) const TIMER: u8 = 16;
+    /// A thread's is its header's alone.
+    pub(crate) const THREAD: u8 = 6;
 }
 
 /// A dispatcher object in the driver's memory.
@@ -61,6 +64,11 @@ impl Dispatcher {
                 words,
             ));
         }
+        Self(object)
+    }
+
+    /// An object that is known to be there.
+    pub(super) const fn existing(object: Out<u8>) -> Self {
         Self(object)
     }
 

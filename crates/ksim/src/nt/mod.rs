@@ -42,6 +42,7 @@ mod spin_rw;
 mod system;
 #[cfg(test)]
 mod tests;
+mod thread;
 mod wait;
 pub(crate) mod wdm;
 
@@ -50,10 +51,15 @@ pub(crate) mod wdm;
 pub(crate) mod calls {
     pub(crate) use super::clock::KeQueryInterruptTime;
     pub(crate) use super::event::{KeClearEvent, KeInitializeEvent, KeReadStateEvent, KeSetEvent};
-    pub(crate) use super::process::KeGetCurrentThread;
+    pub(crate) use super::object::ObfDereferenceObject;
+    pub(crate) use super::process::{KeGetCurrentThread, PsGetCurrentThreadId};
     pub(crate) use super::spin::{
         KeAcquireSpinLockAtDpcLevel, KeAcquireSpinLockRaiseToDpc, KeReleaseSpinLock,
         KeReleaseSpinLockFromDpcLevel,
+    };
+    pub(crate) use super::system::ZwClose;
+    pub(crate) use super::thread::{
+        ObReferenceObjectByHandle, PsCreateSystemThread, PsTerminateSystemThread,
     };
     pub(crate) use super::wait::KeWaitForSingleObject;
 }
@@ -91,6 +97,7 @@ pub(crate) static EXPORTS: &[&[Export]] = &[
     spin::EXPORTS,
     spin_rw::EXPORTS,
     system::EXPORTS,
+    thread::EXPORTS,
     wait::EXPORTS,
     wdm::EXPORTS[0],
     wdm::EXPORTS[1],
@@ -114,6 +121,7 @@ pub struct State {
     debug: debug::Log,
     order: held::Order,
     timers: dpc::Timers,
+    threads: thread::Threads,
     callbacks: callback::Callbacks,
     power: power::Power,
     sessions: session::Sessions,
@@ -134,6 +142,7 @@ impl State {
             debug: debug::Log::default(),
             order: held::Order::default(),
             timers: dpc::Timers::default(),
+            threads: thread::Threads::default(),
             callbacks: callback::Callbacks::default(),
             power: power::Power::default(),
             sessions: session::Sessions::default(),
@@ -169,6 +178,11 @@ impl State {
     /// In which order locks were taken.
     pub(crate) const fn lock_order(&self) -> &held::Order {
         &self.order
+    }
+
+    /// System threads.
+    pub(crate) const fn threads(&self) -> &thread::Threads {
+        &self.threads
     }
 
     pub(crate) const fn timers(&self) -> &dpc::Timers {

@@ -36,6 +36,11 @@ impl Objects {
         count + SYSTEM_REFERENCES
     }
 
+    /// Whether drivers have references to the object.
+    pub(super) fn is_referenced(&self, object: usize) -> bool {
+        self.0.lock().contains_key(&object)
+    }
+
     /// The driver gives a reference back.
     fn dereference(&self, call: &Call<'_>, object: usize) -> i64 {
         let mut counts = self.0.lock();

@@ -9,6 +9,7 @@ use super::io_memory::Guarded;
 use crate::access::Out;
 use crate::cpu::{APC, DISPATCH, HIGH, PASSIVE};
 use crate::export::exports;
+use crate::sched::Thread;
 
 /// The system process's id.
 pub const SYSTEM_PROCESS: u32 = 4;
@@ -93,7 +94,7 @@ exports! {
     /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/ntddk/nf-ntddk-psgetcurrentthreadid>
     fn PsGetCurrentThreadId(call) -> usize,
     irql PASSIVE..=HIGH;
-    { (call.cpu().index() as usize + 1) * 4 }
+    { Thread::current().map_or(0, |thread| (thread.id() + 1) * 4) }
 
     /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdm/nf-wdm-kegetcurrentthread>
     fn KeGetCurrentThread(call) -> usize,

@@ -49,6 +49,7 @@ exports! {
     irql PASSIVE..=PASSIVE;
     {
         if call.machine().verifier().untrack(&call, HANDLE, handle) {
+            call.machine().nt().threads().close(handle);
             NtStatus::SUCCESS.code()
         } else {
             NtStatus::INVALID_HANDLE.code()

@@ -527,7 +527,6 @@ impl Scheduler {
             return false;
         };
         self.progressed();
-        self.progressed();
         let me = thread.id();
         let mut state = self.state.lock();
         if let Some(only) = machine.time().pending_processor() {

@@ -280,3 +280,111 @@ fn the_number_of_schedules_is_bounded() {
         }
     );
 }
+
+/// What a test's system thread is given.
+#[derive(Default)]
+struct Service {
+    stop: [u64; 3],
+    thread: AtomicUsize,
+    id: AtomicUsize,
+    returns: bool,
+}
+
+extern "win64" fn serve(context: usize) {
+    // SAFETY: the test's service, which outlives the thread.
+    let service = unsafe { &*(context as *const Service) };
+    service.thread.store(KeGetCurrentThread(), Ordering::SeqCst);
+    service.id.store(PsGetCurrentThreadId(), Ordering::SeqCst);
+    // SAFETY: the event is the service's.
+    let stop = unsafe { Out::new((&raw const service.stop).cast_mut().cast::<u8>()) };
+    KeWaitForSingleObject(stop, 0, 0, 0, In::null());
+    if !service.returns {
+        PsTerminateSystemThread(0);
+        unreachable!("it has ended");
+    }
+}
+
+#[test]
+fn a_system_thread_serves_until_it_is_stopped_and_its_object_tells_when_it_has_ended() {
+    for (schedule, processors) in [
+        (Schedule::free(), 1),
+        (Schedule::free(), 4),
+        (Schedule::seeded(7), 2),
+    ] {
+        for returns in [false, true] {
+            let kernel = machine(&schedule, processors);
+            let mut service = Service {
+                returns,
+                ..Service::default()
+            };
+            let context = (&raw mut service) as usize;
+            // SAFETY: the event is the service's, which outlives the machine.
+            let stop = unsafe { Out::new((context as *mut Service).cast::<u8>()) };
+            assert_eq!(std::mem::offset_of!(Service, stop), 0);
+            let object = kernel
+                .on(0, |_| {
+                    KeInitializeEvent(stop, 0, 0);
+                    let (mut handle, mut object, mut client) = (0usize, 0usize, [0usize; 2]);
+                    // SAFETY: places on this stack, for the calls below only.
+                    let (to_handle, to_object, to_client) = unsafe {
+                        (
+                            Out::new(&raw mut handle),
+                            Out::new(&raw mut object),
+                            Out::new(&raw mut client),
+                        )
+                    };
+                    let start = serve as *const () as usize;
+                    assert_eq!(
+                        PsCreateSystemThread(to_handle, 0, 0, 0, to_client, start, context),
+                        0
+                    );
+                    assert_eq!(
+                        ObReferenceObjectByHandle(handle, 0, 0, 0, to_object, Out::null()),
+                        0
+                    );
+                    assert_eq!(ZwClose(handle), 0);
+                    (object, client[1])
+                })
+                .unwrap();
+            // SAFETY: the thread's object, which is referenced.
+            let thread = unsafe { Out::new(object.0 as *mut u8) };
+            kernel
+                .on(0, |_| {
+                    let at_once = 0i64;
+                    // SAFETY: a place on this stack.
+                    let timeout = unsafe { In::new(&raw const at_once) };
+                    assert_eq!(KeWaitForSingleObject(thread, 0, 0, 0, timeout), 0x102);
+                    KeSetEvent(stop, 0, 0);
+                    assert_eq!(KeWaitForSingleObject(thread, 0, 0, 0, In::null()), 0);
+                    ObfDereferenceObject(object.0);
+                })
+                .unwrap();
+            assert_eq!(service.thread.load(Ordering::SeqCst), object.0);
+            assert_eq!(service.id.load(Ordering::SeqCst), object.1);
+            let report = kernel.verifier().report();
+            assert!(report.is_clean(), "{report:?}");
+        }
+    }
+}
+
+#[test]
+fn thousands_of_system_threads_come_and_go() {
+    extern "win64" fn nothing(_: usize) {}
+    let kernel = machine(&Schedule::free(), 2);
+    for _ in 0..2_000 {
+        kernel
+            .on(0, |_| {
+                let mut handle = 0usize;
+                // SAFETY: a place on this stack.
+                let place = unsafe { Out::new(&raw mut handle) };
+                let start = nothing as *const () as usize;
+                assert_eq!(
+                    PsCreateSystemThread(place, 0, 0, 0, Out::null(), start, 0),
+                    0
+                );
+                assert_eq!(ZwClose(handle), 0);
+            })
+            .unwrap();
+    }
+    assert!(kernel.verifier().report().is_clean());
+}
