@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
+use wfp_schema::NtStatus;
 
 use super::event::{Dispatcher, kind, size};
 use super::wait::Timeout;
-use crate::access::Out;
+use crate::access::{In, Out};
 use crate::cpu::{Cpu, DISPATCH, HIGH, PASSIVE};
 use crate::export::{Call, exports};
 use crate::time::{Ticks, TimerId};
@@ -16,6 +17,8 @@ use crate::verifier::ARGUMENT;
 /// `KDPC` of x64 Windows.
 mod object {
     pub(super) const TYPE: usize = 0;
+    /// One more than the number of the only processor that may run it; 0 for any.
+    pub(super) const NUMBER: usize = 2;
     pub(super) const ROUTINE: usize = 24;
     pub(super) const CONTEXT: usize = 32;
     pub(super) const ARGUMENT1: usize = 40;
@@ -68,6 +71,23 @@ fn initialize(dpc: Out<u8>, kind: u8, routine: usize, context: usize) {
     dpc.offset::<usize>(object::DATA).set(0);
 }
 
+/// From now on only processor `index` runs the DPC.
+fn set_target(call: &Call<'_>, dpc: Out<u8>, index: u32) -> NtStatus {
+    match u16::try_from(index) {
+        Ok(number) if index < call.machine().processors() => {
+            dpc.offset::<u16>(object::NUMBER).set(number + 1);
+            NtStatus::SUCCESS
+        }
+        _ => NtStatus::INVALID_PARAMETER,
+    }
+}
+
+/// The only processor that runs the DPC, if there is one.
+fn target(dpc: Out<u8>) -> Option<u32> {
+    let number = dpc.offset::<u16>(object::NUMBER).get().unwrap_or(0);
+    u32::from(number).checked_sub(1)
+}
+
 /// Queues a DPC unless it is queued already.
 fn queue(call: &Call<'_>, dpc: Out<u8>, first: usize, second: usize) -> bool {
     let machine = call.machine();
@@ -86,7 +106,7 @@ fn queue(call: &Call<'_>, dpc: Out<u8>, first: usize, second: usize) -> bool {
         .lock()
         .insert(dpc.address(), number);
     machine.verifier().track(call, DPC, dpc.address(), "", 0);
-    machine.time().defer("DPC", move |cpu| {
+    machine.time().defer_on(target(dpc), "DPC", move |cpu| {
         let timers = cpu.machine().nt().timers();
         let ours = {
             let mut queued = timers.queued.lock();
@@ -195,7 +215,14 @@ fn schedule(cpu: &Cpu, object: Dispatcher, due: Ticks, period: u32, dpc: Out<u8>
             // The arguments are the time at which it expired, low and high half, as on Windows.
             dpc.offset::<u64>(object::ARGUMENT1).set(now & 0xffff_ffff);
             dpc.offset::<u64>(object::ARGUMENT2).set(now >> 32);
-            run(cpu, dpc);
+            match target(dpc) {
+                Some(index) if index != cpu.index() => {
+                    machine
+                        .time()
+                        .defer_on(Some(index), "a timer's DPC", move |cpu| run(cpu, dpc));
+                }
+                _ => run(cpu, dpc),
+            }
         }
     });
     set.insert(object.address(), Set { number, id });
@@ -246,9 +273,25 @@ exports! {
     { dpc.offset::<u8>(1).set(u8::try_from(importance).unwrap_or(1)); }
 
     /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdm/nf-wdm-kesettargetprocessordpcex>
-    fn KeSetTargetProcessorDpcEx(call, dpc: Out<u8>, processor: usize) -> u32,
+    fn KeSetTargetProcessorDpcEx(call, dpc: Out<u8>, processor: In<[u16; 2]>) -> u32,
     irql PASSIVE..=HIGH;
-    { 0 }
+    {
+        // PROCESSOR_NUMBER: the group, then the number in the lower byte.
+        let index = match processor.get() {
+            Some([0, number]) => u32::from(number & 0xff),
+            _ => u32::MAX,
+        };
+        set_target(&call, dpc, index).code()
+    }
+
+    /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdm/nf-wdm-kesettargetprocessordpc>
+    fn KeSetTargetProcessorDpc(call, dpc: Out<u8>, number: u8),
+    irql PASSIVE..=HIGH;
+    {
+        if set_target(&call, dpc, u32::from(number)) != NtStatus::SUCCESS {
+            call.violation(&ARGUMENT, format!("a DPC is for processor {number}"));
+        }
+    }
 
     /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdm/nf-wdm-keinitializetimer>
     fn KeInitializeTimer(call, timer: Out<u8>),

@@ -50,6 +50,7 @@ pub(crate) mod wdm;
 #[cfg(test)]
 pub(crate) mod calls {
     pub(crate) use super::clock::KeQueryInterruptTime;
+    pub(crate) use super::dpc::{KeInitializeDpc, KeInsertQueueDpc, KeSetTargetProcessorDpc};
     pub(crate) use super::event::{KeClearEvent, KeInitializeEvent, KeReadStateEvent, KeSetEvent};
     pub(crate) use super::object::ObfDereferenceObject;
     pub(crate) use super::process::{KeGetCurrentThread, PsGetCurrentThreadId};

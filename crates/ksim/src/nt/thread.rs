@@ -246,14 +246,6 @@ exports! {
         NtStatus::SUCCESS.code()
     }
 
-    /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdm/nf-wdm-psgetcurrentthreadid>
-    fn PsGetThreadId(call, thread: usize) -> usize,
-    irql PASSIVE..=DISPATCH;
-    {
-        let threads = call.machine().nt().threads().by_object.lock();
-        threads.get(&thread).map_or(0, |entry| (entry.thread.id() + 1) * 4)
-    }
-
     /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/ntifs/nf-ntifs-psissystemthread>
     fn PsIsSystemThread(call, thread: usize) -> u8,
     irql PASSIVE..=DISPATCH;

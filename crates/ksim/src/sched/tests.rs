@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use super::{Bound, Explored, Program, Schedule, explore, sweep};
 use crate::access::{In, Out};
-use crate::cpu::{Cpu, DISPATCH, PASSIVE};
+use crate::cpu::{Cpu, PASSIVE};
 use crate::kernel::{Bugcheck, Config, Kernel};
 use crate::nt::calls::*;
 
@@ -225,22 +225,33 @@ fn a_waiting_thread_gives_its_processor_to_another_one() {
     }
 }
 
+extern "win64" fn note_processor(_dpc: usize, context: usize, _: usize, _: usize) {
+    // SAFETY: the test's number, which outlives the DPC.
+    let ran = unsafe { &*(context as *const AtomicU32) };
+    ran.store(Cpu::current().unwrap().index(), Ordering::Relaxed);
+}
+
 #[test]
 fn a_dpc_runs_on_the_processor_it_is_meant_for() {
     for schedule in [Schedule::free(), Schedule::seeded(3)] {
         let kernel = machine(&schedule, 3);
-        let ran = std::sync::Arc::new(AtomicU32::new(u32::MAX));
-        let told = std::sync::Arc::clone(&ran);
+        let ran = AtomicU32::new(u32::MAX);
+        let mut dpc = [0u64; 8];
+        // SAFETY: the DPC outlives the machine's use of it.
+        let object = unsafe { Out::new(dpc.as_mut_ptr().cast::<u8>()) };
         kernel
-            .on(0, |cpu| {
-                cpu.machine().time().defer_on(Some(2), "a DPC", move |cpu| {
-                    cpu.set_irql(DISPATCH);
-                    told.store(cpu.index(), Ordering::Relaxed);
-                    cpu.set_irql(PASSIVE);
-                });
+            .on(0, |_| {
+                let routine = note_processor as *const () as usize;
+                KeInitializeDpc(object, routine, ran.as_ptr() as usize);
+                KeSetTargetProcessorDpc(object, 2);
+                assert_eq!(KeInsertQueueDpc(object, 0, 0), 1);
             })
             .unwrap();
         assert_eq!(ran.load(Ordering::Relaxed), 2);
+        kernel
+            .on(0, |_| KeSetTargetProcessorDpc(object, 3))
+            .unwrap();
+        assert_eq!(kernel.verifier().report().violations.len(), 1);
     }
 }
 
