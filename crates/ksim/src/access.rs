@@ -92,11 +92,6 @@ impl<T> In<T> {
         Self(address)
     }
 
-    /// The same place, for writing: an MDL's buffer, which MDLs make readable and writable alike.
-    pub(crate) const fn as_out(self) -> Out<T> {
-        Out(self.0.cast_mut())
-    }
-
     /// The address that a structure of the driver's holds as a number, such as in a union.
     pub(crate) fn member(address: u64) -> Self {
         Self(ptr::with_exposed_provenance(

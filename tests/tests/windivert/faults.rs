@@ -60,6 +60,8 @@ const OWN: &[(&str, &str)] = &[
     ("ExUuidCreate", "object-stale"),
     ("FwpmEngineOpen0", "object-stale"),
     ("FwpsCalloutUnregisterByKey0", "unload-left"),
+    // It injects the packet that it could not read.
+    ("NdisGetDataBuffer", "injection-offset"),
     ("NdisRetreatNetBufferDataStart", "nbl-state"),
     ("WdfIoQueueCreate", "object-stale"),
     ("WdfWorkItemCreate", "object-stale"),

@@ -30,6 +30,17 @@ pub(super) enum Pended {
     Classify,
 }
 
+impl Pended {
+    /// What was pended between two looks at [`Current::pends`](super::current::Current::pends).
+    pub(super) const fn since(before: (bool, bool), after: (bool, bool)) -> Self {
+        match (before, after) {
+            ((false, _), (true, _)) => Self::Operation,
+            ((_, false), (_, true)) => Self::Classify,
+            _ => Self::No,
+        }
+    }
+}
+
 /// A classify that has returned.
 pub(super) struct Returned<'a> {
     pub(super) cpu: &'a Cpu,

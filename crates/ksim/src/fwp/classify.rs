@@ -187,6 +187,13 @@ fn contents<'a>(packet: &PacketData<'a>, present: MetadataFields, layer: LayerId
     }
 }
 
+/// The packet of an indication in memory.
+struct ShownPacket<'a> {
+    list: Out<NetBufferList>,
+    /// Where, and what it shows.
+    memory: Option<(Arc<Packet>, Contents<'a>)>,
+}
+
 /// The callouts that may have left something changed that is only looked at when all have been asked.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Suspects {
@@ -223,7 +230,7 @@ fn chained<'a>(indication: &Indication<'a>) -> impl Iterator<Item = Contents<'a>
 }
 
 /// Puts `next` behind `list`.
-fn link(list: Out<NetBufferList>, next: Out<NetBufferList>) {
+const fn link(list: Out<NetBufferList>, next: Out<NetBufferList>) {
     if let Some(mut header) = list.get() {
         header.next = next;
         list.set(header);
@@ -354,26 +361,7 @@ impl KernelFiltering {
     fn ask(&mut self, indication: &Indication<'_>, operation: Option<&Arc<Operation>>) -> Outcome {
         let cpu = self.cpu();
         let machine = cpu.machine();
-        let packet = indication.packet.map(|data| {
-            let contents = contents(&data, indication.metadata.present, indication.layer);
-            (data, contents)
-        });
-        if let Some((data, _)) = packet {
-            let last = std::mem::replace(&mut self.last_packet, data.id.0);
-            if last != data.id.0 && !machine.fwp.nbl_contexts.is_empty() {
-                nbl_context::exit(cpu, last);
-            }
-        }
-        let memory = packet.and_then(|_| self.packet(machine));
-        let list = match (&memory, packet) {
-            (Some(memory), Some((data, contents))) => {
-                memory.indicate(contents, data.id.0, data.injection.map(|mark| mark.0))
-            }
-            _ => Out::null(),
-        };
-        if !indication.chain.is_empty() {
-            self.indicate_chain(machine, list, indication);
-        }
+        let shown = self.show_packet(cpu, indication);
         let flow = self.flow(&machine.fwp.engine, indication);
         let has_records = self.show_records(machine, indication, operation);
         let identity = self.identities.show(indication.metadata.process);
@@ -398,25 +386,16 @@ impl KernelFiltering {
         let mut suspects = Suspects::default();
         let verdict = machine.fwp.engine.classify(&request, |call, out| {
             suspects.add(call.callout.host().classify.address());
-            let before = (
-                current.is_pended(),
-                current.pended_classify.load(Ordering::Relaxed),
-            );
-            let layer_data = operation.map_or(list.offset(0), |operation| operation.layer_data());
+            let before = current.pends();
+            let layer_data =
+                operation.map_or_else(|| shown.list.offset(0), |operation| operation.layer_data());
             let (entry, exit) = invoke(cpu, scratch, calls, level, call, layer_data, out);
-            let pended = if current.is_pended() && !before.0 {
-                Pended::Operation
-            } else if current.pended_classify.load(Ordering::Relaxed) && !before.1 {
-                Pended::Classify
-            } else {
-                Pended::No
-            };
             Returned {
                 cpu,
                 call,
                 entry,
                 exit,
-                pended,
+                pended: Pended::since(before, current.pends()),
                 modify: current.take_modify(),
             }
             .check();
@@ -442,16 +421,7 @@ impl KernelFiltering {
         if has_records {
             machine.fwp.records.lock().remove(&self.records);
         }
-        if !indication.chain.is_empty() {
-            self.finish_chain(cpu, list, indication, suspects);
-        }
-        if let (Some(memory), Some((_, contents))) = (memory, packet)
-            && let Some(changed) = memory.finish(contents)
-        {
-            let layer = indication.layer;
-            let message = format!("after the classify at {layer} of a packet {changed}");
-            suspects.report(cpu, &NBL_STATE, message);
-        }
+        self.finish_packet(cpu, &shown, indication, suspects);
         if verdict.is_permit() {
             return Outcome::Permit;
         }
@@ -462,6 +432,52 @@ impl KernelFiltering {
             Outcome::Absorb
         } else {
             Outcome::Block
+        }
+    }
+
+    /// Puts the packets of an indication into memory for callouts.
+    fn show_packet<'a>(&mut self, cpu: &Cpu, indication: &Indication<'a>) -> ShownPacket<'a> {
+        let machine = cpu.machine();
+        let mut shown = ShownPacket {
+            list: Out::null(),
+            memory: None,
+        };
+        let Some(data) = indication.packet else {
+            return shown;
+        };
+        let last = std::mem::replace(&mut self.last_packet, data.id.0);
+        if last != data.id.0 && !machine.fwp.nbl_contexts.is_empty() {
+            nbl_context::exit(cpu, last);
+        }
+        let contents = contents(&data, indication.metadata.present, indication.layer);
+        if let Some(memory) = self.packet(machine) {
+            let mark = data.injection.map(|mark| mark.0);
+            shown.list = memory.indicate(contents, data.id.0, mark);
+            shown.memory = Some((memory, contents));
+        }
+        if !indication.chain.is_empty() {
+            self.indicate_chain(machine, shown.list, indication);
+        }
+        shown
+    }
+
+    /// Looks at what callouts left of the packets.
+    fn finish_packet(
+        &self,
+        cpu: &Cpu,
+        shown: &ShownPacket<'_>,
+        indication: &Indication<'_>,
+        suspects: Suspects,
+    ) {
+        if !indication.chain.is_empty() {
+            self.finish_chain(cpu, shown.list, indication, suspects);
+        }
+        if let Some((memory, contents)) = &shown.memory
+            && let Some(changed) = memory.finish(*contents)
+        {
+            let layer = indication.layer;
+            let message = format!("after the classify at {layer} of a packet {changed}");
+            suspects.report(cpu, &NBL_STATE, message);
         }
     }
 
@@ -508,11 +524,11 @@ impl KernelFiltering {
             };
             self.chain.push(packet);
         }
-        let mut last = first;
+        let mut end = first;
         for (packet, contents) in self.chain.iter().zip(chained(indication)) {
             let list = packet.indicate(contents, crate::net::PacketId::NONE.0, None);
-            link(last, list);
-            last = list;
+            link(end, list);
+            end = list;
         }
     }
 

@@ -83,12 +83,9 @@ impl Current {
 
     /// What a classify handle stands for.
     pub(super) fn operation(&self) -> Arc<Operation> {
-        let mut operation = self.operation.lock();
-        let made = operation.get_or_insert_with(|| {
-            self.has_operation.store(true, Ordering::Relaxed);
-            Operation::new(self.layer(), self.pend_handle(), None)
-        });
-        Arc::clone(made)
+        self.has_operation.store(true, Ordering::Relaxed);
+        let make = || Operation::new(self.layer(), self.pend_handle(), None);
+        Arc::clone(self.operation.lock().get_or_insert_with(make))
     }
 
     /// A list was referenced in order to be modified.
@@ -109,6 +106,14 @@ impl Current {
     /// How many allocations there were since the last time of asking.
     pub(super) fn take_allocations(&self) -> u32 {
         self.allocations.swap(0, Ordering::Relaxed)
+    }
+
+    /// Whether the operation was pended, and whether the classify was.
+    pub(super) fn pends(&self) -> (bool, bool) {
+        (
+            self.is_pended(),
+            self.pended_classify.load(Ordering::Relaxed),
+        )
     }
 
     /// Whether the operation was pended.

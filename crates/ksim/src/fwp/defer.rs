@@ -65,7 +65,7 @@ fn check_flags(call: &Call<'_>, flags: u32, known: u32) {
 }
 
 /// `FWP_ACTION_BLOCK` for good.
-fn block(out: Out<RawClassifyOut>) {
+const fn block(out: Out<RawClassifyOut>) {
     if let Some(mut left) = out.get() {
         left.action = Action::Block.value();
         left.rights &= !Rights::ACTION_WRITE.bits();

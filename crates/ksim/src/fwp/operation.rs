@@ -3,6 +3,11 @@
 //! It outlives the classify while a driver has its handle or has pended it. Its layer data, if it has any that callouts
 //! may change, is a list of versions: each one that a driver applies becomes the next.
 
+#![allow(
+    clippy::significant_drop_tightening,
+    reason = "the state stays locked to the end of a function so that what it checked still holds"
+)]
+
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -54,7 +59,7 @@ struct LayerData {
 }
 
 impl LayerData {
-    fn new(is_bind: bool, versions: Redirection) -> Self {
+    fn new(is_bind: bool, versions: &Redirection) -> Self {
         let mut data = Self {
             is_bind,
             told: versions.versions().len(),
@@ -159,7 +164,7 @@ impl Operation {
             state: Mutex::new(State {
                 running: true,
                 pend: Pend::Never,
-                data: redirection.map(|versions| LayerData::new(is_bind, versions.clone())),
+                data: redirection.map(|versions| LayerData::new(is_bind, versions)),
             }),
         })
     }

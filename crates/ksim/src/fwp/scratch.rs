@@ -235,7 +235,7 @@ impl Scratch {
     }
 
     /// Shows the redirect records that drivers know by `handle`.
-    pub(super) fn show_records(&self, handle: usize) {
+    pub(super) const fn show_records(&self, handle: usize) {
         if let Some(mut raw) = self.metadata_out().get() {
             raw.present |= MetadataFields::REDIRECT_RECORD_HANDLE.bits();
             raw.redirect_records = handle;

@@ -56,16 +56,6 @@ pub(crate) fn link(mdls: &[Shared<Mdl>]) -> Out<Mdl> {
     mdls.first().map_or(Out::null(), Shared::out)
 }
 
-/// Writes at the start of a net buffer's data; what does not fit is left out.
-pub(crate) fn write(data: &NetBufferData, bytes: &[u8]) {
-    let mut done = 0;
-    for (start, length) in pieces(data.current_mdl, data.current_mdl_offset, bytes.len()) {
-        let place: Out<u8> = start.as_out();
-        place.copy_from(&bytes[done..done + length]);
-        done += length;
-    }
-}
-
 /// The part of a net buffer that says where its data is; `None` for NULL.
 pub(crate) const fn data_of(buffer: Out<NetBuffer>) -> Option<NetBufferData> {
     buffer.offset::<NetBufferData>(0).get()

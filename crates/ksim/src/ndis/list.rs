@@ -243,6 +243,7 @@ impl Lists {
         chain::set_data(buffer, data);
         owner.mdls.append(&mut mdls);
         owner.headers.push(memory);
+        drop(lists);
         true
     }
 

@@ -57,7 +57,9 @@ impl State {
             return Err(NtStatus::FWP_INJECT_HANDLE_STALE);
         }
         known.pending += lists;
-        Ok(known.family)
+        let family = known.family;
+        drop(handles);
+        Ok(family)
     }
 
     /// `lists` of those are completed, or were not injected after all.

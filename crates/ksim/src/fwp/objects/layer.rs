@@ -35,10 +35,9 @@ fn field(field: &Field, version: Option<IpVersion>, memory: &mut Arena) -> RawFi
     let data_type = match field.field_type() {
         FieldType::Uint8 => DataType::Uint8,
         FieldType::Uint16 => DataType::Uint16,
-        FieldType::Uint32 => DataType::Uint32,
         FieldType::Uint64 => DataType::Uint64,
         FieldType::Address if version == Some(IpVersion::V6) => DataType::ByteArray16,
-        FieldType::Address => DataType::Uint32,
+        FieldType::Uint32 | FieldType::Address => DataType::Uint32,
         FieldType::ByteArray6 => DataType::ByteArray6,
         FieldType::ByteBlob => DataType::ByteBlob,
         FieldType::Sid => DataType::Sid,

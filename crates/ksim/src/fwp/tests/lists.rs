@@ -274,7 +274,9 @@ fn a_chained_packet_that_is_changed_is_found() {
                 .next;
             let header = second.get().expect("a second list");
             let data = chain::data_of(header.first).expect("a net buffer");
-            chain::write(&data, &[0xff]);
+            let mdl = data.current_mdl.get().expect("an MDL");
+            let inside = data.current_mdl_offset as usize;
+            mdl.buffer().offset::<u8>(inside).set(0xff);
             classify.out.action = Action::Permit.value();
         });
         let pieces = [fragment(0, true, &[1; 16]), fragment(16, false, &[3; 5])];
