@@ -2,7 +2,7 @@
 
 use crate::world::*;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use wfp_engine::{Request, Session};
+use wfp_engine::{Options, ReadTransaction, Request, Session, TransactionWait};
 use wfp_schema::{Action, CalloutFlags, LayerId, LayerKind, NtStatus};
 
 #[test]
@@ -114,6 +114,59 @@ fn sessions_take_turns() {
     });
     assert_eq!(added.load(Ordering::Relaxed), 100);
     assert_eq!(w.engine.committed().filters().count(), 100);
+}
+
+#[test]
+fn readers_never_see_half_of_a_transaction() {
+    for read_transaction in [ReadTransaction::Snapshot, ReadTransaction::SharedLock] {
+        let w = World::with(Options {
+            read_transaction,
+            ..Options::default()
+        });
+        let done = AtomicBool::new(false);
+        let open = || {
+            let session = Session {
+                transaction_wait: TransactionWait::Infinite,
+                ..Session::default()
+            };
+            w.engine.open_session(session).unwrap()
+        };
+        let writer = open();
+        std::thread::scope(|threads| {
+            for in_transaction in [true, false] {
+                let reader = open();
+                let (w, done) = (&w, &done);
+                threads.spawn(move || {
+                    while !done.load(Ordering::Relaxed) {
+                        if in_transaction {
+                            w.engine.begin_transaction(reader, true).unwrap();
+                        }
+                        let seen = w.engine.objects(reader).unwrap().filters().count();
+                        assert_eq!(seen % 2, 0);
+                        if in_transaction {
+                            let again = w.engine.objects(reader).unwrap().filters().count();
+                            assert_eq!(again, seen, "a transaction keeps its view");
+                            w.engine.commit_transaction(reader).unwrap();
+                        }
+                    }
+                });
+            }
+            for round in 0..100 {
+                w.engine.begin_transaction(writer, false).unwrap();
+                for _ in 0..2 {
+                    let added = w.engine.add_filter(writer, filter(Action::Permit));
+                    added.unwrap();
+                }
+                if round % 3 == 0 {
+                    w.engine.abort_transaction(writer).unwrap();
+                } else {
+                    w.engine.commit_transaction(writer).unwrap();
+                }
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+        assert_eq!(w.engine.committed().filters().count(), 2 * 66);
+    }
 }
 
 #[test]
