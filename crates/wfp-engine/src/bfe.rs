@@ -12,10 +12,11 @@ use crate::objects::{
 use crate::rundown::Rundown;
 use crate::security::{Securable, SecurityDescriptor};
 use crate::sync::lock;
+use crate::table::Table;
 use crate::transaction::{Author, Writer};
 use std::sync::Arc;
 use wfp_schema::flags::ManagementCalloutFlags;
-use wfp_schema::{BfeState, FilterFlags, LayerId, NtStatus};
+use wfp_schema::{BfeState, FilterFlags, NtStatus};
 
 /// The objects that are kept while the base filtering engine, or the system, is down.
 #[derive(Clone, Debug, Default)]
@@ -156,10 +157,8 @@ impl<H: Host> Engine<H> {
             .filter(|entry| entry.is_in_force())
             .cloned()
             .collect();
-        let table = self
-            .table
-            .load()
-            .rebuilt(&writer.objects, &writer.layers, &self.options);
+        let added = writer.surviving();
+        let table = Table::default().after(&writer.objects, &added, &[], &self.options);
         drop(state);
         self.table.store(Arc::new(table));
         self.count_generation(&writer.layers);
@@ -175,7 +174,7 @@ impl<H: Host> Engine<H> {
         };
         let mut writer = Writer::of_system(self.host.now(), Objects::built_in(&self.options));
         self.load(&mut writer, &store, Lifetime::Persistent);
-        writer.layers.extend(all_layers());
+        writer.replaces_all();
         writer.deleted.extend(leftover);
         self.publish(lock(&self.state), writer);
     }
@@ -330,8 +329,4 @@ impl BootStore {
                 .collect(),
         }
     }
-}
-
-fn all_layers() -> impl Iterator<Item = LayerId> {
-    wfp_schema::Layer::all().iter().map(wfp_schema::Layer::id)
 }

@@ -78,7 +78,11 @@
 //! # }
 //! ```
 //!
-//! What Microsoft's documentation leaves open is a field of [`Options`].
+//! What Microsoft's documentation leaves open is a field of [`Options`], listed by
+//! [`Options::questions`]. Callers in user mode need rights to what they use, see
+//! [`SecurityDescriptor`]; drivers need none. What an enumeration returns is asked
+//! of [`Objects`], with a [`FilterTemplate`] and its like.
+//!
 //! [`Engine::classify_recorded`] tells a verifier each step of an arbitration,
 //! and costs nothing where it isn't used. At the stream layers, where callouts
 //! decide about ranges of bytes in turn, a network stack uses [`Engine::plan`]

@@ -2,13 +2,13 @@
 
 use crate::filter::FilterEntry;
 use crate::host::Host;
-use crate::id::CalloutId;
+use crate::id::{CalloutId, FilterId};
 use crate::index::{Index, Rank, Ranks, WORTHWHILE};
 use crate::objects::Objects;
 use crate::options::{Options, TieOrder};
 use crate::value::Value;
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, OnceLock};
 use wfp_schema::{Guid, LayerId};
 
@@ -20,26 +20,20 @@ pub(crate) struct Table<H: Host> {
 
 /// One layer's filters in the order of their evaluation.
 pub(crate) struct LayerTable<H: Host> {
-    pub(crate) sublayers: Box<[SubLayerTable<H>]>,
+    pub(crate) sublayers: Box<[Arc<SubLayerTable<H>>]>,
 }
 
 /// One sublayer's filters at a layer, the heaviest first.
 pub(crate) struct SubLayerTable<H: Host> {
     pub(crate) key: Guid,
+    /// Its place among the sublayers: by weight, then by age.
+    order: (Reverse<u16>, u64),
     pub(crate) filters: Box<[Arc<FilterEntry<H>>]>,
     /// Made when it is first needed: many filters may be added before.
     index: OnceLock<Option<Index>>,
 }
 
 impl<H: Host> SubLayerTable<H> {
-    const fn new(key: Guid, filters: Box<[Arc<FilterEntry<H>>]>) -> Self {
-        Self {
-            key,
-            filters,
-            index: OnceLock::new(),
-        }
-    }
-
     fn index(&self) -> Option<&Index> {
         let make = || {
             let conditions = self.filters.iter().map(|entry| entry.record.conditions());
@@ -88,21 +82,27 @@ impl<H: Host> Table<H> {
         self.callout_layers.get(&callout).copied()
     }
 
-    /// The table after `objects` has been committed, of which only `layers` have changed.
-    pub(crate) fn rebuilt(
+    /// The table once filters have been added and deleted, which makes `objects`
+    /// of what there was. What has not changed is shared.
+    pub(crate) fn after(
         &self,
         objects: &Objects<H>,
-        layers: &BTreeSet<LayerId>,
+        added: &[Arc<FilterEntry<H>>],
+        deleted: &[Arc<FilterEntry<H>>],
         options: &Options,
     ) -> Self {
-        let mut filters: BTreeMap<LayerId, Vec<Arc<FilterEntry<H>>>> = BTreeMap::new();
-        if !layers.is_empty() {
-            for entry in objects.filters().filter(|entry| entry.is_in_force()) {
-                let layer = entry.record.layer;
-                if layers.contains(&layer) {
-                    filters.entry(layer).or_default().push(Arc::clone(entry));
-                }
-            }
+        let mut changes: BTreeMap<LayerId, BTreeMap<Guid, Change<H>>> = BTreeMap::new();
+        let mut change_of = |entry: &FilterEntry<H>, change: &dyn Fn(&mut Change<H>)| {
+            let of_layer = changes.entry(entry.record.layer).or_default();
+            change(of_layer.entry(entry.record.filter.sublayer).or_default());
+        };
+        for entry in deleted {
+            change_of(entry, &|change| {
+                change.deleted.insert(entry.id());
+            });
+        }
+        for entry in added.iter().filter(|entry| entry.is_in_force()) {
+            change_of(entry, &|change| change.added.push(Arc::clone(entry)));
         }
         let mut table = Self {
             layers: self.layers.clone(),
@@ -113,44 +113,92 @@ impl<H: Host> Table<H> {
                     .collect(),
             ),
         };
-        for layer in layers {
+        for (layer, changes) in changes {
             if let Some(place) = table.layers.get_mut(usize::from(layer.get())) {
-                *place = filters
-                    .remove(layer)
-                    .map(|filters| Arc::new(LayerTable::new(filters, objects, options)));
+                let old = place.take();
+                let old = old.as_deref().map_or(&[][..], |layer| &layer.sublayers);
+                let new = LayerTable::after(old, changes, objects, options);
+                *place = (!new.sublayers.is_empty()).then(|| Arc::new(new));
             }
         }
         table
     }
 }
 
-impl<H: Host> LayerTable<H> {
-    fn new(filters: Vec<Arc<FilterEntry<H>>>, objects: &Objects<H>, options: &Options) -> Self {
-        let mut by_sublayer: BTreeMap<Guid, Vec<Arc<FilterEntry<H>>>> = BTreeMap::new();
-        for filter in filters {
-            by_sublayer
-                .entry(filter.record.filter.sublayer)
-                .or_default()
-                .push(filter);
-        }
-        let mut sublayers: Vec<_> = by_sublayer
-            .into_iter()
-            .map(|(key, mut filters)| {
-                filters.sort_by_key(|filter| {
-                    let tie = tie(options.filter_ties, filter.id().get());
-                    (Reverse(filter.record.effective_weight), tie)
-                });
-                let (weight, sequence) = objects.sublayer(key).map_or((0, 0), |sublayer| {
-                    (sublayer.sublayer.weight, sublayer.sequence)
-                });
-                let table = SubLayerTable::new(key, filters.into_boxed_slice());
-                (Reverse(weight), tie(options.sublayer_ties, sequence), table)
-            })
-            .collect();
-        sublayers.sort_by_key(|(weight, tie, _)| (*weight, *tie));
+/// How a sublayer's filters at a layer change.
+struct Change<H: Host> {
+    added: Vec<Arc<FilterEntry<H>>>,
+    deleted: HashSet<FilterId>,
+}
+
+impl<H: Host> Default for Change<H> {
+    fn default() -> Self {
         Self {
-            sublayers: sublayers.into_iter().map(|(_, _, table)| table).collect(),
+            added: Vec::new(),
+            deleted: HashSet::new(),
         }
+    }
+}
+
+impl<H: Host> LayerTable<H> {
+    fn after(
+        old: &[Arc<SubLayerTable<H>>],
+        mut changes: BTreeMap<Guid, Change<H>>,
+        objects: &Objects<H>,
+        options: &Options,
+    ) -> Self {
+        let mut sublayers = Vec::with_capacity(old.len() + changes.len());
+        for sublayer in old {
+            match changes.remove(&sublayer.key) {
+                None => sublayers.push(Arc::clone(sublayer)),
+                Some(change) => sublayers.extend(SubLayerTable::after(
+                    sublayer.key,
+                    &sublayer.filters,
+                    change,
+                    objects,
+                    options,
+                )),
+            }
+        }
+        for (key, change) in changes {
+            sublayers.extend(SubLayerTable::after(key, &[], change, objects, options));
+        }
+        sublayers.sort_by_key(|sublayer| sublayer.order);
+        Self {
+            sublayers: sublayers.into_boxed_slice(),
+        }
+    }
+}
+
+impl<H: Host> SubLayerTable<H> {
+    /// The sublayer's filters after a change; `None` if none is left.
+    fn after(
+        key: Guid,
+        old: &[Arc<FilterEntry<H>>],
+        change: Change<H>,
+        objects: &Objects<H>,
+        options: &Options,
+    ) -> Option<Arc<Self>> {
+        let Change { added, deleted } = change;
+        let remaining = old.iter().filter(|entry| !deleted.contains(&entry.id()));
+        let mut filters: Vec<_> = remaining.cloned().chain(added).collect();
+        if filters.is_empty() {
+            return None;
+        }
+        // Sorted but for what was added, which a stable sort makes use of.
+        filters.sort_by_key(|filter| {
+            let tie = tie(options.filter_ties, filter.id().get());
+            (Reverse(filter.record.effective_weight), tie)
+        });
+        let (weight, sequence) = objects.sublayer(key).map_or((0, 0), |sublayer| {
+            (sublayer.sublayer.weight, sublayer.sequence)
+        });
+        Some(Arc::new(Self {
+            key,
+            order: (Reverse(weight), tie(options.sublayer_ties, sequence)),
+            filters: filters.into_boxed_slice(),
+            index: OnceLock::new(),
+        }))
     }
 }
 

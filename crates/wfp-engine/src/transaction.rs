@@ -13,7 +13,7 @@ use crate::sync::lock;
 use std::collections::BTreeSet;
 use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
-use wfp_schema::{AccessRights, CalloutFlags, Guid, LayerId, NotifyType, NtStatus};
+use wfp_schema::{AccessRights, CalloutFlags, Guid, Layer, LayerId, NotifyType, NtStatus};
 
 /// The one transaction that writes.
 pub(crate) struct Writer<H: Host> {
@@ -27,6 +27,8 @@ pub(crate) struct Writer<H: Host> {
     pub(crate) objects: Objects<H>,
     /// Layers whose filters have changed.
     pub(crate) layers: BTreeSet<LayerId>,
+    /// No filter that was in force before stays so.
+    replaces_all: bool,
     /// Filters that it added, whether or not it deleted them again.
     added: Vec<Arc<FilterEntry<H>>>,
     /// Filters that it deleted.
@@ -47,6 +49,7 @@ impl<H: Host> Writer<H> {
             since,
             objects,
             layers: BTreeSet::new(),
+            replaces_all: false,
             added: Vec::new(),
             deleted: Vec::new(),
         }
@@ -60,6 +63,12 @@ impl<H: Host> Writer<H> {
     /// Whether it can be aborted now: no call in it is under way.
     pub(crate) const fn is_idle(&self) -> bool {
         self.explicit && !self.busy
+    }
+
+    /// Puts what it adds in the place of everything that is in force.
+    pub(crate) fn replaces_all(&mut self) {
+        self.replaces_all = true;
+        self.layers.extend(Layer::all().iter().map(Layer::id));
     }
 
     /// Adds a filter that its callout has accepted.
@@ -117,7 +126,7 @@ impl<H: Host> Writer<H> {
     }
 
     /// The filters that it leaves behind when committed, of those it added.
-    fn surviving(&self) -> Vec<Arc<FilterEntry<H>>> {
+    pub(crate) fn surviving(&self) -> Vec<Arc<FilterEntry<H>>> {
         let gone: BTreeSet<FilterId> = self.deleted.iter().map(|entry| entry.id()).collect();
         self.added
             .iter()
@@ -375,7 +384,14 @@ impl<H: Host> Engine<H> {
     pub(crate) fn publish(&self, mut state: MutexGuard<'_, State<H>>, writer: Writer<H>) {
         let added = writer.surviving();
         state.objects = writer.objects;
-        self.put_in_force(&state, &writer.layers);
+        let table = if writer.replaces_all {
+            Arc::default()
+        } else {
+            self.table.load_full()
+        };
+        let table = table.after(&state.objects, &added, &writer.deleted, &self.options);
+        self.table.store(Arc::new(table));
+        self.count_generation(&writer.layers);
         drop(state);
         for entry in added {
             self.notify(&entry, NotifyType::AddFilterPostCommit);
@@ -383,16 +399,6 @@ impl<H: Host> Engine<H> {
         for entry in writer.deleted {
             self.notify_deleted(&entry);
         }
-    }
-
-    /// Replaces the filters that classifying sees.
-    fn put_in_force(&self, state: &State<H>, layers: &BTreeSet<LayerId>) {
-        let table = self
-            .table
-            .load()
-            .rebuilt(&state.objects, layers, &self.options);
-        self.table.store(Arc::new(table));
-        self.count_generation(layers);
     }
 
     /// Undoes a transaction.

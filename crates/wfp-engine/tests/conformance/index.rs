@@ -4,7 +4,9 @@ use crate::properties::config;
 use crate::world::*;
 use proptest::prelude::*;
 use std::cmp::Reverse;
-use wfp_engine::{Condition, ConditionValue as V, Options, Plan, Request, Value};
+use wfp_engine::{
+    Condition, ConditionValue as V, FilterId, Options, Plan, Request, TieOrder, Value,
+};
 use wfp_schema::field::ale_auth_connect as f;
 use wfp_schema::{Action, Guid, IpVersion, Layer, LayerKind, MatchType, condition};
 
@@ -199,4 +201,81 @@ fn the_heaviest_of_ten_thousand_filters_decides() {
     assert!(!blocked(100) && !blocked(198));
     assert!(blocked(200) && blocked(9_998));
     assert!(!blocked(10_000));
+}
+
+/// A change of one transaction: adds a filter of this sublayer, weight and
+/// port, or deletes one of those that are there.
+#[derive(Clone, Debug)]
+enum Change {
+    Add(usize, u64, u16),
+    Delete(prop::sample::Index),
+}
+
+fn any_change() -> impl Strategy<Value = Change> {
+    prop_oneof![
+        3 => (0..3_usize, 0..4_u64, 0..4_u16).prop_map(|(s, w, p)| Change::Add(s, w, p)),
+        2 => any::<prop::sample::Index>().prop_map(Change::Delete),
+    ]
+}
+
+proptest! {
+    #![proptest_config(config(64))]
+
+    #[test]
+    fn the_order_after_many_transactions_is_that_of_all_their_filters(
+        newest_first in any::<bool>(),
+        transactions in prop::collection::vec((prop::collection::vec(any_change(), 0..12), prop::bool::weighted(0.8)), 1..12),
+    ) {
+        let ties = if newest_first { TieOrder::NewestFirst } else { TieOrder::OldestFirst };
+        let w = World::with(Options { filter_ties: ties, ..Options::default() });
+        let sublayers = [w.sublayer(7), w.sublayer(9), w.sublayer(8)];
+        let weights = [7, 9, 8];
+        let mut model: Vec<(usize, u64, u16, FilterId)> = Vec::new();
+        for (changes, commits) in transactions {
+            let before = model.clone();
+            w.engine.begin_transaction(w.session, false).unwrap();
+            for change in changes {
+                match change {
+                    Change::Add(sublayer, weight, port) => {
+                        let exact = Condition::equal(condition::IP_REMOTE_PORT, V::Uint16(port));
+                        let id = w.add(
+                            filter(Action::Permit)
+                                .within(sublayers[sublayer])
+                                .weighing(weight)
+                                .when(vec![exact]),
+                        );
+                        model.push((sublayer, weight, port, id));
+                    }
+                    Change::Delete(which) if !model.is_empty() => {
+                        let (.., id) = model.swap_remove(which.index(model.len()));
+                        w.engine.delete_filter(w.session, id).unwrap();
+                    }
+                    Change::Delete(_) => {}
+                }
+            }
+            if commits {
+                w.engine.commit_transaction(w.session).unwrap();
+            } else {
+                w.engine.abort_transaction(w.session).unwrap();
+                model = before;
+            }
+            let mut expected = model.clone();
+            expected.sort_by_key(|(sublayer, weight, _, id)| {
+                let id = i128::from(id.get());
+                (Reverse(weights[*sublayer]), Reverse(*weight), if newest_first { -id } else { id })
+            });
+            for port in 0..4 {
+                let values = values_of(connect(), &[(f::IP_REMOTE_PORT, Value::Uint16(port))]);
+                let mut plan = Plan::default();
+                w.engine.plan(&Request::new(connect().id(), &values), &mut plan);
+                let found: Vec<_> = (0..plan.len()).map(|stage| plan.filter(stage).unwrap().id()).collect();
+                let of_port: Vec<_> = expected
+                    .iter()
+                    .filter(|(_, _, of, _)| *of == port)
+                    .map(|(.., id)| *id)
+                    .collect();
+                prop_assert_eq!(found, of_port);
+            }
+        }
+    }
 }
