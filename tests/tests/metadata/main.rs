@@ -53,6 +53,8 @@ const RENAMED: &[(&str, &str)] = &[
     ("data", "NetBufferHeader"),
     ("data", "Next"),
     ("words", "Parameters"),
+    // A union of pointers that nobody looks behind.
+    ("context", "dataBuffer"),
     ("callback", "EvtTimerFunc"),
     ("callback", "EvtDpcFunc"),
     ("callback", "EvtWorkItemFunc"),

@@ -9,7 +9,7 @@ use crate::verifier::ARGUMENT;
 /// `PowerActionNone`: no transition is under way while a driver of a control device runs.
 const POWER_ACTION_NONE: u32 = 0;
 
-/// `DRIVER_VERIFIER_DETECTED_VIOLATION`'s neighbour for a break without a debugger: `KMODE_EXCEPTION_NOT_HANDLED`.
+/// `KMODE_EXCEPTION_NOT_HANDLED`: what a break without a debugger ends in.
 const KMODE_EXCEPTION_NOT_HANDLED: u32 = 0x1e;
 /// `STATUS_BREAKPOINT`.
 const BREAKPOINT: u64 = 0x8000_0003;

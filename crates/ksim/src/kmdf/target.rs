@@ -436,7 +436,7 @@ fn described(call: &Call<'_>, descriptor: In<MemoryDescriptor>) -> Result<Descri
     };
     let address = usize::try_from(descriptor.buffer).unwrap_or(0);
     // Behind a 32-bit length is padding.
-    let length = (descriptor.length & u64::from(u32::MAX)) as usize;
+    let length = usize::try_from(descriptor.length & u64::from(u32::MAX)).unwrap_or(0);
     // SAFETY: where the driver says that its buffer is (a trap otherwise).
     let at = |address: usize| unsafe { Out::new(address as *mut u8) };
     match descriptor.kind {

@@ -60,9 +60,13 @@ impl Callbacks {
     fn open(&self, name: &str, create: Option<bool>) -> Option<usize> {
         let name = name.to_lowercase();
         let system = SYSTEM.contains(&&*name).then_some(true);
+        let known = |objects: &[Object]| {
+            let object = objects.iter().find(|object| object.name == name)?;
+            Some(object.memory.address())
+        };
         let mut objects = self.objects.lock();
-        if let Some(object) = objects.iter().find(|object| object.name == name) {
-            return Some(object.memory.address());
+        if let Some(address) = known(&objects) {
+            return Some(address);
         }
         let allows_many = system.or(create)?;
         let memory = Guarded::new(OBJECT_SIZE);
@@ -72,16 +76,17 @@ impl Callbacks {
             memory,
             allows_many,
         });
+        drop(objects);
         Some(address)
     }
 
     /// Whether the object at `address` takes several functions; `None` when there is no such object.
     fn allows_many(&self, address: usize) -> Option<bool> {
-        let objects = self.objects.lock();
-        let object = objects
+        self.objects
+            .lock()
             .iter()
-            .find(|object| object.memory.address() == address)?;
-        Some(object.allows_many)
+            .find(|object| object.memory.address() == address)
+            .map(|object| object.allows_many)
     }
 
     /// Calls what is registered with the object at `address`, at the caller's IRQL.

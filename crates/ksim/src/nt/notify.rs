@@ -61,7 +61,9 @@ impl<T: Copy> Registered<T> {
             let idle = entries
                 .iter()
                 .position(|entry| entry.handle == handle && entry.running == 0);
-            idle.map(|idle| entries.remove(idle)).is_some()
+            let removed = idle.map(|idle| entries.remove(idle));
+            drop(entries);
+            removed.is_some()
         });
         true
     }

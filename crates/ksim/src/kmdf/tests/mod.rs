@@ -12,3 +12,4 @@ mod requests;
 mod scopes;
 mod targets;
 mod values;
+mod versions;
