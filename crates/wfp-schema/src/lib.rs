@@ -46,12 +46,11 @@ pub mod value;
 pub mod weight;
 
 pub use action::{Action, Rights};
-pub use codes::{
-    BfeState, Direction, IpVersion, NotifyType, ProviderContextType, StreamAction,
-};
+pub use codes::{BfeState, Direction, IpVersion, NotifyType, ProviderContextType, StreamAction};
 pub use field::{Field, FieldIndex};
 pub use flags::{
-    AccessRights, CalloutFlags, ClassifyOutFlags, ConditionFlags, FilterEnumFlags, FilterFlags, MetadataFields, StreamFlags,
+    AccessRights, CalloutFlags, ClassifyOutFlags, ConditionFlags, FilterEnumFlags, FilterFlags,
+    MetadataFields, StreamFlags,
 };
 pub use guid::Guid;
 pub use layer::{Layer, LayerData, LayerId, LayerKind};

@@ -4,13 +4,13 @@
 use serde_json::Value;
 use std::path::Path;
 use wfp_schema::flags::{
-    IncomingFlags, InjectionType, L2Flags, L2MetadataFields, ManagementCalloutFlags,
-    FilterEnumFlags, ReauthorizeReason, RuntimeFilterFlags, SessionFlags, SocketProperties,
+    FilterEnumFlags, IncomingFlags, InjectionType, L2Flags, L2MetadataFields,
+    ManagementCalloutFlags, ReauthorizeReason, RuntimeFilterFlags, SessionFlags, SocketProperties,
 };
 use wfp_schema::{
-    Action, BfeState, CalloutFlags, ClassifyOutFlags, ConditionFlags, DataType, Direction,
-    FilterFlags, Guid, IpVersion, Layer, LayerId, MatchType, MetadataFields, NotifyType, NtStatus,
-    Rights, StreamAction, StreamFlags, codes, condition, provider, sublayer,
+    AccessRights, Action, BfeState, CalloutFlags, ClassifyOutFlags, ConditionFlags, DataType,
+    Direction, FilterFlags, Guid, IpVersion, Layer, LayerId, MatchType, MetadataFields, NotifyType,
+    NtStatus, Rights, StreamAction, StreamFlags, codes, condition, provider, sublayer,
 };
 
 /// A file of the reference; `None`, said aloud, without it.
@@ -212,6 +212,19 @@ fn flags_are_the_references() {
         FilterEnumFlags "FWP_FILTER_ENUM_FLAG_"
         Rights "FWPS_RIGHT_"
     );
+}
+
+#[test]
+fn access_rights_are_the_references() {
+    let Some(file) = reference("wfp-constants.json") else {
+        return;
+    };
+    let rights = entries(&file, "constants", "FWPM_ACTRL_");
+    assert_eq!(rights.len(), 11);
+    for (name, entry) in rights {
+        let right = AccessRights::from_bits(number(&entry["value"]));
+        assert_eq!(right.to_string(), name);
+    }
 }
 
 /// Every member of an enumeration has the value of the constant of its name.

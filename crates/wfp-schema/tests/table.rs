@@ -153,3 +153,18 @@ fn flags_print_by_name() {
         FilterFlags::CLEAR_ACTION_RIGHT
     );
 }
+
+#[test]
+fn generic_rights_stand_for_what_the_page_says() {
+    use wfp_schema::AccessRights as R;
+    let standard = R::READ_CONTROL.bits();
+    for (generic, own) in [
+        (R::GENERIC_READ, 0x4 | 0x10 | 0x40 | 0x80 | 0x100),
+        (R::GENERIC_EXECUTE, 0x20 | 0x200),
+        (R::GENERIC_WRITE, 0x0001_0000 | 0x1 | 0x2 | 0x8 | 0x400),
+        (R::GENERIC_ALL, 0x000F_0000 | 0x7FF),
+    ] {
+        assert_eq!(generic.specific().bits(), standard | own, "{generic}");
+    }
+    assert_eq!(R::READ.specific(), R::READ);
+}

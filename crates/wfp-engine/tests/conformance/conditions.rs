@@ -254,51 +254,6 @@ fn malformed_values_are_refused() {
     assert_eq!(added(single), Err(NtStatus::FWP_MATCH_TYPE_MISMATCH));
 }
 
-/// Every match type on every type of field that a condition of the field's own type can have.
-#[test]
-fn match_types_accept_what_the_table_says() {
-    let of_type = |key, value: &V, match_type| added(one(key, match_type, value.clone()));
-    let unsigned = [
-        (condition::IP_PROTOCOL, V::Uint8(1)),
-        (condition::IP_REMOTE_PORT, V::Uint16(1)),
-        (condition::FLAGS, V::Uint32(1)),
-        (condition::IP_LOCAL_INTERFACE, V::Uint64(1)),
-    ];
-    let unordered = [(condition::ALE_PACKAGE_ID, V::Sid([1; 12].into()))];
-    let blobs = [(condition::ALE_APP_ID, blob("a"))];
-    for match_type in MatchType::ALL {
-        let orders = matches!(
-            match_type,
-            MatchType::Equal
-                | MatchType::NotEqual
-                | MatchType::Greater
-                | MatchType::Less
-                | MatchType::GreaterOrEqual
-                | MatchType::LessOrEqual
-        );
-        let flags = matches!(
-            match_type,
-            MatchType::FlagsAllSet | MatchType::FlagsAnySet | MatchType::FlagsNoneSet
-        );
-        let suffixes = matches!(match_type, MatchType::Prefix | MatchType::NotPrefix);
-        let cases = [
-            (&unsigned[..], orders || flags),
-            (&blobs[..], orders || suffixes),
-            (&unordered[..], *match_type == MatchType::Equal),
-        ];
-        for (fields, accepted) in cases {
-            for (key, value) in fields {
-                let expected = if accepted {
-                    Ok(())
-                } else {
-                    Err(NtStatus::FWP_MATCH_TYPE_MISMATCH)
-                };
-                assert_eq!(of_type(*key, value, *match_type), expected, "{match_type}");
-            }
-        }
-    }
-}
-
 const USER: [u8; 12] = [1, 1, 0, 0, 0, 0, 0, 5, 18, 0, 0, 0];
 const GROUP: [u8; 16] = [1, 2, 0, 0, 0, 0, 0, 5, 32, 0, 0, 0, 0x20, 2, 0, 0];
 
