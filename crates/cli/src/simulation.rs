@@ -59,6 +59,18 @@ pub fn driver_image(file: Option<&Path>) -> Result<Vec<u8>, SimulationError> {
     }
 }
 
+/// The program database that lies beside a named driver image.
+///
+/// # Errors
+/// [`SimulationError::Read`]
+pub fn program_database(file: Option<&Path>) -> Result<Option<Vec<u8>>, SimulationError> {
+    let beside = file.map(|file| file.with_extension("pdb"));
+    beside
+        .filter(|file| file.exists())
+        .map(|file| driver_image(Some(&file)))
+        .transpose()
+}
+
 /// A running Portcullis.
 #[derive(Debug)]
 pub struct Simulation {
@@ -111,13 +123,22 @@ impl Device for SimulatedDevice {
 }
 
 impl Simulation {
-    /// Boots a machine with `processors`, loads and starts the driver in `image`, and opens its device.
+    /// Boots a machine, loads and starts the driver in `image`, and opens its device. `pdb` is the program database
+    /// of the image, for names in reports.
     ///
     /// # Errors
     /// [`SimulationError`]
-    pub fn start(image: &[u8], config: &ksim::Config) -> Result<Self, SimulationError> {
+    pub fn start(
+        image: &[u8],
+        pdb: Option<&[u8]>,
+        config: &ksim::Config,
+    ) -> Result<Self, SimulationError> {
         let kernel = Kernel::new(config)?;
-        let driver = kernel.load(image, &LoadOptions::named("portcullis.sys"))?;
+        let options = LoadOptions {
+            pdb: pdb.map(<[u8]>::to_vec),
+            ..LoadOptions::named("portcullis.sys")
+        };
+        let driver = kernel.load(image, &options)?;
         let status = driver.start()?;
         if !status.is_success() {
             return Err(SimulationError::Start(status));

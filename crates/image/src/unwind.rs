@@ -77,6 +77,14 @@ struct Code {
     operand: u32,
 }
 
+/// Where undoing a prolog leads.
+enum Undone {
+    /// To the caller, at this address.
+    Returned(u64),
+    /// To the function of which this is a part that was split off.
+    Chained(Function),
+}
+
 /// `UNWIND_INFO`.
 #[derive(Debug)]
 struct Unwind {
@@ -113,11 +121,13 @@ impl Image {
                 return Some(caller);
             };
             let unwind = Unwind::read(&self.view, current.unwind)?;
-            if let Some(rip) = unwind.undo(&mut caller, depth, &mut read)? {
-                caller.rip = rip;
-                return Some(caller);
+            match unwind.undo(&mut caller, depth, &mut read)? {
+                Undone::Returned(rip) => {
+                    caller.rip = rip;
+                    return Some(caller);
+                }
+                Undone::Chained(primary) => function = Some(primary),
             }
-            function = unwind.chained;
             // The primary function's prolog was executed completely.
             depth = None;
         }
@@ -178,14 +188,13 @@ impl Unwind {
         })
     }
 
-    /// Undoes what the prolog has done `depth` bytes into the function, `None` for all of it. The outer `None` is
-    /// failure; the inner one says that the function goes on in a chained one, without a return address yet.
+    /// Undoes what the prolog has done `depth` bytes into the function, `None` for all of it.
     fn undo(
         &self,
         registers: &mut Registers,
         depth: Option<u32>,
         read: &mut impl FnMut(u64) -> Option<u64>,
-    ) -> Option<Option<u64>> {
+    ) -> Option<Undone> {
         let done = |code: &&Code| depth.is_none_or(|depth| u32::from(code.offset) <= depth);
         let has_frame = self.frame_register != 0
             && self
@@ -215,15 +224,15 @@ impl Unwind {
                 operation::PUSH_MACHFRAME => {
                     let top = registers.rsp().wrapping_add(8 * u64::from(code.info));
                     registers.set_rsp(read(top.wrapping_add(24))?);
-                    return Some(Some(read(top)?));
+                    return Some(Undone::Returned(read(top)?));
                 }
                 _ => {}
             }
         }
-        if self.chained.is_some() {
-            return Some(None);
+        match self.chained {
+            Some(primary) => Some(Undone::Chained(primary)),
+            None => Some(Undone::Returned(registers.pop(read)?)),
         }
-        Some(Some(registers.pop(read)?))
     }
 }
 
@@ -239,8 +248,7 @@ fn codes(slots: &[u8]) -> Option<Vec<Code>> {
         let mut word = || slots.next().map(u16::from_le_bytes).map(u32::from);
         let operand = match (operation, info) {
             (operation::ALLOC_SMALL, _) => u32::from(info) * 8 + 8,
-            (operation::ALLOC_LARGE, 0) => word()? * 8,
-            (operation::SAVE_NONVOL, _) => word()? * 8,
+            (operation::ALLOC_LARGE, 0) | (operation::SAVE_NONVOL, _) => word()? * 8,
             (
                 operation::ALLOC_LARGE | operation::SAVE_NONVOL_FAR | operation::SAVE_XMM128_FAR,
                 _,

@@ -255,7 +255,7 @@ impl Faults {
         self.one_in.store(one_in, Ordering::SeqCst);
     }
 
-    /// Whether the next draw says that a call fails. The numbers are those of SplitMix64.
+    /// Whether the next draw says that a call fails. The numbers are those of `SplitMix64`.
     fn drawn(&self) -> bool {
         const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
         let one_in = self.one_in.load(Ordering::Relaxed);

@@ -2,6 +2,7 @@
 
 mod read;
 
+use std::fmt::Write as _;
 use std::io::Cursor;
 use std::ops::Range;
 
@@ -87,12 +88,12 @@ impl Symbols {
         }
         words.push_str(&function.name);
         if at > function.start {
-            words.push_str(&format!("+{:#x}", at - function.start));
+            write!(words, "+{:#x}", at - function.start).ok()?;
         }
         if let Some(span) = span {
             let path = self.file(span);
             let file = path.rsplit(['/', '\\']).next().unwrap_or(path);
-            words.push_str(&format!(", {file}:{}", span.line));
+            write!(words, ", {file}:{}", span.line).ok()?;
         }
         Some(words)
     }

@@ -30,6 +30,7 @@ pub fn run(arguments: &Replay) -> Result<Ending, BadInput> {
         local: arguments.local.clone(),
         processes: arguments.process.clone(),
         driver: simulation::driver_image(arguments.driver.as_deref()).map_err(BadInput::new)?,
+        pdb: simulation::program_database(arguments.driver.as_deref()).map_err(BadInput::new)?,
         cpus: arguments.cpus,
         write: arguments.write.clone(),
         annotate: arguments.annotate.clone(),

@@ -40,6 +40,8 @@ pub struct Plan {
     pub processes: Vec<Process>,
     /// The driver image.
     pub driver: Vec<u8>,
+    /// Its program database, for names in reports.
+    pub pdb: Option<Vec<u8>>,
     /// Simulated processors.
     pub cpus: u32,
     /// Where the frames that passed go.
@@ -213,7 +215,7 @@ pub fn run(plan: &Plan, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Outcome,
         boot_time,
         ..Config::default()
     };
-    let simulation = Simulation::start(&plan.driver, &config)?;
+    let simulation = Simulation::start(&plan.driver, plan.pdb.as_deref(), &config)?;
     if let Some(policy) = &plan.policy {
         control::set_policy(simulation.device(), policy)?;
     }

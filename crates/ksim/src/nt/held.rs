@@ -21,7 +21,7 @@ const MOST_CALLS: u64 = 10_000;
 
 /// The spin locks that one processor holds.
 #[derive(Debug, Default)]
-pub struct HeldLocks {
+pub(crate) struct HeldLocks {
     held: Mutex<Vec<Held>>,
     /// The lock that the processor spins for; 0 for none.
     awaited: AtomicUsize,
