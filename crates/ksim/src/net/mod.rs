@@ -6,35 +6,53 @@
 //! ABI.
 //!
 //! ```text
-//! key, flow       which packets belong together
-//! packet          where a packet's headers are
-//! fragments       datagrams out of fragments
-//! path            a packet's way through the layers ─┬─ ale     authorization, beginning and end of flows
-//!                                                    └─ tcp     connections
-//!                                                         ├─ reassembly  data in order
-//!                                                         └─ stream      the waterfall of stream callouts
-//! indicator       field values and metadata of each layer, from the schema
-//! inject          what drivers send back
+//! key, flow, lookup   which packets belong together
+//! packet, rewrite     where a packet's headers are, and packets with other ends
+//! fragments           datagrams out of fragments
+//! link                frames, below IP
+//! path                a packet's way through the layers ─┬─ ale         authorization, beginning and end of flows
+//!                                                        ├─ endpoint    binds and listens
+//!                                                        ├─ redirecting where binds and connections go instead
+//!                                                        ├─ icmp        errors, answers to closed ports
+//!                                                        └─ tcp         connections
+//!                                                             ├─ reassembly  data in order
+//!                                                             └─ stream      the waterfall of stream callouts
+//! forward             packets between others
+//! group               multicast and broadcast
+//! pend                what callouts delay
+//! change              interfaces, profiles, routes, sleep
+//! plan, indicator     field values and metadata of each layer, from the schema
+//! inject, output      what drivers send back, and what leaves the stack
 //! ```
 //!
-//! # What a replay makes of Windows's rules
+//! # What is made of Windows's rules
 //!
 //! - A capture can't be changed by a verdict, so whatever it shows of a blocked flow afterwards is counted
 //!   as blocked too and not indicated: packets of a refused or dropped TCP connection until a new SYN
 //!   (a peer that repeats its SYN is asked about again), and answers to refused datagrams. Each further
 //!   datagram of the refused direction is classified again, as Windows does without a flow.
 //! - A connection that is joined in the middle is authorized and established by its first packet.
-//! - A flow with both ends on this host is seen from the side of the one who began it. (Windows shows both
-//!   sides, with two flows.)
-//! - Endpoints are bound, and listen, when their first packet shows that they exist. A datagram socket
-//!   that only ever asked closes when the last of its flows has fallen idle; one that was addressed by others,
-//!   and a listening socket, close at [`Host::finish`].
-//! - Multicast and broadcast have ordinary flows; a group that nobody local sends to is the local end.
+//! - Both ends of a loopback flow are shown, each with a flow of its own; one report counts both. A capture may
+//!   be of several hosts that are all taken for this one: a replay shows the end that began
+//!   ([`Setup::both_halves`]).
+//! - Endpoints are bound, and listen, when their first packet shows that they exist, unless [`Host::open`] or
+//!   [`Setup::sockets`] tells. A datagram socket that only ever asked closes when the last of its flows has
+//!   fallen idle; one that was addressed by others, and a listening socket, close at [`Host::finish`].
+//! - All inbound multicast and broadcast of a version is one flow; ends that it has not had before are a
+//!   reauthorization of it (`NEW_INBOUND_MCAST_BCAST_PACKET`), known ends are not. A replay keeps
+//!   conversations apart ([`Setup::group_flows`]).
 //! - Segments whose data waits in the waterfall (`NEED_MORE_DATA`, `DEFER`) have passed: the stack has
-//!   accepted them. A segment is blocked if all data that it brought into order was.
-//! - ICMP errors are shown at the packet and transport layers only; discard and redirect layers and
-//!   `IPFORWARD` are not indicated.
-//! - Outbound fragments are put together first, since only inbound paths show fragments.
+//!   accepted them. A segment is blocked if all data that it brought into order was. Urgent data is in order
+//!   with the rest; the whole of what its segment brought is marked as expedited.
+//! - `STREAM_PACKET` stands where the segment belongs to a flow: inbound behind ALE, outbound before
+//!   `OUTBOUND_TRANSPORT`. The discard layers of `STREAM` are reserved and never shown.
+//! - The redirect layers see what asks here, not connections that are joined in the middle. TCP, UDP and raw
+//!   protocols are rewritten; of ICMP the question is, and an answer from elsewhere is a flow of its own. A
+//!   redirect to a local process is authorized for its first destination too.
+//! - Forwarded packets come to `IPFORWARD` only. What a callout absorbs there goes on when it is injected.
+//! - While an interface is down, or the host sleeps, packets are lost; nothing is indicated, nothing ends.
+//! - Outbound fragments are put together first, since only inbound and forwarding paths show fragments.
+//! - The layers of a virtual switch, and the fast layers, are not indicated.
 
 mod ale;
 mod change;

@@ -4,6 +4,7 @@ mod ale;
 mod build;
 mod change;
 mod conformance;
+mod conserved;
 mod engine;
 mod fragments;
 mod inject;
