@@ -244,7 +244,6 @@ questions! {
     Engine unknown_flow: NtStatus, "FwpsFlowAssociateContext0" {
         "not-found" = NtStatus::NOT_FOUND,
         "invalid-parameter" = NtStatus::INVALID_PARAMETER,
-        "fwp-not-found" = NtStatus::FWP_NOT_FOUND,
     }
 
     /// Notify the deletion of filters whose addition is undone by an abort.
@@ -262,7 +261,6 @@ questions! {
     Engine open_without_bfe: NtStatus, "FwpmEngineOpen0; BFE-01" {
         "rpc-server-unavailable" = NtStatus::RPC_SERVER_UNAVAILABLE,
         "unsuccessful" = NtStatus::UNSUCCESSFUL,
-        "device-not-ready" = NtStatus::DEVICE_NOT_READY,
     }
 
     /// Whether subscribers are told that the base filtering engine is about to
@@ -276,7 +274,6 @@ questions! {
     /// Status of adding a filter whose callout belongs to another layer.
     Engine callout_of_other_layer: NtStatus, "FWPM_CALLOUT0" {
         "incompatible-layer" = NtStatus::FWP_INCOMPATIBLE_LAYER,
-        "callout-not-found" = NtStatus::FWP_CALLOUT_NOT_FOUND,
         "invalid-parameter" = NtStatus::FWP_INVALID_PARAMETER,
     }
 
