@@ -28,18 +28,46 @@ typedef struct _WDF_BIND_INFO2 {
     WDF_STRUCT_INFO *StructTable;
 } WDF_BIND_INFO2;
 
+/* Drivers for 1.23 and before say less. */
+#define FIRST_MINOR_WITH_BIND_INFO2 25
+
+typedef struct _WDF_BIND_INFO {
+    ULONG Size;
+    PCWSTR Component;
+    WDF_VERSION Version;
+    ULONG FuncCount;
+    const WDFFUNC **FuncTable;
+    PVOID Module;
+} WDF_BIND_INFO;
+
 _Static_assert(sizeof(WDF_BIND_INFO2) == 0x58, "WdfLdr knows the structure's version by its size");
+_Static_assert(sizeof(WDF_BIND_INFO) == 0x30, "WdfLdr knows the structure's version by its size");
+
+#if KMDF_VERSION_MINOR >= FIRST_MINOR_WITH_BIND_INFO2
+typedef WDF_BIND_INFO2 BIND_INFO;
+#else
+typedef WDF_BIND_INFO BIND_INFO;
+#endif
+
+/* The framework copies as many functions into the driver; a driver with more gets the table's address. */
+#define MOST_COPIED_FUNCTIONS 438
 
 NTSTATUS WdfVersionBind(PDRIVER_OBJECT DriverObject, PUNICODE_STRING RegistryPath,
-                        WDF_BIND_INFO2 *BindInfo, PWDF_DRIVER_GLOBALS *ComponentGlobals);
-NTSTATUS WdfVersionUnbind(PUNICODE_STRING RegistryPath, WDF_BIND_INFO2 *BindInfo,
+                        BIND_INFO *BindInfo, PWDF_DRIVER_GLOBALS *ComponentGlobals);
+NTSTATUS WdfVersionUnbind(PUNICODE_STRING RegistryPath, BIND_INFO *BindInfo,
                           PWDF_DRIVER_GLOBALS ComponentGlobals);
 
 DRIVER_INITIALIZE DriverEntry;
 
 /* What the driver's bindings refer to. */
 
+#if KMDF_VERSION_MINOR == 9
+WDFFUNC WdfFunctions[WdfFunctionTableNumEntries];
+_Static_assert(WdfFunctionTableNumEntries <= MOST_COPIED_FUNCTIONS, "there is room for them");
+#else
 const WDFFUNC *WdfFunctions;
+_Static_assert(WdfFunctionTableNumEntries > MOST_COPIED_FUNCTIONS, "not copied");
+#endif
 PWDF_DRIVER_GLOBALS WdfDriverGlobals;
 BOOLEAN WdfClientVersionHigherThanFramework;
 WDF_STRUCT_INFO WdfStructures;
@@ -53,17 +81,19 @@ WDFFUNC WdfDriverMiniportUnloadOverride;
 ULONG WdfFunctionCount = WdfFunctionTableNumEntries;
 ULONG WdfStructureCount = STRUCTURE_COUNT;
 
-static WDF_BIND_INFO2 BindInfo = {
-    .Size = sizeof(WDF_BIND_INFO2),
+static BIND_INFO BindInfo = {
+    .Size = sizeof(BIND_INFO),
     .Component = L"KmdfLibrary",
     .Version = {KMDF_VERSION_MAJOR, KMDF_VERSION_MINOR, 0},
     .FuncCount = WdfFunctionTableNumEntries,
-    .FuncTable = &WdfFunctions,
+    .FuncTable = (const WDFFUNC **)&WdfFunctions,
+#if KMDF_VERSION_MINOR >= FIRST_MINOR_WITH_BIND_INFO2
     .MinimumVersionRequired = &WdfMinimumVersionRequired,
     .ClientVersionHigherThanFramework = &WdfClientVersionHigherThanFramework,
     .FuncCountPtr = &WdfFunctionCount,
     .StructCountPtr = &WdfStructureCount,
     .StructTable = &WdfStructures,
+#endif
 };
 
 /* The caller's path is gone by the time that unbinding needs it. */

@@ -34,7 +34,7 @@ const END_TO_END: &str = "portcullis-tests";
 /// The name of both conformance suites.
 const SUITE: &str = "conformance";
 /// End-to-end tests that no option of the engine can change, or that take minutes.
-const APART: [&str; 4] = [SUITE, "captures", "metadata", "windivert"];
+const APART: [&str; 5] = [SUITE, "captures", "foreign", "metadata", "windivert"];
 
 /// Packages whose tests are of the model: the engine, and the network stack in the simulated kernel.
 const MODEL: [&str; 2] = ["wfp-engine", "ksim"];

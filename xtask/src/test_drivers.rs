@@ -23,23 +23,46 @@ struct TestDriver {
     bugs: &'static [&'static str],
 }
 
-const DRIVERS: &[TestDriver] = &[TestDriver {
-    name: "gate",
-    kmdf: None,
-    bugs: &[
-        "LEAK_CALLOUT",
-        "LEAK_DEVICE",
-        "FREE_TWICE",
-        "RIGHTS",
-        "BLOCK_KEEPS_RIGHT",
-        "COMPLETE_TWICE",
-        "LOST_REQUEST",
-        "PENDING_UNMARKED",
-        "CANCEL_LEFT",
-        "CANCEL_LOCK",
-        "TOUCH_COMPLETED",
-    ],
-}];
+const DRIVERS: &[TestDriver] = &[
+    TestDriver {
+        name: "gate",
+        kmdf: None,
+        bugs: &[
+            "LEAK_CALLOUT",
+            "LEAK_DEVICE",
+            "FREE_TWICE",
+            "RIGHTS",
+            "BLOCK_KEEPS_RIGHT",
+            "COMPLETE_TWICE",
+            "LOST_REQUEST",
+            "PENDING_UNMARKED",
+            "CANCEL_LEFT",
+            "CANCEL_LOCK",
+            "TOUCH_COMPLETED",
+        ],
+    },
+    TestDriver {
+        name: "editor",
+        kmdf: Some("1.9"),
+        bugs: &[
+            "LEAK_FLOW",
+            "KEEP_CONTEXTS",
+            "LEAK_CLONE",
+            "FREE_INJECTED",
+            "FORGET_HANDLE",
+        ],
+    },
+    TestDriver {
+        name: "warden",
+        kmdf: Some("1.15"),
+        bugs: &[
+            "NEVER_COMPLETE",
+            "COMPLETE_TWICE",
+            "NO_ABSORB",
+            "PEND_AGAIN",
+        ],
+    },
+];
 
 /// Builds them all, and returns their folder.
 pub(crate) fn build(tools: &Tools) -> anyhow::Result<PathBuf> {

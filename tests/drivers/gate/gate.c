@@ -286,7 +286,8 @@ static VOID NTAPI Classify(
     if ((classifyOut->rights & FWPS_RIGHT_ACTION_WRITE) == 0) {
         return;
     }
-    if (port != extension->Port) {
+    /* 0 is no port: there is none to block. */
+    if (extension->Port == 0 || port != extension->Port) {
         InterlockedIncrement(&extension->Counters.Permitted);
         classifyOut->actionType = FWP_ACTION_PERMIT;
         if (filter->flags & FWPS_FILTER_FLAG_CLEAR_ACTION_RIGHT) {

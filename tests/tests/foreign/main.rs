@@ -1,3 +1,5 @@
 //! Drivers in C, in the style of Microsoft's, run in the same kernel as ours.
 
+mod editor;
 mod gate;
+mod warden;

@@ -157,6 +157,8 @@ pub(crate) fn free_list(
             &crate::verifier::NBL_STATE,
             format!("net buffer list {list:?} is freed before its injection completed"),
         );
+        // The stack still has it, and gives it back: it stays for that.
+        return None;
     }
     if call
         .machine()

@@ -26,3 +26,4 @@ extern WDFFUNC WdfDriverMiniportUnloadOverride;
 #include "wdfcontrol.h"
 #include "wdfstring.h"
 #include "wdfregistry.h"
+#include "wdfinline.h"

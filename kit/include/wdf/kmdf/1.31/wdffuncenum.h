@@ -1,4 +1,4 @@
-/* KMDF 1.31: the framework's function table. */
+/* KMDF: the framework's function table, for the versions that the kit serves: 1.9 and later. */
 #pragma once
 
 extern PWDF_DRIVER_GLOBALS WdfDriverGlobals;
@@ -413,6 +413,7 @@ typedef enum _WDFFUNCENUM {
     WdfRequestMarkCancelableExTableIndex = 393,
     WdfRequestIsReservedTableIndex = 394,
     WdfRequestForwardToParentDeviceIoQueueTableIndex = 395,
+#if KMDF_VERSION_MINOR >= 11
     WdfCxDeviceInitAllocateTableIndex = 396,
     WdfCxDeviceInitAssignWdmIrpPreprocessCallbackTableIndex = 397,
     WdfCxDeviceInitSetIoInCallerContextCallbackTableIndex = 398,
@@ -449,31 +450,68 @@ typedef enum _WDFFUNCENUM {
     WdfInterruptReportInactiveTableIndex = 429,
     WdfDeviceInitSetReleaseHardwareOrderOnFailureTableIndex = 430,
     WdfGetTriageInfoTableIndex = 431,
+#endif
+#if KMDF_VERSION_MINOR >= 13
     WdfDeviceInitSetIoTypeExTableIndex = 432,
     WdfDeviceQueryPropertyExTableIndex = 433,
     WdfDeviceAllocAndQueryPropertyExTableIndex = 434,
     WdfDeviceAssignPropertyTableIndex = 435,
     WdfFdoInitQueryPropertyExTableIndex = 436,
     WdfFdoInitAllocAndQueryPropertyExTableIndex = 437,
+#endif
+#if KMDF_VERSION_MINOR >= 15
     WdfDeviceStopIdleActualTableIndex = 438,
     WdfDeviceResumeIdleActualTableIndex = 439,
     WdfDeviceGetSelfIoTargetTableIndex = 440,
     WdfDeviceInitAllowSelfIoTargetTableIndex = 441,
     WdfIoTargetSelfAssignDefaultIoQueueTableIndex = 442,
     WdfDeviceOpenDevicemapKeyTableIndex = 443,
+#endif
+#if KMDF_VERSION_MINOR >= 19
     WdfDmaTransactionSetSingleTransferRequirementTableIndex = 444,
     WdfCxDeviceInitSetPnpPowerEventCallbacksTableIndex = 445,
+#endif
+#if KMDF_VERSION_MINOR >= 21
     WdfFileObjectGetInitiatorProcessIdTableIndex = 446,
     WdfRequestGetRequestorProcessIdTableIndex = 447,
+#endif
+#if KMDF_VERSION_MINOR >= 23
     WdfDeviceRetrieveCompanionTargetTableIndex = 448,
     WdfCompanionTargetSendTaskSynchronouslyTableIndex = 449,
     WdfCompanionTargetWdmGetCompanionProcessTableIndex = 450,
+#endif
+#if KMDF_VERSION_MINOR >= 25
     WdfDriverOpenPersistentStateRegistryKeyTableIndex = 451,
     WdfDriverErrorReportApiMissingTableIndex = 452,
+#endif
+#if KMDF_VERSION_MINOR >= 29
     WdfPdoInitRemovePowerDependencyOnParentTableIndex = 453,
+#endif
+#if KMDF_VERSION_MINOR >= 31
     WdfCxDeviceInitAllocateContextTableIndex = 454,
     WdfCxDeviceInitGetTypedContextWorkerTableIndex = 455,
     WdfCxDeviceInitSetPowerPolicyEventCallbacksTableIndex = 456,
     WdfDeviceSetDeviceInterfaceStateExTableIndex = 457,
+#endif
+#if KMDF_VERSION_MINOR >= 31
     WdfFunctionTableNumEntries = 458,
+#elif KMDF_VERSION_MINOR >= 29
+    WdfFunctionTableNumEntries = 454,
+#elif KMDF_VERSION_MINOR >= 25
+    WdfFunctionTableNumEntries = 453,
+#elif KMDF_VERSION_MINOR >= 23
+    WdfFunctionTableNumEntries = 451,
+#elif KMDF_VERSION_MINOR >= 21
+    WdfFunctionTableNumEntries = 448,
+#elif KMDF_VERSION_MINOR >= 19
+    WdfFunctionTableNumEntries = 446,
+#elif KMDF_VERSION_MINOR >= 15
+    WdfFunctionTableNumEntries = 444,
+#elif KMDF_VERSION_MINOR >= 13
+    WdfFunctionTableNumEntries = 438,
+#elif KMDF_VERSION_MINOR >= 11
+    WdfFunctionTableNumEntries = 432,
+#elif KMDF_VERSION_MINOR >= 9
+    WdfFunctionTableNumEntries = 396,
+#endif
 } WDFFUNCENUM;

@@ -59,7 +59,9 @@ typedef struct _WDF_IO_QUEUE_CONFIG {
             ULONG NumberOfPresentedRequests;
         } Parallel;
     } Settings;
+#if KMDF_VERSION_MINOR >= 11
     WDFDRIVER Driver;
+#endif
 } WDF_IO_QUEUE_CONFIG, *PWDF_IO_QUEUE_CONFIG;
 
 typedef NTSTATUS (NTAPI *PFN_WDFIOQUEUECREATE)(

@@ -1,0 +1,23 @@
+/* KMDF 1.9. Whatever does not differ from 1.31 is taken from there. The framework copies its functions into the driver's own table. */
+#pragma once
+
+#define WdfFunctions WdfFunctions_01009
+
+typedef VOID (*WDFFUNC)(VOID);
+extern WDFFUNC WdfFunctions[];
+extern WDFFUNC WdfDriverMiniportUnloadOverride;
+
+#include "../1.31/wdftypes.h"
+#include "../1.31/wdfglobals.h"
+#include "../1.31/wdffuncenum.h"
+#include "../1.31/wdfobject.h"
+#include "../1.31/wdfsync.h"
+#include "../1.31/wdfdriver.h"
+#include "../1.31/wdfmemory.h"
+#include "../1.31/wdffileobject.h"
+#include "../1.31/wdfdevice.h"
+#include "../1.31/wdfworkitem.h"
+#include "../1.31/wdfrequest.h"
+#include "../1.31/wdfio.h"
+#include "../1.31/wdfcontrol.h"
+#include "../1.31/wdfinline.h"
