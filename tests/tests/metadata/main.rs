@@ -52,7 +52,9 @@ const RENAMED: &[(&str, &str)] = &[
     ("bits", "uint64"),
     ("data", "NetBufferHeader"),
     ("data", "Next"),
+    ("kind", "Type"),
     ("words", "Parameters"),
+    ("words", "u"),
     // A union of pointers that nobody looks behind.
     ("context", "dataBuffer"),
     ("callback", "EvtTimerFunc"),

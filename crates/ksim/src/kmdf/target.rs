@@ -66,8 +66,8 @@ pub(crate) struct OpenParameters {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct MemoryDescriptor {
     kind: u32,
-    buffer: u64,
-    length: u64,
+    /// The union, as its two words: an address, then a length or the address of a part.
+    words: [u64; 2],
 }
 
 /// `WDF_REQUEST_SEND_OPTIONS`.
@@ -112,16 +112,14 @@ impl MemoryDescriptor {
     pub(crate) const fn of_buffer(address: usize, length: usize) -> Self {
         Self {
             kind: 1,
-            buffer: address as u64,
-            length: length as u64,
+            words: [address as u64, length as u64],
         }
     }
 
     pub(crate) const fn of_object(memory: usize) -> Self {
         Self {
             kind: 3,
-            buffer: memory as u64,
-            length: 0,
+            words: [memory as u64, 0],
         }
     }
 }
@@ -144,7 +142,7 @@ layout! {
         file_attributes @ 72, create_disposition @ 76, create_options @ 80, ea_buffer @ 88, ea_buffer_length @ 96,
         allocation_size @ 104, file_information @ 112,
     }
-    MemoryDescriptor 24 { kind @ 0, buffer @ 8, length @ 16 }
+    MemoryDescriptor 24 { kind @ 0, words @ 8 }
     SendOptions 16 { size @ 0, flags @ 4, timeout @ 8 }
 }
 
@@ -434,15 +432,16 @@ fn described(call: &Call<'_>, descriptor: In<MemoryDescriptor>) -> Result<Descri
     let Some(descriptor) = descriptor.get() else {
         return Ok(Described::Nothing);
     };
-    let address = usize::try_from(descriptor.buffer).unwrap_or(0);
+    let [buffer, rest] = descriptor.words;
+    let address = usize::try_from(buffer).unwrap_or(0);
     // Behind a 32-bit length is padding.
-    let length = usize::try_from(descriptor.length & u64::from(u32::MAX)).unwrap_or(0);
+    let length = usize::try_from(rest & u64::from(u32::MAX)).unwrap_or(0);
     // SAFETY: where the driver says that its buffer is (a trap otherwise).
     let at = |address: usize| unsafe { Out::new(address as *mut u8) };
     match descriptor.kind {
         1 => Ok(Described::Bytes(at(address), length)),
         2 => {
-            let mdl = In::<Mdl>::member(descriptor.buffer).get();
+            let mdl = In::<Mdl>::member(buffer).get();
             let mdl = mdl.ok_or(NtStatus::INVALID_PARAMETER)?;
             let length = if length == 0 {
                 mdl.byte_count as usize
@@ -453,7 +452,7 @@ fn described(call: &Call<'_>, descriptor: In<MemoryDescriptor>) -> Result<Descri
         }
         3 => {
             let id = resolve(call, address, Kind::Memory);
-            let part = In::<MemoryOffset>::member(descriptor.length).get();
+            let part = In::<MemoryOffset>::member(rest).get();
             Ok(Described::Object(id, part))
         }
         _ => Err(NtStatus::INVALID_PARAMETER),
