@@ -92,6 +92,11 @@ impl<T> In<T> {
         Self(address)
     }
 
+    /// What lies `bytes` further.
+    pub(crate) const fn skip(self, bytes: usize) -> Self {
+        Self(self.0.wrapping_byte_add(bytes))
+    }
+
     /// The address that a structure of the driver's holds as a number, such as in a union.
     pub(crate) fn member(address: u64) -> Self {
         Self(ptr::with_exposed_provenance(

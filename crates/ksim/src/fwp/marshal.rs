@@ -219,7 +219,7 @@ fn value(raw: RawValue) -> Result<ConditionValue, NtStatus> {
 }
 
 /// A SID: its size follows from its count of sub-authorities.
-fn sid(at: In<u8>) -> Result<Box<[u8]>, NtStatus> {
+pub(super) fn sid(at: In<u8>) -> Result<Box<[u8]>, NtStatus> {
     let count = at.at(1).ok_or(NtStatus::FWP_NULL_POINTER)?;
     let mut sid = vec![0; 8 + 4 * usize::from(count)];
     at.copy_to(&mut sid);

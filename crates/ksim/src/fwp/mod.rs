@@ -39,6 +39,7 @@ mod options;
 mod reassemble;
 mod redirect;
 mod scratch;
+mod security;
 mod serve;
 mod session;
 mod show;
@@ -82,6 +83,7 @@ pub(crate) static EXPORTS: &[&[Export]] = &[
     objects::provider::EXPORTS,
     objects::provider_context::EXPORTS,
     objects::query::EXPORTS,
+    objects::security::EXPORTS,
     objects::sublayer::EXPORTS,
     options::EXPORTS,
     reassemble::EXPORTS,

@@ -4,7 +4,7 @@ use wfp_engine::{CalloutId, CalloutTemplate, Objects};
 use wfp_schema::{Guid, NtStatus};
 
 use super::query::{Enumerate, get};
-use super::{Kind, Managed, NO_RESOURCES, change};
+use super::{Kind, Managed, NO_RESOURCES, change, secured};
 use crate::access::{In, Out};
 use crate::cpu::PASSIVE;
 use crate::export::exports;
@@ -49,13 +49,13 @@ exports! {
     module "fwpkclnt.sys";
 
     /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/fwpmk/nf-fwpmk-fwpmcalloutadd0>
-    fn FwpmCalloutAdd0(call, engine: usize, callout: In<RawCallout>, security: usize, id: Out<u32>) -> i32,
+    fn FwpmCalloutAdd0(call, engine: usize, callout: In<RawCallout>, security: In<u8>, id: Out<u32>) -> i32,
     irql PASSIVE..=PASSIVE, fails NO_RESOURCES;
     {
         change(
             &call,
             engine,
-            |to, session| to.add_callout(session, marshal::callout(callout)?),
+            |to, session| to.add_callout(session, secured(marshal::callout(callout)?, security)?),
             |added| { id.set(added.get()); },
         )
     }

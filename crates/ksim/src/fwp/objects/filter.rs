@@ -4,7 +4,7 @@ use wfp_engine::{FilterId, Objects};
 use wfp_schema::{Guid, NtStatus};
 
 use super::query::{Enumerate, get};
-use super::{Kind, Managed, NO_RESOURCES, change, select};
+use super::{Kind, Managed, NO_RESOURCES, change, secured, select};
 use crate::access::{In, Out};
 use crate::cpu::PASSIVE;
 use crate::export::exports;
@@ -42,13 +42,13 @@ exports! {
     module "fwpkclnt.sys";
 
     /// <https://learn.microsoft.com/windows/win32/api/fwpmu/nf-fwpmu-fwpmfilteradd0>
-    fn FwpmFilterAdd0(call, engine: usize, filter: In<RawFilter>, security: usize, id: Out<u64>) -> i32,
+    fn FwpmFilterAdd0(call, engine: usize, filter: In<RawFilter>, security: In<u8>, id: Out<u64>) -> i32,
     irql PASSIVE..=PASSIVE, fails NO_RESOURCES;
     {
         change(
             &call,
             engine,
-            |to, session| to.add_filter(session, marshal::filter(filter)?),
+            |to, session| to.add_filter(session, secured(marshal::filter(filter)?, security)?),
             |added| {
                 let fwp = &call.machine().fwp;
                 fwp.objects.note_filter(&fwp.engine, added, call.site());

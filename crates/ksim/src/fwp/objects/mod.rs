@@ -1,7 +1,7 @@
 //! Management objects: adding, deleting, looking up, enumerating.
 //!
 //! The types of objects differ in their structures only: what they have in common is [`Managed`] and the functions of
-//! `query`. A file each holds the functions of providers, provider contexts, sublayers, callouts, filters and layers; `select` decides
+//! `query`. A file each holds the functions of providers, provider contexts, sublayers, callouts, filters and layers; `security` those of their security descriptors; `select` decides
 //! which filters an enumeration's template means.
 
 pub(super) mod callout;
@@ -10,16 +10,17 @@ pub(super) mod layer;
 pub(super) mod provider;
 pub(super) mod provider_context;
 pub(super) mod query;
+pub(super) mod security;
 mod select;
 pub(super) mod sublayer;
 
-use wfp_engine::{Engine, Objects, SessionId};
+use wfp_engine::{Engine, Objects, Secured, SessionId};
 use wfp_schema::{Guid, NtStatus};
 
 use super::give::Arena;
 use super::host::KernelHost;
 use super::session::{session, status};
-use crate::access::Plain;
+use crate::access::{In, Plain};
 use crate::export::Call;
 
 pub(super) use query::State;
@@ -57,6 +58,15 @@ enum Kind {
     Callout,
     Filter,
     Layer,
+}
+
+/// An object with the security descriptor that a driver gives it, if it does.
+fn secured<T>(object: T, security: In<u8>) -> Result<Secured<T>, NtStatus> {
+    let security = super::security::given(security)?;
+    Ok(match security {
+        Some(security) => Secured::new(object, security),
+        None => object.into(),
+    })
 }
 
 /// Changes something in a session; what that gave goes to `then`.

@@ -4,7 +4,7 @@ use wfp_engine::Objects;
 use wfp_schema::{Guid, NtStatus};
 
 use super::query::{Enumerate, get};
-use super::{Kind, Managed, NO_RESOURCES, change};
+use super::{Kind, Managed, NO_RESOURCES, change, secured};
 use crate::access::{In, Out};
 use crate::cpu::PASSIVE;
 use crate::export::exports;
@@ -46,13 +46,13 @@ exports! {
     module "fwpkclnt.sys";
 
     /// <https://learn.microsoft.com/windows/win32/api/fwpmu/nf-fwpmu-fwpmprovideradd0>
-    fn FwpmProviderAdd0(call, engine: usize, provider: In<RawProvider>, security: usize) -> i32,
+    fn FwpmProviderAdd0(call, engine: usize, provider: In<RawProvider>, security: In<u8>) -> i32,
     irql PASSIVE..=PASSIVE, fails NO_RESOURCES;
     {
         change(
             &call,
             engine,
-            |to, session| to.add_provider(session, marshal::provider(provider)?),
+            |to, session| to.add_provider(session, secured(marshal::provider(provider)?, security)?),
             drop,
         )
     }

@@ -7,7 +7,7 @@ use wfp_engine::{Objects, ProviderContextId, ProviderContextTemplate};
 use wfp_schema::{Guid, NtStatus, ProviderContextType};
 
 use super::query::{Enumerate, get};
-use super::{Kind, Managed, NO_RESOURCES, change};
+use super::{Kind, Managed, NO_RESOURCES, change, secured};
 use crate::access::{In, Out};
 use crate::cpu::PASSIVE;
 use crate::export::{Call, exports};
@@ -54,11 +54,21 @@ impl Managed for RawProviderContext {
     }
 }
 
-fn add(call: &Call<'_>, engine: usize, context: In<RawProviderContext>, id: Out<u64>) -> i32 {
+fn add(
+    call: &Call<'_>,
+    engine: usize,
+    (context, security): (In<RawProviderContext>, In<u8>),
+    id: Out<u64>,
+) -> i32 {
     change(
         call,
         engine,
-        |to, session| to.add_provider_context(session, marshal::provider_context(context)?),
+        |to, session| {
+            to.add_provider_context(
+                session,
+                secured(marshal::provider_context(context)?, security)?,
+            )
+        },
         |added| {
             id.set(added.get());
         },
@@ -84,11 +94,11 @@ exports! {
 
     /// <https://learn.microsoft.com/windows/win32/api/fwpmu/nf-fwpmu-fwpmprovidercontextadd0>
     fn FwpmProviderContextAdd0(
-        call, engine: usize, context: In<RawProviderContext>, security: usize, id: Out<u64>,
+        call, engine: usize, context: In<RawProviderContext>, security: In<u8>, id: Out<u64>,
     ) -> i32,
     irql PASSIVE..=PASSIVE, fails NO_RESOURCES;
     {
-        add(&call, engine, context, id)
+        add(&call, engine, (context, security), id)
     }
 
     /// <https://learn.microsoft.com/windows/win32/api/fwpmu/nf-fwpmu-fwpmprovidercontextgetbyid0>
@@ -118,11 +128,11 @@ exports! {
 
     /// <https://learn.microsoft.com/windows/win32/api/fwpmu/nf-fwpmu-fwpmprovidercontextadd1>
     fn FwpmProviderContextAdd1(
-        call, engine: usize, context: In<RawProviderContext>, security: usize, id: Out<u64>,
+        call, engine: usize, context: In<RawProviderContext>, security: In<u8>, id: Out<u64>,
     ) -> i32,
     irql PASSIVE..=PASSIVE, fails NO_RESOURCES;
     {
-        add(&call, engine, context, id)
+        add(&call, engine, (context, security), id)
     }
 
     /// <https://learn.microsoft.com/windows/win32/api/fwpmu/nf-fwpmu-fwpmprovidercontextgetbyid1>
@@ -152,11 +162,11 @@ exports! {
 
     /// <https://learn.microsoft.com/windows/win32/api/fwpmu/nf-fwpmu-fwpmprovidercontextadd2>
     fn FwpmProviderContextAdd2(
-        call, engine: usize, context: In<RawProviderContext>, security: usize, id: Out<u64>,
+        call, engine: usize, context: In<RawProviderContext>, security: In<u8>, id: Out<u64>,
     ) -> i32,
     irql PASSIVE..=PASSIVE, fails NO_RESOURCES;
     {
-        add(&call, engine, context, id)
+        add(&call, engine, (context, security), id)
     }
 
     /// <https://learn.microsoft.com/windows/win32/api/fwpmu/nf-fwpmu-fwpmprovidercontextgetbyid2>
@@ -186,11 +196,11 @@ exports! {
 
     /// <https://learn.microsoft.com/windows/win32/api/fwpmu/nf-fwpmu-fwpmprovidercontextadd3>
     fn FwpmProviderContextAdd3(
-        call, engine: usize, context: In<RawProviderContext>, security: usize, id: Out<u64>,
+        call, engine: usize, context: In<RawProviderContext>, security: In<u8>, id: Out<u64>,
     ) -> i32,
     irql PASSIVE..=PASSIVE, fails NO_RESOURCES;
     {
-        add(&call, engine, context, id)
+        add(&call, engine, (context, security), id)
     }
 
     /// <https://learn.microsoft.com/windows/win32/api/fwpmu/nf-fwpmu-fwpmprovidercontextgetbyid3>

@@ -4,7 +4,7 @@ use wfp_engine::Objects;
 use wfp_schema::{Guid, NtStatus};
 
 use super::query::{Enumerate, get};
-use super::{Kind, Managed, NO_RESOURCES, change};
+use super::{Kind, Managed, NO_RESOURCES, change, secured};
 use crate::access::{In, Out};
 use crate::cpu::PASSIVE;
 use crate::export::exports;
@@ -46,13 +46,13 @@ exports! {
     module "fwpkclnt.sys";
 
     /// <https://learn.microsoft.com/windows/win32/api/fwpmu/nf-fwpmu-fwpmsublayeradd0>
-    fn FwpmSubLayerAdd0(call, engine: usize, sublayer: In<RawSubLayer>, security: usize) -> i32,
+    fn FwpmSubLayerAdd0(call, engine: usize, sublayer: In<RawSubLayer>, security: In<u8>) -> i32,
     irql PASSIVE..=PASSIVE, fails NO_RESOURCES;
     {
         change(
             &call,
             engine,
-            |to, session| to.add_sublayer(session, marshal::sublayer(sublayer)?),
+            |to, session| to.add_sublayer(session, secured(marshal::sublayer(sublayer)?, security)?),
             drop,
         )
     }

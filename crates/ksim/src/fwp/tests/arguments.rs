@@ -236,7 +236,7 @@ fn the_conditions_of_a_filter_reach_its_callout() {
         filter.conditions = unsafe { In::new(conditions.as_ptr()) };
         let mut id = 0;
         assert_eq!(
-            FwpmFilterAdd0(driver.engine, at(&filter), 0, into(&mut id)),
+            FwpmFilterAdd0(driver.engine, at(&filter), In::null(), into(&mut id)),
             OK
         );
         behave(move |classify| {

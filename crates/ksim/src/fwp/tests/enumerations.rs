@@ -127,10 +127,16 @@ fn a_layer_is_found_by_its_number_and_by_its_key() {
 fn a_template_selects_sublayers_and_callouts_by_their_provider_and_layer() {
     run_clean(Config::default(), |driver| {
         let provider = raw_provider(Guid::from_u128(1));
-        assert_eq!(FwpmProviderAdd0(driver.engine, at(&provider), 0), OK);
+        assert_eq!(
+            FwpmProviderAdd0(driver.engine, at(&provider), In::null()),
+            OK
+        );
         let mut sublayer = raw_sublayer(Guid::from_u128(2));
         sublayer.provider = at(&provider.key);
-        assert_eq!(FwpmSubLayerAdd0(driver.engine, at(&sublayer), 0), OK);
+        assert_eq!(
+            FwpmSubLayerAdd0(driver.engine, at(&sublayer), In::null()),
+            OK
+        );
         let functions = (
             FwpmSubLayerCreateEnumHandle0 as Create<_>,
             FwpmSubLayerEnum0 as Next<crate::fwp::layout::management::RawSubLayer>,
@@ -180,7 +186,7 @@ fn a_template_selects_filters_by_layer_action_and_conditions() {
                 filter.conditions = at(condition);
             }
             assert_eq!(
-                FwpmFilterAdd0(driver.engine, at(&filter), 0, Out::null()),
+                FwpmFilterAdd0(driver.engine, at(&filter), In::null(), Out::null()),
                 OK
             );
         };
@@ -247,7 +253,7 @@ fn a_filters_provider_context_reaches_its_callout() {
         let context = raw_provider_context(Guid::from_u128(0xc0de), &blob);
         let mut id = 0;
         assert_eq!(
-            FwpmProviderContextAdd2(engine, at(&context), 0, into(&mut id)),
+            FwpmProviderContextAdd2(engine, at(&context), In::null(), into(&mut id)),
             OK
         );
         let mut found = Out::<RawProviderContext>::null();
@@ -268,7 +274,10 @@ fn a_filters_provider_context_reaches_its_callout() {
         let halves = context.key.to_bytes();
         let half = |at: usize| u64::from_le_bytes(*halves[at..].first_chunk().expect("8 bytes"));
         filter.context = [half(0), half(8)];
-        assert_eq!(FwpmFilterAdd0(engine, at(&filter), 0, Out::null()), OK);
+        assert_eq!(
+            FwpmFilterAdd0(engine, at(&filter), In::null(), Out::null()),
+            OK
+        );
         behave(move |classify| {
             let at: In<RawProviderContext> = In::member(classify.filter.provider_context as u64);
             let seen = at.get().expect("a provider context");
@@ -284,7 +293,7 @@ fn a_filters_provider_context_reaches_its_callout() {
         let mut other = context;
         other.key = Guid::from_u128(2);
         other.context_type = 99;
-        let refused = FwpmProviderContextAdd0(engine, at(&other), 0, Out::null());
+        let refused = FwpmProviderContextAdd0(engine, at(&other), In::null(), Out::null());
         assert_eq!(status(refused), NtStatus::FWP_INVALID_ENUMERATOR);
     });
 }

@@ -244,7 +244,7 @@ fn a_callout_that_wants_its_flows_only_is_not_asked_about_others() {
             key,
         };
         assert_eq!(
-            FwpmFilterAdd0(driver.engine, at(&filter), 0, Out::null()),
+            FwpmFilterAdd0(driver.engine, at(&filter), In::null(), Out::null()),
             OK
         );
         behave(block);
@@ -278,7 +278,7 @@ fn notify_functions_hear_of_filters_and_may_change_their_context() {
         heard(|heard| heard.filter_context = Some(6));
         let mut id = 0;
         assert_eq!(
-            FwpmFilterAdd0(driver.engine, at(&filter), 0, into(&mut id)),
+            FwpmFilterAdd0(driver.engine, at(&filter), In::null(), into(&mut id)),
             OK
         );
         let add = NotifyType::AddFilter.value();
@@ -307,7 +307,7 @@ fn notify_functions_hear_of_filters_and_may_change_their_context() {
         );
         // CAL-09
         heard(|heard| heard.notify_status = NtStatus::ACCESS_DENIED.to_i32());
-        let refused = FwpmFilterAdd0(driver.engine, at(&filter), 0, Out::null());
+        let refused = FwpmFilterAdd0(driver.engine, at(&filter), In::null(), Out::null());
         assert_eq!(status(refused), NtStatus::FWP_CALLOUT_NOTIFICATION_FAILED);
         heard(|heard| heard.notify_status = OK);
     });

@@ -13,5 +13,6 @@ mod packets;
 mod processors;
 mod redirects;
 mod rules;
+mod security;
 mod streams;
 mod support;

@@ -40,11 +40,11 @@ fn what_was_added_is_found_again() {
     run_clean(Config::default(), |driver| {
         let engine = driver.engine;
         let provider = raw_provider(Guid::from_u128(1));
-        assert_eq!(FwpmProviderAdd0(engine, at(&provider), 0), OK);
+        assert_eq!(FwpmProviderAdd0(engine, at(&provider), In::null()), OK);
         let mut sublayer = raw_sublayer(Guid::from_u128(2));
         sublayer.weight = 0x1234;
         sublayer.provider = at(&provider.key);
-        assert_eq!(FwpmSubLayerAdd0(engine, at(&sublayer), 0), OK);
+        assert_eq!(FwpmSubLayerAdd0(engine, at(&sublayer), In::null()), OK);
 
         let mut found = Out::<RawProvider>::null();
         assert_eq!(
@@ -143,7 +143,7 @@ fn a_filters_weight_conditions_and_action_survive_the_round_trip() {
             filter.conditions = unsafe { In::new(conditions.as_ptr()) };
             let mut id = 0;
             assert_eq!(
-                FwpmFilterAdd0(driver.engine, at(&filter), 0, into(&mut id)),
+                FwpmFilterAdd0(driver.engine, at(&filter), In::null(), into(&mut id)),
                 OK
             );
             let mut found = Out::<RawFilter>::null();
@@ -173,11 +173,11 @@ fn missing_pointers_and_names_have_their_statuses() {
     run_clean(Config::default(), |driver| {
         let engine = driver.engine;
         assert_eq!(
-            status(FwpmSubLayerAdd0(engine, In::null(), 0)),
+            status(FwpmSubLayerAdd0(engine, In::null(), In::null())),
             NtStatus::FWP_NULL_POINTER
         );
         assert_eq!(
-            status(FwpmFilterAdd0(engine, In::null(), 0, Out::null())),
+            status(FwpmFilterAdd0(engine, In::null(), In::null(), Out::null())),
             NtStatus::FWP_NULL_POINTER
         );
         assert_eq!(
@@ -192,27 +192,27 @@ fn missing_pointers_and_names_have_their_statuses() {
         let mut nameless = raw_sublayer(Guid::from_u128(9));
         nameless.display.name = In::null();
         assert_eq!(
-            status(FwpmSubLayerAdd0(engine, at(&nameless), 0)),
+            status(FwpmSubLayerAdd0(engine, at(&nameless), In::null())),
             NtStatus::FWP_NULL_DISPLAY_NAME
         );
         let connect = v4(LayerKind::AleAuthConnect);
         let mut filter = driver.raw_filter(connect);
         filter.condition_count = 1;
         assert_eq!(
-            status(FwpmFilterAdd0(engine, at(&filter), 0, Out::null())),
+            status(FwpmFilterAdd0(engine, at(&filter), In::null(), Out::null())),
             NtStatus::FWP_NULL_POINTER
         );
         let mut filter = driver.raw_filter(connect);
         filter.action.kind = 0x7;
         assert_eq!(
-            status(FwpmFilterAdd0(engine, at(&filter), 0, Out::null())),
+            status(FwpmFilterAdd0(engine, at(&filter), In::null(), Out::null())),
             NtStatus::FWP_INVALID_ACTION_TYPE
         );
         // WGT-04
         let mut filter = driver.raw_filter(connect);
         filter.weight = RawValue::number(wfp_schema::DataType::Uint32, 1);
         assert_eq!(
-            status(FwpmFilterAdd0(engine, at(&filter), 0, Out::null())),
+            status(FwpmFilterAdd0(engine, at(&filter), In::null(), Out::null())),
             NtStatus::FWP_INVALID_WEIGHT
         );
     });
@@ -226,7 +226,12 @@ fn the_callouts_of_another_product_are_told_apart_by_their_keys() {
         // OBJ-01
         let again = raw_callout(key, connect.layer().expect("known").key());
         assert_eq!(
-            status(FwpmCalloutAdd0(driver.engine, at(&again), 0, Out::null())),
+            status(FwpmCalloutAdd0(
+                driver.engine,
+                at(&again),
+                In::null(),
+                Out::null()
+            )),
             NtStatus::FWP_ALREADY_EXISTS
         );
         let mut found = Out::<RawCallout>::null();
@@ -274,7 +279,10 @@ fn a_transaction_takes_effect_as_a_whole() {
                 status(FwpmTransactionBegin0(engine, 0)),
                 NtStatus::FWP_TXN_IN_PROGRESS
             );
-            assert_eq!(FwpmFilterAdd0(engine, at(&block), 0, Out::null()), OK);
+            assert_eq!(
+                FwpmFilterAdd0(engine, at(&block), In::null(), Out::null()),
+                OK
+            );
             assert_eq!(
                 driver.classify(connect, &[], super::support::Shown::default()),
                 Outcome::Permit
@@ -299,7 +307,7 @@ fn a_dynamic_session_takes_its_objects_along() {
         let mut engine = 0;
         assert_eq!(open(&mut engine), OK);
         let sublayer = raw_sublayer(Guid::from_u128(0x5e55));
-        assert_eq!(FwpmSubLayerAdd0(engine, at(&sublayer), 0), OK);
+        assert_eq!(FwpmSubLayerAdd0(engine, at(&sublayer), In::null()), OK);
         // SES-02
         let foreign = FwpmSubLayerDeleteByKey0(driver.engine, at(&sublayer.key));
         assert_eq!(status(foreign), NtStatus::FWP_WRONG_SESSION);
@@ -328,7 +336,7 @@ fn an_enumeration_returns_everything_once() {
                     FwpmFilterAdd0(
                         driver.engine,
                         at(&driver.raw_filter(connect)),
-                        0,
+                        In::null(),
                         into(&mut id)
                     ),
                     OK
@@ -400,7 +408,7 @@ fn stale_handles_and_levels_are_found() {
         // IRQ-01
         driver.cpu.set_irql(crate::cpu::DISPATCH);
         let filter = driver.raw_filter(v4(LayerKind::AleAuthConnect));
-        FwpmFilterAdd0(driver.engine, at(&filter), 0, Out::null());
+        FwpmFilterAdd0(driver.engine, at(&filter), In::null(), Out::null());
         driver.cpu.set_irql(crate::cpu::PASSIVE);
         behave(|_| ());
     });
@@ -428,8 +436,11 @@ fn every_call_that_can_fail_does_so_on_demand() {
             .machine()
             .faults()
             .fail_call("FwpmSubLayerAdd0", 1);
-        let failed = FwpmSubLayerAdd0(driver.engine, at(&sublayer), 0);
+        let failed = FwpmSubLayerAdd0(driver.engine, at(&sublayer), In::null());
         assert_eq!(status(failed), NtStatus::INSUFFICIENT_RESOURCES);
-        assert_eq!(FwpmSubLayerAdd0(driver.engine, at(&sublayer), 0), OK);
+        assert_eq!(
+            FwpmSubLayerAdd0(driver.engine, at(&sublayer), In::null()),
+            OK
+        );
     });
 }

@@ -186,7 +186,7 @@ fn without_the_right_a_callout_only_vetoes() {
     // A heavier sublayer permits for good.
     let classify_after_a_hard_permit = |behaviour: fn(&mut Classify<'_>)| {
         use super::support::{OK, at, raw_sublayer};
-        use crate::access::Out;
+        use crate::access::{In, Out};
         use crate::fwp::objects::filter::FwpmFilterAdd0;
         use crate::fwp::objects::sublayer::FwpmSubLayerAdd0;
 
@@ -195,12 +195,15 @@ fn without_the_right_a_callout_only_vetoes() {
             let connect = v4(LayerKind::AleAuthConnect);
             let mut heavier = raw_sublayer(wfp_schema::Guid::from_u128(0x5eed_0002));
             heavier.weight = 0xffff;
-            assert_eq!(FwpmSubLayerAdd0(driver.engine, at(&heavier), 0), OK);
+            assert_eq!(
+                FwpmSubLayerAdd0(driver.engine, at(&heavier), In::null()),
+                OK
+            );
             let mut permit = driver.raw_filter(connect);
             permit.sublayer = heavier.key;
             permit.flags = FilterFlags::CLEAR_ACTION_RIGHT.bits();
             assert_eq!(
-                FwpmFilterAdd0(driver.engine, at(&permit), 0, Out::null()),
+                FwpmFilterAdd0(driver.engine, at(&permit), In::null(), Out::null()),
                 OK
             );
             driver.filtered(connect, Action::CalloutUnknown);
@@ -233,6 +236,7 @@ fn without_the_right_a_callout_only_vetoes() {
 #[test]
 fn a_callout_that_is_not_registered_blocks_or_permits_as_its_filter_says() {
     use super::support::{OK, at, raw_callout};
+    use crate::access::In;
     use crate::access::Out;
     use crate::fwp::layout::management::RawAction;
     use crate::fwp::objects::callout::FwpmCalloutAdd0;
@@ -259,7 +263,7 @@ fn a_callout_that_is_not_registered_blocks_or_permits_as_its_filter_says() {
             let key = wfp_schema::Guid::from_u128(0xab5e);
             let callout = raw_callout(key, connect.layer().expect("known").key());
             assert_eq!(
-                FwpmCalloutAdd0(driver.engine, at(&callout), 0, Out::null()),
+                FwpmCalloutAdd0(driver.engine, at(&callout), In::null(), Out::null()),
                 OK
             );
             let mut filter = driver.raw_filter(connect);
@@ -269,7 +273,7 @@ fn a_callout_that_is_not_registered_blocks_or_permits_as_its_filter_says() {
             };
             filter.flags = flags.bits();
             assert_eq!(
-                FwpmFilterAdd0(driver.engine, at(&filter), 0, Out::null()),
+                FwpmFilterAdd0(driver.engine, at(&filter), In::null(), Out::null()),
                 OK
             );
             assert_eq!(

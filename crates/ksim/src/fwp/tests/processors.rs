@@ -8,6 +8,7 @@ use wfp_schema::{Action, LayerKind, NtStatus};
 use super::support::{
     Driver, OK, at, behave, heard, into, open, raw_callout, registration, status, v4,
 };
+use crate::access::In;
 use crate::fwp::callout::{FwpsCalloutRegister2, FwpsCalloutUnregisterById0};
 use crate::fwp::flow::{FwpsFlowAssociateContext0, FwpsFlowRemoveContext0};
 use crate::fwp::layout::management::RawAction;
@@ -40,17 +41,17 @@ fn machine() -> (Kernel, u32, usize) {
             );
             assert_eq!(open(&mut engine), OK);
             let sublayer = super::support::raw_sublayer(wfp_schema::Guid::from_u128(5));
-            assert_eq!(FwpmSubLayerAdd0(engine, at(&sublayer), 0), OK);
+            assert_eq!(FwpmSubLayerAdd0(engine, at(&sublayer), In::null()), OK);
             let callout = raw_callout(key, layer.layer().expect("known").key());
             let none = crate::access::Out::null();
-            assert_eq!(FwpmCalloutAdd0(engine, at(&callout), 0, none), OK);
+            assert_eq!(FwpmCalloutAdd0(engine, at(&callout), In::null(), none), OK);
             let mut filter = Driver::filter_of(sublayer.key, layer);
             filter.action = RawAction {
                 kind: Action::CalloutInspection.value(),
                 key,
             };
             let none = crate::access::Out::null();
-            assert_eq!(FwpmFilterAdd0(engine, at(&filter), 0, none), OK);
+            assert_eq!(FwpmFilterAdd0(engine, at(&filter), In::null(), none), OK);
             (id, engine)
         })
         .expect("no bug check");

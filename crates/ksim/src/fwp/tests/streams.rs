@@ -401,7 +401,7 @@ fn a_condition_selects_the_flows_of_a_stream_callout() {
         // SAFETY: read during the call only.
         filter.conditions = unsafe { In::new(conditions.as_ptr()) };
         assert_eq!(
-            FwpmFilterAdd0(driver.engine, at(&filter), 0, Out::null()),
+            FwpmFilterAdd0(driver.engine, at(&filter), In::null(), Out::null()),
             0
         );
         for (port, wanted) in [(443, 1), (80, 0)] {

@@ -225,7 +225,7 @@ impl<'a> Driver<'a> {
             driver.engine = engine;
             let mut sublayer = raw_sublayer(driver.sublayer);
             sublayer.weight = 0x100;
-            assert_eq!(FwpmSubLayerAdd0(engine, at(&sublayer), 0), OK);
+            assert_eq!(FwpmSubLayerAdd0(engine, at(&sublayer), In::null()), OK);
         }
         driver
     }
@@ -262,7 +262,7 @@ impl<'a> Driver<'a> {
         let mut added = 0;
         let callout = raw_callout(key, layer.layer().expect("a known layer").key());
         assert_eq!(
-            FwpmCalloutAdd0(self.engine, at(&callout), 0, into(&mut added)),
+            FwpmCalloutAdd0(self.engine, at(&callout), In::null(), into(&mut added)),
             OK
         );
         assert_eq!(added, id, "one number for one callout");
@@ -279,7 +279,7 @@ impl<'a> Driver<'a> {
         assert_eq!(registered, OK);
         let mut callout = raw_callout(key, layer.layer().expect("a known layer").key());
         callout.flags = ManagementCalloutFlags::USES_PROVIDER_CONTEXT.bits();
-        let added = FwpmCalloutAdd0(self.engine, at(&callout), 0, Out::null());
+        let added = FwpmCalloutAdd0(self.engine, at(&callout), In::null(), Out::null());
         assert_eq!(added, OK);
         self.callouts.push(id);
         key
@@ -304,7 +304,10 @@ impl<'a> Driver<'a> {
             key,
         };
         filter.context[0] = 0xc0de;
-        assert_eq!(FwpmFilterAdd0(self.engine, at(&filter), 0, Out::null()), OK);
+        assert_eq!(
+            FwpmFilterAdd0(self.engine, at(&filter), In::null(), Out::null()),
+            OK
+        );
         id
     }
 
