@@ -56,6 +56,7 @@ pub(crate) fn measure(
         local: traffic::LOCAL.map(str::to_owned).to_vec(),
         processes: Vec::new(),
         driver: image.to_vec(),
+        pdb: None,
         cpus: 1,
         write: None,
     };

@@ -40,6 +40,7 @@ pub(crate) fn replay(capture: &Path, policy: &[u8]) -> Vec<Found> {
         local: Vec::new(),
         processes: Vec::new(),
         driver: simulation::driver_image(None).expect("cargo xtask test builds the driver first"),
+        pdb: None,
         cpus: 1,
         write: None,
         annotate: None,
