@@ -59,6 +59,8 @@ pub(crate) fn measure(
         pdb: None,
         cpus: 1,
         write: None,
+        annotate: None,
+        rules: Vec::new(),
     };
     let mut rates = Vec::new();
     let mut in_all = Vec::new();
