@@ -96,7 +96,7 @@ impl<F: Filtering> Host<F> {
         self.advance_to(now);
     }
 
-    /// Notices what a packet shows of changes: another arrival interface (weak host), another state of IPsec.
+    /// Notices what a packet shows of changes: another arrival interface (weak host), another state of `IPsec`.
     pub(super) fn notice(&mut self, flow: usize, transit: &Transit<'_>) {
         let entry = &mut self.flows.all[flow];
         let arrival = transit.arrival;

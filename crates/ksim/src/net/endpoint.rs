@@ -15,6 +15,7 @@ use super::report::Reason;
 
 /// A socket that is bound without a packet that would show it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Socket {
     /// IP version.
     pub version: IpVersion,

@@ -32,6 +32,7 @@ pub(super) enum State {
 
 /// A flow.
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct Flow {
     pub(super) conversation: Conversation,
     pub(super) report: FlowIndex,
@@ -202,6 +203,7 @@ impl Flows {
 
 /// A local endpoint that outlives its flows: a listening socket, or a datagram socket.
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct Endpoint {
     pub(super) conversation: Conversation,
     pub(super) handle: u64,

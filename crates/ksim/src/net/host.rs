@@ -88,12 +88,12 @@ pub struct Arrival {
     pub link: Link,
     /// The link that an inbound packet really came by, if that is another.
     pub interface: Option<Link>,
-    /// Whether IPsec secures it.
+    /// Whether `IPsec` secures it.
     pub ipsec: bool,
 }
 
 impl Arrival {
-    /// By the link of the local address, without IPsec.
+    /// By the link of the local address, without `IPsec`.
     #[must_use]
     pub const fn on(link: Link) -> Self {
         Self {

@@ -22,6 +22,7 @@ pub(super) use super::plan::Point;
 
 /// The two ends of a flow as the layers show them.
 #[derive(Clone, Copy, Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct Conversation {
     pub(super) version: IpVersion,
     pub(super) protocol: u8,
@@ -41,7 +42,7 @@ pub(super) struct Conversation {
     pub(super) any_address: bool,
     /// Whether the endpoint is a raw socket.
     pub(super) raw: bool,
-    /// Whether IPsec secures the traffic.
+    /// Whether `IPsec` secures the traffic.
     pub(super) ipsec: bool,
     /// Whether an IPv4 endpoint is an IPv6 socket that takes both.
     pub(super) dual: bool,
@@ -459,8 +460,8 @@ impl<'a> Known<'a> {
                 .map_or(0, |embedded| embedded.remote)
                 .to_be_bytes(),
             interface,
-            arrival: named(details.arrival).or((!outbound).then_some(interface)),
-            next_hop: named(details.next_hop).or(outbound.then_some(interface)),
+            arrival: named(details.arrival).or_else(|| (!outbound).then_some(interface)),
+            next_hop: named(details.next_hop).or_else(|| outbound.then_some(interface)),
         }
     }
 

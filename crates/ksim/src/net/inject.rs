@@ -107,8 +107,8 @@ impl Fingerprint {
 
     /// Of the packet that a frame carries, or of the frame itself.
     pub(super) fn of_frame(frame: &Frame<'_>, outbound: bool) -> Self {
-        frame.packet().map_or(
-            Self {
+        frame.packet().map_or_else(
+            || Self {
                 outbound,
                 source: (number(frame.source), frame.ether_type),
                 destination: (number(frame.destination), frame.vlan),

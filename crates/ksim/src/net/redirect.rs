@@ -57,11 +57,7 @@ impl Redirection {
             .records()
             .filter(|record| record.redirect_handle != 0)
             .collect();
-        let own = handed
-            .iter()
-            .copied()
-            .filter(|record| by_self(record))
-            .last();
+        let own = handed.iter().copied().rfind(by_self);
         match (handed.last(), own) {
             (None, _) => (ConnectionRedirectState::NotRedirected, None),
             (Some(_), None) => (ConnectionRedirectState::RedirectedByOther, None),

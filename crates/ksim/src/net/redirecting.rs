@@ -119,10 +119,10 @@ impl<F: Filtering> Host<F> {
         );
         let asked = Request::of(local, remote);
         let proxied = (entry.conversation.protocol, local.address, local.port);
-        let redirection = match self.records.get(&proxied) {
-            None => Redirection::new(asked),
-            Some(records) => Redirection::on_behalf(asked, records),
-        };
+        let redirection = self.records.get(&proxied).map_or_else(
+            || Redirection::new(asked),
+            |records| Redirection::on_behalf(asked, records),
+        );
         let point = Point::ConnectRedirect;
         if let Some(redirection) = self.ask_redirectors(flow, transit, point, redirection, None)? {
             self.move_flow(flow, redirection);

@@ -103,14 +103,13 @@ fn connected() -> (Host<Recorder>, Dialogue) {
 }
 
 /// Why the connection was authorized again, if it was.
-fn reason(host: &mut Host<Recorder>) -> Option<u64> {
+fn reason(host: &mut Host<Recorder>) -> Option<ReauthorizeReason> {
     let shown = &host.filtering().shown;
     let asked = shown.iter().find(|shown| shown.what == "ALE_AUTH_CONNECT");
-    asked.map(|asked| asked.fields["REAUTHORIZE_REASON"])
-}
-
-fn bits(reason: ReauthorizeReason) -> Option<u64> {
-    Some(u64::from(reason.bits()))
+    asked.map(|asked| {
+        let bits = u32::try_from(asked.fields["REAUTHORIZE_REASON"]).expect("32 bits");
+        ReauthorizeReason::from_bits(bits)
+    })
 }
 
 #[test]
@@ -123,7 +122,7 @@ fn a_packet_on_another_interface_reauthorizes_with_that_interface() {
     assert!(host.packet_from(0, arrival, &talk.say(false, b"x")).passed);
     assert_eq!(
         reason(&mut host),
-        bits(ReauthorizeReason::NEW_ARRIVAL_INTERFACE)
+        Some(ReauthorizeReason::NEW_ARRIVAL_INTERFACE)
     );
     let asked = host.filtering().last("ALE_AUTH_CONNECT");
     let index = u64::from(Interface::ethernet(4).index);
@@ -144,7 +143,7 @@ fn another_route_reauthorizes_with_the_next_hop() {
     host.packet(0, &talk.say(true, b"x"));
     assert_eq!(
         reason(&mut host),
-        bits(ReauthorizeReason::NEW_NEXTHOP_INTERFACE)
+        Some(ReauthorizeReason::NEW_NEXTHOP_INTERFACE)
     );
     let asked = host.filtering().last("ALE_AUTH_CONNECT");
     let index = u64::from(Interface::ethernet(6).index);
@@ -167,7 +166,7 @@ fn an_interface_in_another_profile_reauthorizes_its_flows_only() {
     assert_eq!(reason(&mut host), None);
     host.set_interface(0, 0, profile(0, 2));
     host.packet(0, &talk.say(true, b"y"));
-    assert_eq!(reason(&mut host), bits(ReauthorizeReason::PROFILE_CROSSING));
+    assert_eq!(reason(&mut host), Some(ReauthorizeReason::PROFILE_CROSSING));
     assert_eq!(
         host.filtering().last("ALE_AUTH_CONNECT").fields["CURRENT_PROFILE_ID"],
         2
@@ -184,7 +183,7 @@ fn ipsec_is_a_flag_and_its_change_a_reason() {
     host.packet_from(0, secured, &talk.say(false, b"x"));
     assert_eq!(
         reason(&mut host),
-        bits(ReauthorizeReason::IPSEC_PROPERTIES_CHANGED)
+        Some(ReauthorizeReason::IPSEC_PROPERTIES_CHANGED)
     );
     let flag = u64::from(ConditionFlags::IS_IPSEC_SECURED.bits());
     for layer in ["INBOUND_IPPACKET", "INBOUND_TRANSPORT", "ALE_AUTH_CONNECT"] {
@@ -200,7 +199,7 @@ fn several_causes_are_one_reauthorization() {
     host.filtering().epoch += 1;
     host.packet(0, &talk.say(true, b"x"));
     let both = ReauthorizeReason::SOCKET_PROPERTY_CHANGED | ReauthorizeReason::POLICY_CHANGE;
-    assert_eq!(reason(&mut host), bits(both));
+    assert_eq!(reason(&mut host), Some(both));
     assert_eq!(host.filtering().count("ALE_AUTH_CONNECT"), 1);
     let handle = host.flows()[0].handles[0];
     assert!(host.reauthorize_flow(handle, ReauthorizeReason::EDP_POLICY_CHANGED));

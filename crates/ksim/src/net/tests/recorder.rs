@@ -269,10 +269,9 @@ impl Filtering for Recorder {
     fn redirect(&mut self, indication: &Indication<'_>, redirection: &mut Redirection) -> Outcome {
         let outcome = self.classify(indication);
         let kind = indication.layer.layer().expect("a known layer").kind();
-        match &mut self.redirector {
-            Some(redirector) => redirector(kind, redirection),
-            None => outcome,
-        }
+        self.redirector
+            .as_mut()
+            .map_or(outcome, |redirector| redirector(kind, redirection))
     }
 
     fn blocking_filter(&self) -> u64 {

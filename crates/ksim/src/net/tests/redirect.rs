@@ -278,12 +278,12 @@ fn a_pended_redirect_goes_on_as_it_is_completed() {
         assert_eq!(report.reason, Some(Reason::AwaitsAuthorization));
         assert_eq!(host.filtering().count("ALE_AUTH_CONNECT"), 0);
         let handle = host.filtering().last("ALE_CONNECT_REDIRECT").pend_handle;
-        let changed = Request {
+        let elsewhere = Request {
             remote: end("192.0.2.9:8443"),
             ..Request::of(end("10.0.0.1:50000"), end("192.0.2.1:443"))
         };
         let changes = if completion == Completion::Permit {
-            vec![changed]
+            vec![elsewhere]
         } else {
             Vec::new()
         };

@@ -79,7 +79,7 @@ fn str_03_at_eight_megabytes_the_callout_has_to_decide() {
         }
     });
     let data = vec![b'x'; SEGMENT];
-    for _ in 0..(8 << 20) / SEGMENT + 1 {
+    for _ in 0..=(8 << 20) / SEGMENT {
         host.packet(0, &talk.say(true, &data));
     }
     let pieces = &host.filtering().pieces;
