@@ -3,7 +3,7 @@
 use core::{ffi::c_void, fmt};
 
 use wfp_schema::{DataType, FieldIndex};
-use wfp_sys::{FWP_BYTE_BLOB, FWP_VALUE0, FWPS_INCOMING_VALUE0, FWPS_INCOMING_VALUES0};
+use wfp_sys::{FWP_BYTE_BLOB, FWP_TOKEN_INFORMATION, FWP_VALUE0, FWPS_INCOMING_VALUE0, FWPS_INCOMING_VALUES0};
 
 use crate::token;
 
@@ -24,7 +24,7 @@ pub enum Value<'a> {
     Bytes16(&'a [u8; 16]),
     /// `FWP_BYTE_BLOB_TYPE`.
     Blob(&'a [u8]),
-    /// `FWP_SID`.
+    /// `FWP_SID`; also the user of `FWP_TOKEN_INFORMATION_TYPE`.
     Sid(&'a [u8]),
     /// `FWP_TOKEN_ACCESS_INFORMATION_TYPE`.
     Token(&'a [u8]),
@@ -131,8 +131,30 @@ unsafe fn read(value: &FWP_VALUE0) -> Value<'_> {
             // SAFETY: the pointer is NULL or leads to a SID.
             unsafe { sid(pointer.cast()) }.map_or(Value::Other, Value::Sid)
         }
+        DataType::TokenInformation => {
+            // SAFETY: as above.
+            let pointer = unsafe { data.tokenInformation };
+            // SAFETY: the pointer is NULL or leads to a token's groups.
+            unsafe { first_group(pointer) }.map_or(Value::Other, Value::Sid)
+        }
         _ => Value::Other,
     }
+}
+
+/// The first of a token's groups, which is its user.
+///
+/// # Safety
+/// `pointer` is NULL or leads to groups that live for `'a`.
+unsafe fn first_group<'a>(pointer: *const FWP_TOKEN_INFORMATION) -> Option<&'a [u8]> {
+    // SAFETY: forwarded from the caller.
+    let information = unsafe { pointer.as_ref() }?;
+    if information.sidCount == 0 {
+        return None;
+    }
+    // SAFETY: there are `sidCount` entries, unless the pointer is NULL.
+    let first = unsafe { information.sids.as_ref() }?;
+    // SAFETY: an entry leads to a SID.
+    unsafe { sid(first.Sid) }
 }
 
 /// # Safety

@@ -3,6 +3,7 @@
 use super::give::Arena;
 use super::layout::value::{
     RawBlob, SE_GROUP_ENABLED, SidAndAttributes, SidAndAttributesHash, TokenAccessInformation,
+    TokenInformation,
 };
 use crate::access::Out;
 use crate::net::Identity;
@@ -19,6 +20,8 @@ pub(super) struct Shown {
     pub(super) path: Out<RawBlob>,
     /// `FWP_BYTE_BLOB`: a `TOKEN_ACCESS_INFORMATION`.
     pub(super) token: Out<RawBlob>,
+    /// The token's groups, the user first.
+    pub(super) groups: Out<TokenInformation>,
     _memory: Arena,
 }
 
@@ -81,17 +84,38 @@ fn put_token(memory: &mut Arena, sids: &[&[u8]]) -> Out<RawBlob> {
     })
 }
 
+/// Puts a token's groups, the user first.
+fn put_groups(memory: &mut Arena, sids: &[&[u8]]) -> Out<TokenInformation> {
+    let entries: Vec<_> = sids
+        .iter()
+        .map(|sid| SidAndAttributes {
+            sid: memory.put_bytes(sid),
+            attributes: SE_GROUP_ENABLED,
+        })
+        .collect();
+    let information = TokenInformation {
+        count: u32::try_from(entries.len()).unwrap_or(0),
+        sids: memory.put_all(&entries),
+        restricted_count: 0,
+        restricted_sids: Out::null(),
+    };
+    memory.put(information)
+}
+
 impl Shown {
     fn new(identity: &Identity) -> Self {
         let mut memory = Arena::default();
         let path = memory.put_blob(identity.application_id());
-        let token = put_token(&mut memory, &identity.token().sids().collect::<Vec<_>>());
+        let sids: Vec<_> = identity.token().sids().collect();
+        let token = put_token(&mut memory, &sids);
+        let groups = put_groups(&mut memory, &sids);
         let (application, user) = (identity.application_id().to_vec(), identity.user().to_vec());
         Self {
             application,
             user,
             path,
             token,
+            groups,
             _memory: memory,
         }
     }

@@ -128,6 +128,9 @@ impl Scratch {
                 Value::TokenAccessInformation(token) if identity.is_user(token.user) => {
                     RawValue::at(kind, identity.token)
                 }
+                Value::TokenInformation(token) if identity.is_user(token.user) => {
+                    RawValue::at(kind, identity.groups)
+                }
                 // The stack knows the tokens of endpoints' owners only, and no strings.
                 Value::Empty
                 | Value::TokenAccessInformation(_)

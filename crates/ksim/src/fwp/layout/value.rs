@@ -111,6 +111,16 @@ pub(crate) struct SidAndAttributesHash {
     pub(crate) hash: [usize; 32],
 }
 
+/// `FWP_TOKEN_INFORMATION`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TokenInformation {
+    pub(crate) count: u32,
+    pub(crate) sids: Out<SidAndAttributes>,
+    pub(crate) restricted_count: u32,
+    pub(crate) restricted_sids: Out<SidAndAttributes>,
+}
+
 /// `TOKEN_ACCESS_INFORMATION`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
@@ -138,6 +148,7 @@ plain!(
     RawRange,
     SidAndAttributes,
     SidAndAttributesHash,
+    TokenInformation,
     TokenAccessInformation,
 );
 
@@ -149,6 +160,7 @@ layout! {
     RawRange 32 { low @ 0, high @ 16 }
     SidAndAttributes 16 { sid @ 0, attributes @ 8 }
     SidAndAttributesHash 272 { count @ 0, sids @ 8, hash @ 16 }
+    TokenInformation 32 { count @ 0, sids @ 8, restricted_count @ 16, restricted_sids @ 24 }
     TokenAccessInformation 88 {
         sid_hash @ 0, restricted_sid_hash @ 8, privileges @ 16, authentication_id @ 24, token_type @ 32,
         impersonation_level @ 36, mandatory_policy @ 40, flags @ 44, app_container_number @ 48, package_sid @ 56,
