@@ -33,8 +33,27 @@ const SECTIONS: [(&str, usize); 13] = [
 const END_TO_END: &str = "portcullis-tests";
 /// The name of both conformance suites.
 const SUITE: &str = "conformance";
-/// End-to-end tests that no option of the engine can change, or that take minutes.
-const APART: [&str; 5] = [SUITE, "captures", "foreign", "metadata", "windivert"];
+/// End-to-end tests that are not the product's, or that take minutes.
+const APART: [&str; 9] = [
+    SUITE,
+    "captures",
+    "coverage",
+    "faults",
+    "foreign",
+    "machines",
+    "metadata",
+    "schedules",
+    "windivert",
+];
+
+/// How much of the covering array the product's tests run under; the ABI suite runs under all of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Breadth {
+    /// The rows of it in which every setting occurs.
+    EverySetting,
+    /// All of it: every pair of settings occurs.
+    EveryPair,
+}
 
 /// Packages whose tests are of the model: the engine, and the network stack in the simulated kernel.
 const MODEL: [&str; 2] = ["wfp-engine", "ksim"];
@@ -115,32 +134,60 @@ impl Conformance {
         }
     }
 
-    /// Runs the ABI suite and the product's end-to-end tests under every row of the covering array but the
-    /// default, under which they run with the others.
-    pub(crate) fn cover(&mut self, programs: &[Program], images: &Images) -> anyhow::Result<()> {
+    /// Runs the ABI suite under every row of the covering array but the default, under which it runs with the other
+    /// tests, and the product's end-to-end tests under as many as `breadth` says.
+    pub(crate) fn cover(
+        &mut self,
+        programs: &[Program],
+        images: &Images,
+        breadth: Breadth,
+    ) -> anyhow::Result<()> {
         let array = Options::covering_array();
         step(&format!(
-            "the end-to-end tests under {} further sets of options, which meet every pair of settings",
+            "the tests on drivers under {} further sets of options, in which every pair of settings occurs",
             array.len().saturating_sub(1)
         ));
-        let concerned: Vec<_> = programs
-            .iter()
-            .filter(|program| program.package == END_TO_END && program.is_integration)
-            .filter(|program| program.is(END_TO_END, SUITE) || !APART.contains(&&*program.target))
-            .collect();
-        for options in array.iter().skip(1).map(ToString::to_string) {
-            let mut passed = 0;
-            for program in &concerned {
-                let outcome = program.run_under(images, &options)?;
-                passed += outcome.passed();
-                self.note_failures(program, &outcome, &options);
-                if program.is(END_TO_END, SUITE) {
-                    self.abi.add(&outcome);
-                }
+        let mut settings = BTreeSet::new();
+        for (index, options) in array.iter().enumerate() {
+            let questions = Options::questions().iter();
+            let chosen: Vec<_> = questions
+                .map(|question| (question.name(), question.setting(options)))
+                .collect();
+            let before = settings.len();
+            settings.extend(chosen);
+            let of_product = breadth == Breadth::EveryPair || settings.len() > before;
+            if index > 0 {
+                self.run_under(programs, images, &options.to_string(), of_product)?;
             }
-            println!("{passed} passed under {options}");
-            self.options.push((options, passed));
         }
+        Ok(())
+    }
+
+    fn run_under(
+        &mut self,
+        programs: &[Program],
+        images: &Images,
+        options: &str,
+        of_product: bool,
+    ) -> anyhow::Result<()> {
+        let mut passed = 0;
+        for program in programs {
+            let is_suite = program.is(END_TO_END, SUITE);
+            let is_product = program.package == END_TO_END
+                && program.is_integration
+                && !APART.contains(&&*program.target);
+            if !(is_suite || is_product && of_product) {
+                continue;
+            }
+            let outcome = program.run_under(images, options)?;
+            passed += outcome.passed();
+            self.note_failures(program, &outcome, options);
+            if is_suite {
+                self.abi.add(&outcome);
+            }
+        }
+        println!("{passed} passed under {options}");
+        self.options.push((options.to_owned(), passed));
         Ok(())
     }
 
@@ -202,8 +249,8 @@ impl Conformance {
             .sum();
         let fewest = self.options.iter().map(|(_, passed)| *passed).min();
         format!(
-            "Options: {} questions with {settings} settings, each pair of them met by one of {} sets; under each \
-             further set at least {} tests passed",
+            "Options: {} questions with {settings} settings, each pair of which occurs in one of {} sets; at least {} \
+             tests passed under each further one",
             covered.count(),
             self.options.len() + 1,
             fewest.unwrap_or(0)
@@ -271,7 +318,7 @@ pub(crate) fn run(json: bool) -> anyhow::Result<()> {
             conformance.note(program, &outcome);
         }
     }
-    conformance.cover(&programs, &images)?;
+    conformance.cover(&programs, &images, Breadth::EveryPair)?;
     conformance.report(json)
 }
 

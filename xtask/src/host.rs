@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::conformance::Conformance;
+use crate::conformance::{Breadth, Conformance};
 use crate::driver::{self, Arch};
 use crate::setup;
 use crate::shell::{cargo, path, run, step};
@@ -41,7 +41,7 @@ pub(crate) fn test(images: &Images, filter: Option<&str>) -> anyhow::Result<()> 
     }
     suite::examples(images, filter)?;
     if filter.is_none() {
-        conformance.cover(&programs, images)?;
+        conformance.cover(&programs, images, Breadth::EverySetting)?;
         conformance.report(false)
     } else {
         conformance.failures()

@@ -181,7 +181,9 @@ message! {
         /// Key.
         key: [u8; 16],
     }
-    /// `Fwpm*GetBy*0`. Of a filter the values are its identifier, its weight, its effective weight and its flags, the
+    /// `Fwpm*GetBy*0`.
+    ///
+    /// Of a filter the values are its identifier, its weight, its effective weight and its flags, the
     /// keys its own and its sublayer's; of a layer the key is that of its default sublayer; of other objects their own.
     Query {
         /// Slot of the session.

@@ -56,21 +56,21 @@ message! {
         action: u32,
         /// `rights` on entry.
         rights: u32,
-        /// Field FLAGS; all ones where the layer has none or it is empty.
+        /// Field `FLAGS`; all ones where the layer has none or it is empty.
         flags: u32,
-        /// Field REAUTHORIZE_REASON, likewise.
+        /// Field `REAUTHORIZE_REASON`, likewise.
         reauthorize_reason: u32,
-        /// Field DIRECTION, likewise.
+        /// Field `DIRECTION`, likewise.
         direction: u32,
-        /// Field IP_PROTOCOL, likewise.
+        /// Field `IP_PROTOCOL`, likewise.
         protocol: u32,
-        /// Field IP_LOCAL_PORT, likewise.
+        /// Field `IP_LOCAL_PORT`, likewise.
         local_port: u32,
-        /// Field IP_REMOTE_PORT, likewise.
+        /// Field `IP_REMOTE_PORT`, likewise.
         remote_port: u32,
-        /// `FWP_DATA_TYPE` of field IP_LOCAL_ADDRESS.
+        /// `FWP_DATA_TYPE` of field `IP_LOCAL_ADDRESS`.
         local_address_type: u32,
-        /// Field IP_REMOTE_ADDRESS of an IPv4 layer, likewise.
+        /// Field `IP_REMOTE_ADDRESS` of an IPv4 layer, likewise.
         remote_address: u32,
         /// `FWPS_CLASSIFY_OUT_FLAG_*` on entry.
         out_flags: u32,

@@ -23,8 +23,9 @@ pub mod operation {
     pub const PEND_OPERATION: u32 = 4;
     /// `FwpsAcquireClassifyHandle0` and `FwpsPendClassify0` into the slot.
     pub const PEND_CLASSIFY: u32 = 5;
-    /// `FwpsAcquireWritableLayerDataPointer0`; what it left of `classifyOut` is the value: the action, and the rights
-    /// in the upper half. If `a` is not 0, the connection is redirected to that IPv4 address and, in its upper half,
+    /// `FwpsAcquireWritableLayerDataPointer0`.
+    ///
+    /// What it left of `classifyOut` is the value: the action, and the rights in the upper half. If `a` is not 0, the connection is redirected to that IPv4 address and, in its upper half,
     /// port, with redirect handle `slot` and redirect context `b`. Then `FwpsApplyModifiedLayerData0`.
     pub const MODIFY: u32 = 6;
     /// `FwpsQueryConnectionRedirectState0` with redirect handle `slot`; the value is the state and, in the upper half,
