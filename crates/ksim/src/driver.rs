@@ -80,7 +80,6 @@ impl Kernel {
             symbols,
             unloaded: false,
         });
-        self.images().keep(Arc::clone(&mapped));
         Ok(Driver::new(self, mapped, options))
     }
 }
@@ -254,6 +253,7 @@ impl Driver {
         })?;
         let verifier = self.kernel.verifier();
         verifier.image_unloaded(self.image.base());
+        self.kernel.images().keep(Arc::clone(&self.image));
         if let Err(error) = self.image.discard() {
             eprintln!("ksim: {}: the image stays in memory: {error}", self.name);
         }

@@ -2,6 +2,7 @@
 
 pub(crate) mod memory;
 
+use std::collections::VecDeque;
 use std::io;
 use std::path::PathBuf;
 
@@ -89,13 +90,22 @@ pub(crate) struct Mapped {
     facts: Image,
 }
 
-/// The images of one machine. They stay here after they are unloaded, so that nothing else gets their addresses.
+/// So many unloaded images keep their addresses, and their names in reports. A driver that is loaded thousands of
+/// times would use up the host's mappings otherwise.
+pub(crate) const REMEMBERED: usize = 64;
+
+/// The images of one machine that were unloaded last, so that nothing else gets their addresses.
 #[derive(Debug, Default)]
-pub(crate) struct Images(Mutex<Vec<std::sync::Arc<Mapped>>>);
+pub(crate) struct Images(Mutex<VecDeque<std::sync::Arc<Mapped>>>);
 
 impl Images {
+    /// An image was unloaded.
     pub(crate) fn keep(&self, image: std::sync::Arc<Mapped>) {
-        self.0.lock().push(image);
+        let mut unloaded = self.0.lock();
+        unloaded.push_back(image);
+        if unloaded.len() > REMEMBERED {
+            unloaded.pop_front();
+        }
     }
 }
 

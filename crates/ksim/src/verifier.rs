@@ -275,14 +275,18 @@ impl Verifier {
 
     /// The image at `base` was unloaded.
     pub(crate) fn image_unloaded(&self, base: usize) {
-        for image in self
-            .images
-            .lock()
-            .iter_mut()
-            .filter(|image| image.range.start == base)
-        {
+        let mut images = self.images.lock();
+        for image in images.iter_mut().filter(|image| image.range.start == base) {
             image.unloaded = true;
         }
+        // Those whose addresses may belong to something else by now.
+        let unloaded = images.iter().filter(|image| image.unloaded).count();
+        let mut oldest = unloaded.saturating_sub(crate::loader::REMEMBERED);
+        images.retain(|image| {
+            let gone = image.unloaded && oldest > 0;
+            oldest -= usize::from(gone);
+            !gone
+        });
     }
 
     /// Names the call whose return address is `site`.

@@ -99,6 +99,13 @@ impl Region {
         }
     }
 
+    /// The pages of `offset..offset + length` will all be used: the host may take large ones.
+    pub(crate) fn expect_use(&self, offset: usize, length: usize) {
+        let at = self.at(offset, length);
+        // SAFETY: our own mapping; this is advice, which changes nothing but the time that it takes to touch it.
+        unsafe { libc::madvise(at.cast(), length, libc::MADV_HUGEPAGE) };
+    }
+
     /// Gives the pages of `offset..offset + length` back to the host and makes them inaccessible.
     pub(crate) fn discard(&self, offset: usize, length: usize) -> io::Result<()> {
         let at = self.at(offset, length);

@@ -48,6 +48,9 @@ impl Run {
     }
 }
 
+/// From this size on a block is worth large pages, in bytes: a table that its driver initializes.
+const LARGE: usize = 4 << 20;
+
 #[derive(Debug)]
 pub(super) struct Arena {
     region: Region,
@@ -148,6 +151,9 @@ impl Arena {
         self.region
             .protect(start, body, Protection::ReadWrite)
             .ok()?;
+        if body >= LARGE {
+            self.region.expect_use(start, body);
+        }
         if let Some(paging) = &self.paging {
             paging.set(start..start + body, true);
         }
