@@ -190,7 +190,7 @@ fn whether_a_packet_was_injected_is_a_part_of_its_security_information() {
 /// A fragment of a datagram with these bytes.
 fn fragment(offset: u16, more: bool, payload: &[u8]) -> Vec<u8> {
     let mut packet = udp_packet()[..20].to_vec();
-    let flags = offset / 8 | if more { 0x2000 } else { 0 };
+    let flags = (offset / 8) | if more { 0x2000 } else { 0 };
     packet[6..8].copy_from_slice(&flags.to_be_bytes());
     packet.extend_from_slice(payload);
     let length = u16::try_from(packet.len()).expect("small");
