@@ -55,7 +55,7 @@ fn a_connect_shows_addresses_and_ports_in_host_order_and_the_application() {
             assert_eq!(classify.filter.action.kind, Action::CalloutUnknown.value());
             classify.out.action = Action::Permit.value();
         });
-        let identity = driver.identity().clone();
+        let identity = driver.identity();
         let mut values = vec![Value::Empty; connect::FIELDS.len()];
         values[connect::IP_REMOTE_ADDRESS.get()] = Value::Uint32(0x0a01_0203);
         values[connect::IP_REMOTE_PORT.get()] = Value::Uint16(443);
@@ -99,7 +99,7 @@ fn the_users_token_begins_with_the_users_sid() {
             assert_eq!(sid[24..], 1001_u32.to_le_bytes());
             classify.out.action = Action::Permit.value();
         });
-        let identity = driver.identity().clone();
+        let identity = driver.identity();
         let mut values = vec![Value::Empty; listen::FIELDS.len()];
         let token = identity.token();
         values[listen::ALE_USER_ID.get()] = Value::TokenAccessInformation(&token);

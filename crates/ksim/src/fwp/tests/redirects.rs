@@ -176,7 +176,7 @@ fn ale_07_acquiring_writable_layer_data_blocks_until_the_callout_says_otherwise(
     });
 }
 
-/// What each of `handles` is told at AUTH_CONNECT of a connection that was redirected so.
+/// What each of `handles` is told at `AUTH_CONNECT` of a connection that was redirected so.
 fn states(
     driver: &mut Driver<'_>,
     redirection: &Redirection,
@@ -235,9 +235,9 @@ fn ale_08_ale_09_a_redirector_is_told_whether_it_or_another_redirected_a_connect
             states(driver, &connect(), handles),
             [(State::NotRedirected.value(), 0); 2]
         );
-        handles
-            .into_iter()
-            .for_each(|handle| FwpsRedirectHandleDestroy0(handle));
+        for handle in handles {
+            FwpsRedirectHandleDestroy0(handle);
+        }
     });
 }
 
@@ -279,9 +279,9 @@ fn a_second_redirector_sees_the_first_ones_version_in_the_same_classify() {
         assert_eq!(turn.get(), 2);
         assert_eq!(redirection.versions().len(), 3);
         assert_eq!(redirection.current().remote, v4_end(90, 1001));
-        handles
-            .into_iter()
-            .for_each(|handle| FwpsRedirectHandleDestroy0(handle));
+        for handle in handles {
+            FwpsRedirectHandleDestroy0(handle);
+        }
     });
 }
 
