@@ -21,7 +21,8 @@
 //! group               multicast and broadcast
 //! pend                what callouts delay
 //! change              interfaces, profiles, routes, sleep
-//! plan, indicator     field values and metadata of each layer, from the schema
+//! plan, conversation, indicator
+//!                     field values and metadata of each layer, from the schema
 //! inject, output      what drivers send back, and what leaves the stack
 //! ```
 //!
@@ -56,6 +57,7 @@
 
 mod ale;
 mod change;
+mod conversation;
 mod endpoint;
 mod flow;
 mod forward;

@@ -402,3 +402,34 @@ fn a_link_local_peer_has_its_zone() {
     let shown = host.filtering().last("ALE_AUTH_CONNECT");
     assert!(!shown.present.contains(MetadataFields::REMOTE_SCOPE_ID));
 }
+
+#[test]
+fn ale_may_see_a_dual_mode_socket_as_ipv6_with_mapped_addresses() {
+    for mapped in [false, true] {
+        let mut recorder = Recorder::of_everything();
+        if mapped {
+            recorder.options.dual_mode_layer = wfp_engine::DualModeLayer::V6Mapped;
+        }
+        let dual = Setup {
+            dual_mode: true,
+            ..setup()
+        };
+        let mut host = Host::new(recorder, dual);
+        host.packet(
+            0,
+            &udp(socket("10.0.0.1:5000"), socket("192.0.2.1:53"), b"?"),
+        );
+        let asked = host.filtering().last("ALE_AUTH_CONNECT").clone();
+        let expected = if mapped {
+            (wfp_schema::LayerId::ALE_AUTH_CONNECT_V6, 0xffff_0a00_0001)
+        } else {
+            (wfp_schema::LayerId::ALE_AUTH_CONNECT_V4, 0x0a00_0001)
+        };
+        assert_eq!(
+            (asked.layer, asked.fields["IP_LOCAL_ADDRESS"]),
+            (Some(expected.0), expected.1)
+        );
+        let transport = host.filtering().last("OUTBOUND_TRANSPORT").layer;
+        assert_eq!(transport, Some(wfp_schema::LayerId::OUTBOUND_TRANSPORT_V4));
+    }
+}

@@ -4,10 +4,11 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
+use wfp_engine::EnforcedBeyondData;
 use wfp_schema::{ClassifyOutFlags, LayerId, StreamAction, StreamFlags};
 
 use super::build::{ACK, Dialogue, FIN, RST};
-use super::recorder::{Recorder, host};
+use super::recorder::{Recorder, host, host_with};
 use crate::net::{Host, Reason, StageId, StreamOutcome, Verdict};
 
 /// A connection whose stages answer from a script: (stage, answer); permit when it is empty.
@@ -214,4 +215,38 @@ fn every_stage_hears_of_a_reset() {
     host.filtering().pieces.clear();
     host.packet(0, &talk.segment(true, RST, &[]));
     expect(&mut host, &[(0, ""), (1, "")]);
+}
+
+#[test]
+fn a_count_beyond_the_data_may_be_about_what_comes_next() {
+    for (option, shown) in [
+        (EnforcedBeyondData::AllData, &[(0, "abc"), (0, "defgh")][..]),
+        (EnforcedBeyondData::NextData, &[(0, "abc"), (0, "fgh")][..]),
+    ] {
+        let answer = StreamOutcome::first(Verdict::Permit, 5);
+        let mut recorder = Recorder::default();
+        recorder.options.enforced_beyond_data = option;
+        let mut host = host_with(recorder);
+        let mut talk = Dialogue::new("192.0.2.1:50000", "10.0.0.1:80");
+        for packet in talk.handshake() {
+            host.packet(0, &packet);
+        }
+        let mut first = Some(answer);
+        host.filtering().stream = Box::new(move |_| first.take().unwrap_or(StreamOutcome::PERMIT));
+        host.packet(0, &talk.say(true, b"abc"));
+        host.packet(0, &talk.say(true, b"defgh"));
+        expect(&mut host, shown);
+    }
+}
+
+#[test]
+fn an_injected_end_is_shown_below_and_ends_the_stream_there() {
+    let (mut host, mut talk) = connected(3, &[]);
+    host.packet(0, &talk.say(true, b"x"));
+    host.filtering().pieces.clear();
+    let handle = host.flows()[0].handles[0];
+    let flags = StreamFlags::RECEIVE | StreamFlags::RECEIVE_DISCONNECT;
+    assert!(host.stream_inject(handle, StageId(1), flags, b"last"));
+    expect(&mut host, &[(2, "last"), (2, "")]);
+    assert_eq!(host.filtering().pieces[1].flags, flags);
 }
