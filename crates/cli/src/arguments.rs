@@ -39,7 +39,7 @@ pub enum Command {
     /// Measure which lines of a driver run, over any number of runs
     ///
     /// Between `prepare` and `report`, everything that loads the driver into a simulated kernel with the environment
-    /// variable KSIM_COVERAGE=FOLDER adds to what ran: this program and tests.
+    /// variable `KSIM_COVERAGE=FOLDER` adds to what ran: this program and tests.
     #[command(subcommand)]
     Coverage(Coverage),
 }

@@ -54,7 +54,7 @@ pub(super) fn run(
     let config = Config {
         processors: arguments.cpus,
         pool: arguments.pool.into(),
-        seed: seed.unwrap_or(Config::default().seed),
+        seed: seed.unwrap_or_else(|| Config::default().seed),
         schedule: seed.map_or_else(Schedule::free, Schedule::seeded),
         ..Config::default()
     };

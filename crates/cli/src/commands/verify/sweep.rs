@@ -15,7 +15,7 @@ use crate::arguments::{PoolGuard, Verify};
 use crate::commands::{BadInput, Ending};
 
 /// A run that takes longer hangs.
-const LONGEST: Duration = Duration::from_secs(120);
+const LONGEST: Duration = Duration::from_mins(2);
 /// How often it is looked whether a run has ended.
 const INTERVAL: Duration = Duration::from_millis(2);
 
@@ -225,7 +225,7 @@ impl Run<'_> {
 
     /// Runs it to its end; in words why it has none.
     fn await_end(&self) -> Result<RunEntry, String> {
-        let output = Output::new()?;
+        let output = Output::new();
         let mut command = Command::new(self.program);
         if let Some(folder) = self.coverage {
             command.env(ksim::coverage::VARIABLE, folder);
@@ -271,11 +271,11 @@ fn ends_in_time(child: &mut Child) -> Result<bool, String> {
 struct Output(PathBuf);
 
 impl Output {
-    fn new() -> Result<Self, String> {
+    fn new() -> Self {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("portcullis-verify-{}-{number}.json", std::process::id());
-        Ok(Self(std::env::temp_dir().join(name)))
+        Self(std::env::temp_dir().join(name))
     }
 
     fn writer(&self) -> Result<std::fs::File, String> {

@@ -110,7 +110,9 @@ fn a_spin_lock_is_not_taken_by_its_holder_but_shared_by_its_readers() {
     let address = lock.as_ptr() as usize;
     let machine = kernel(PoolMode::Special, 1);
     let stopped = machine.on(0, |_| {
-        with_spin_lock(address, || drop(KeAcquireSpinLockRaiseToDpc(address)));
+        with_spin_lock(address, || {
+            KeAcquireSpinLockRaiseToDpc(address);
+        });
     });
     assert_eq!(stopped.unwrap_err().code, 0x0f);
     assert_eq!(rules(&machine), ["lock-recursion"]);
