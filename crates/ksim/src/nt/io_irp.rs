@@ -376,6 +376,7 @@ impl Irp {
         } else {
             self.control() & SL_PENDING_RETURNED != 0
         };
+        drop(completion);
         (status, marked)
     }
 

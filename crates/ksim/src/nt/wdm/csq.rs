@@ -117,7 +117,7 @@ fn stop_if_crashed(cpu: &Cpu) {
 }
 
 /// `Irp->Tail.Overlay.DriverContext[3]`: the queue that the IRP is in, or its context.
-fn back_reference(irp: usize) -> Out<usize> {
+const fn back_reference(irp: usize) -> Out<usize> {
     // SAFETY: an IRP of the driver's (a trap otherwise).
     let irp: Out<u8> = unsafe { Out::new(irp as *mut u8) };
     irp.offset(irp_offset::DRIVER_CONTEXT + 3 * 8)

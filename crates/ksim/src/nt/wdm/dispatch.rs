@@ -144,12 +144,13 @@ impl Completed {
 
     /// What the IRP at `address` was, and where it was completed.
     fn find(&self, address: usize) -> Option<(String, usize)> {
-        let list = self.0.lock();
-        let ended = list
+        let ended = |ended: &&Ended| ended.memory.address() == address;
+        self.0
+            .lock()
             .iter()
             .rev()
-            .find(|ended| ended.memory.address() == address)?;
-        Some((ended.what.clone(), ended.site))
+            .find(ended)
+            .map(|ended| (ended.what.clone(), ended.site))
     }
 
     /// In words, the completed IRP that `address` lies in.

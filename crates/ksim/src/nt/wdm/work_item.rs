@@ -91,14 +91,18 @@ fn queue(call: &Call<'_>, job: Job) {
 }
 
 fn run(cpu: &Cpu, job: Job) {
-    let object = {
-        let mut items = cpu.machine().io().work_items().0.lock();
-        let Some(item) = items.get_mut(&job.item) else {
-            return;
-        };
-        item.queued = false;
-        item.object
-    };
+    let begun = cpu
+        .machine()
+        .io()
+        .work_items()
+        .0
+        .lock()
+        .get_mut(&job.item)
+        .map(|item| {
+            item.queued = false;
+            item.object
+        });
+    let Some(object) = begun else { return };
     cpu.enter_driver("a work item's routine", PASSIVE, || {
         if job.extended {
             // SAFETY: the routine that the driver gave to IoQueueWorkItemEx.
