@@ -1,7 +1,7 @@
 //! The layers besides the network's: flows, sockets, other handles, forwarded packets.
 
 use portcullis_tests::control::alive;
-use portcullis_tests::foreign::windivert::{Layer, Program, RECV_ONLY, SNIFF, filter};
+use portcullis_tests::foreign::windivert::{Layer, Program, RECV_ONLY, Received, SNIFF, filter};
 use portcullis_tests::world::assert_clean;
 use portcullis_tests::{Tcp, udp};
 use wfp_schema::NtStatus;
@@ -72,9 +72,7 @@ fn flows_are_told_when_they_begin_and_end() {
     );
     let told = program.waiting();
     assert_eq!(
-        told.iter()
-            .map(|event| event.protocol())
-            .collect::<Vec<_>>(),
+        told.iter().map(Received::protocol).collect::<Vec<_>>(),
         [UDP]
     );
     // Flows that live when the handle goes have contexts of the driver's.
@@ -129,17 +127,17 @@ fn what_programs_do_with_sockets_is_told() {
     ] {
         let mut connecting = Tcp::new(local, remote);
         assert!(world.net.all_pass(&connecting.handshake()));
-        let events: Vec<u8> = program.waiting().iter().map(|told| told.event()).collect();
+        let events: Vec<u8> = program.waiting().iter().map(Received::event).collect();
         assert!(events.contains(&event::SOCKET_BIND), "{events:?}");
         assert!(events.contains(&event::SOCKET_CONNECT), "{events:?}");
         let mut accepting = Tcp::new(client, server);
         assert!(world.net.all_pass(&accepting.handshake()));
-        let events: Vec<u8> = program.waiting().iter().map(|told| told.event()).collect();
+        let events: Vec<u8> = program.waiting().iter().map(Received::event).collect();
         assert!(events.contains(&event::SOCKET_LISTEN), "{events:?}");
         assert!(events.contains(&event::SOCKET_ACCEPT), "{events:?}");
         assert!(world.net.all_pass(&connecting.close()));
         assert!(world.net.all_pass(&accepting.close()));
-        let events: Vec<u8> = program.waiting().iter().map(|told| told.event()).collect();
+        let events: Vec<u8> = program.waiting().iter().map(Received::event).collect();
         assert!(events.contains(&event::SOCKET_CLOSE), "{events:?}");
     }
     program.close();

@@ -331,8 +331,8 @@ fn one_direction_only_is_one_direction_only() {
     let packet = udp("192.0.2.10:50000", "198.51.100.1:9999", b"question");
     world.net.packet(&packet);
     world.net.settle();
-    let received = receiver.recv().take().expect("a copy");
-    assert!(receiver.send(&received).is_error());
+    let copy = receiver.recv().take().expect("a copy");
+    assert!(receiver.send(&copy).is_error());
     assert!(
         sender
             .recv()
@@ -342,7 +342,7 @@ fn one_direction_only_is_one_direction_only() {
             .status
             .is_error()
     );
-    assert_eq!(sender.send(&received), NtStatus::SUCCESS);
+    assert_eq!(sender.send(&copy), NtStatus::SUCCESS);
     receiver.close();
     sender.close();
     assert_clean(&alive(driver.unload()));
