@@ -65,7 +65,13 @@ pub struct Driver(WDFDRIVER);
 impl Driver {
     /// `WdfDriverCreate`, for a driver without Plug and Play. The framework deletes the driver
     /// after `unload`, or when `DriverEntry` fails, and then `unload` is not called.
-    pub fn create(
+    ///
+    /// # Errors
+    /// Whatever the framework answers.
+    ///
+    /// # Safety
+    /// `object` and `registry_path` are those that `DriverEntry` was called with.
+    pub unsafe fn create(
         object: &mut DRIVER_OBJECT,
         registry_path: PCUNICODE_STRING,
         unload: PFN_WDF_DRIVER_UNLOAD,
@@ -77,7 +83,7 @@ impl Driver {
             ..Default::default()
         };
         let mut driver: WDFDRIVER = ptr::null_mut();
-        // SAFETY: object and path are those of `DriverEntry`, and the configuration is complete.
+        // SAFETY: the caller vouches for object and path, and the configuration is complete.
         check(unsafe {
             call_unsafe_wdf_function_binding!(
                 WdfDriverCreate,
@@ -119,6 +125,9 @@ impl ControlDevice {
     ///
     /// `descriptor` (SDDL) says who may open it. `FILE_DEVICE_SECURE_OPEN` makes the I/O manager
     /// apply that to names below the device's too.
+    ///
+    /// # Errors
+    /// Whatever the framework answers; nothing is left of the device then.
     pub fn create(
         driver: Driver,
         name: Wide<'_>,
@@ -170,6 +179,9 @@ impl ControlDevice {
     }
 
     /// `WdfDeviceCreateSymbolicLink`. The link goes with the device.
+    ///
+    /// # Errors
+    /// `STATUS_OBJECT_NAME_COLLISION`, and whatever else the framework answers.
     pub fn create_symbolic_link(self, name: Wide<'_>) -> Result {
         let name = unicode(name)?;
         // SAFETY: the device exists, and the string lives during the call.
@@ -185,6 +197,9 @@ impl ControlDevice {
     }
 
     /// The device object for WFP.
+    ///
+    /// # Errors
+    /// `STATUS_UNSUCCESSFUL`, which does not happen for a device that exists.
     pub fn wdm(self) -> Result<Device> {
         // SAFETY: the device exists.
         let object =
@@ -217,6 +232,9 @@ unsafe impl Sync for Queue {}
 impl Queue {
     /// The device's default queue: it hands control requests over as they come, at
     /// `PASSIVE_LEVEL`, several at a time.
+    ///
+    /// # Errors
+    /// Whatever the framework answers.
     pub fn create_default(
         device: ControlDevice,
         control: PFN_WDF_IO_QUEUE_IO_DEVICE_CONTROL,
@@ -234,6 +252,9 @@ impl Queue {
 
     /// A queue that holds requests until they are asked for. The framework completes those that
     /// are cancelled meanwhile.
+    ///
+    /// # Errors
+    /// Whatever the framework answers.
     pub fn create_manual(device: ControlDevice) -> Result<Self> {
         Self::create(
             device,
@@ -267,6 +288,7 @@ impl Queue {
     }
 
     /// The oldest request that the queue holds.
+    #[must_use]
     pub fn next(self) -> Option<Request> {
         let mut request: WDFREQUEST = ptr::null_mut();
         // SAFETY: the queue exists.
@@ -307,6 +329,9 @@ unsafe impl Sync for WorkItem {}
 
 impl WorkItem {
     /// `WdfWorkItemCreate`. The work item goes with the device.
+    ///
+    /// # Errors
+    /// Whatever the framework answers.
     pub fn create(device: ControlDevice, work: PFN_WDF_WORKITEM) -> Result<Self> {
         let mut config = WDF_WORKITEM_CONFIG {
             Size: size_of_ulong::<WDF_WORKITEM_CONFIG>(),

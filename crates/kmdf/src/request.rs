@@ -23,6 +23,7 @@ impl Request {
     /// All control codes are `METHOD_BUFFERED`, so this is a copy in kernel memory that user mode
     /// cannot change, and it is also where the output goes: read it before asking for
     /// [`output`](Self::output), which the borrows make sure of.
+    #[must_use]
     pub fn input(&self) -> &[u8] {
         let mut buffer: PVOID = ptr::null_mut();
         let mut length = 0;

@@ -12,7 +12,7 @@ use wfp_schema::{Action, ConditionFlags, DataType, LayerKind, NtStatus, Rights};
 use zerocopy::FromZeros as _;
 
 use crate::answers::{Doing as _, absorb, block, permit, redirect, with_slot};
-use crate::traffic::{HOST, PEER};
+use crate::traffic::{HOST, PEER, datagram};
 use crate::world::{Callout, OK, Session, World, asking, connect, filter, v4};
 
 /// A callout that decides at the layer, as told.
@@ -30,7 +30,7 @@ fn watches(s: &Session<'_>, kind: LayerKind) -> Callout {
     callout
 }
 
-fn flags(record: &conformance_messages::Record) -> ConditionFlags {
+const fn flags(record: &conformance_messages::Record) -> ConditionFlags {
     ConditionFlags::from_bits(record.flags)
 }
 
@@ -310,7 +310,7 @@ fn ale_13_an_idle_flow_is_authorized_anew() {
     let s = w.session();
     let callout = decides(&w, &s, LayerKind::AleAuthConnect, &[permit()]);
     let established = watches(&s, LayerKind::AleFlowEstablished);
-    let packet = w.datagram(5000, 53);
+    let packet = datagram(5000, 53);
     for (seconds, authorized) in [(0, 1), (30, 1), (61, 2)] {
         w.net().wait(seconds);
         assert!(w.net().passes(&packet));

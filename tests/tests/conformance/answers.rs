@@ -48,7 +48,7 @@ pub(crate) fn silent() -> Step {
 }
 
 /// Permits or blocks the first `bytes` of a stream's indication.
-pub(crate) fn first(bytes: u64, answer: Step) -> Step {
+pub(crate) const fn first(bytes: u64, answer: Step) -> Step {
     let mut step = answer;
     step.enforced = bytes;
     step
@@ -101,17 +101,6 @@ pub(crate) fn associate(callout: &Callout, layer: &Layer, context: u64) -> Opera
         a: layer.id().get().into(),
         b: callout.id.into(),
         c: context,
-    }
-}
-
-/// Removes the context of a callout at its layer from the flow of the classify.
-pub(crate) fn remove(callout: &Callout) -> Operation {
-    Operation {
-        code: operation::REMOVE,
-        slot: 0,
-        a: callout.layer.id().get().into(),
-        b: callout.id.into(),
-        c: 0,
     }
 }
 

@@ -6,6 +6,7 @@ use wfp_engine::RunningCallout;
 use wfp_schema::{Action, CalloutFlags, FilterFlags, LayerKind, NotifyType, NtStatus};
 
 use crate::answers::{Doing as _, associate, block, permit, proceed, silent, with_slot};
+use crate::traffic::datagram;
 use crate::world::{OK, World, asking, connect, filter, unregister_by_id, v4};
 
 #[test]
@@ -255,11 +256,11 @@ fn cal_17_one_thread_unregisters_a_callout() {
     let callout = s.callout(connect());
     w.script(&callout, &[permit().doing(with_slot(operation::HOLD, 0))]);
     s.add(asking(&callout, Action::CalloutTerminating));
-    let datagram = w.datagram(5000, 53);
+    let packet = datagram(5000, 53);
     let (kernel, agent) = (&w.kernel, &w.agent);
     let (tell, told) = std::sync::mpsc::channel();
     std::thread::scope(|scope| {
-        scope.spawn(move || Net::new(kernel, 1).passes(datagram));
+        scope.spawn(move || Net::new(kernel, 1).passes(packet));
         w.await_held();
         for processor in [2, 3] {
             let tell = tell.clone();

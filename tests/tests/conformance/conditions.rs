@@ -7,7 +7,7 @@ use wfp_schema::{
 };
 use zerocopy::FromZeros as _;
 
-use crate::traffic::{HOST, PEER};
+use crate::traffic::{HOST, PEER, datagram};
 use crate::world::{World, connect, filter, v4, v6};
 
 /// A condition on a number.
@@ -120,8 +120,8 @@ fn cnd_04_one_field_is_a_choice_and_all_fields_are_needed() {
     assert!(!w.connects_to(PEER, 443));
     assert!(!w.connects_to(PEER, 80));
     assert!(w.connects_to(PEER, 8080));
-    let datagram = w.datagram(5000, 443);
-    assert!(w.net().passes(datagram));
+    let packet = datagram(5000, 443);
+    assert!(w.net().passes(packet));
     w.end();
 }
 
@@ -131,8 +131,8 @@ fn cnd_05_a_filter_without_conditions_matches_everything() {
     block_when(&w, connect(), &[]);
     assert!(!w.connects_to(PEER, 1));
     assert!(!w.sends(47, PEER));
-    let datagram = w.datagram(5000, 53);
-    assert!(!w.net().passes(datagram));
+    let packet = datagram(5000, 53);
+    assert!(!w.net().passes(packet));
     w.end();
 }
 
@@ -235,8 +235,8 @@ fn cnd_08_a_prefix_is_a_suffix() {
     let suffix = blob(condition::ALE_APP_ID, MatchType::Prefix, &path("b.exe"));
     block_when(&w, connect(), &[suffix]);
     let [ends, contains] = programs.map(|(port, _)| {
-        let datagram = w.datagram(port, 53);
-        w.net().passes(datagram)
+        let packet = datagram(port, 53);
+        w.net().passes(packet)
     });
     assert!(!ends, "the path ends with b.exe");
     assert!(contains, "the path does not end with b.exe");
@@ -259,8 +259,8 @@ fn cnd_09_an_empty_value_equals_only_an_empty_one() {
     let any = s.callout(layer);
     s.add(crate::world::asking(&any, Action::CalloutInspection));
     w.bind_any(5000);
-    let datagram = w.datagram(5001, 53);
-    w.net().packet(&datagram);
+    let packet = datagram(5001, 53);
+    w.net().packet(&packet);
     let wildcard = w
         .classifies(&any)
         .iter()

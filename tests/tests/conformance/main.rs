@@ -5,6 +5,10 @@
 //! open is answered by [`OPTIONS_VARIABLE`](portcullis_tests::world::OPTIONS_VARIABLE); `cargo xtask conformance`
 //! runs the suite under a covering array of answers.
 #![forbid(unsafe_code)]
+#![allow(
+    clippy::large_types_passed_by_value,
+    reason = "a filter is made once and handed over"
+)]
 
 mod agent;
 mod answers;

@@ -64,13 +64,13 @@ impl World {
         );
         connection
     }
+}
 
-    /// A datagram from the host to a port of the peer.
-    pub(crate) fn datagram(&self, source: u16, port: u16) -> Vec<u8> {
-        udp(
-            &format!("{HOST}:{source}"),
-            &format!("{PEER}:{port}"),
-            b"datagram",
-        )
-    }
+/// A datagram from the host to a port of the peer.
+pub(crate) fn datagram(source: u16, port: u16) -> Vec<u8> {
+    udp(
+        &format!("{HOST}:{source}"),
+        &format!("{PEER}:{port}"),
+        b"datagram",
+    )
 }

@@ -4,8 +4,8 @@ use std::cell::{Cell, RefCell, RefMut};
 
 use conformance_messages::{
     AddCallout, AddFilter, AddProvider, AddSubLayer, Begin, Bfe, Close, Complete, Condition,
-    Delete, End, FlowContext, HandleCreate, HandleDestroy, Notify, Open, Query, Record, Register,
-    Reply, STEPS, Script, Signal, Step, Unregister, flow, handle, kind, object, option, signal,
+    Delete, End, FlowContext, HandleCreate, Notify, Open, Query, Record, Register, Reply, STEPS,
+    Script, Signal, Step, Unregister, flow, handle, kind, object, option, signal,
 };
 use ksim::fwp::KernelHost;
 use ksim::net::{PacketId, Processes, Setup};
@@ -64,7 +64,7 @@ pub(crate) fn connect() -> &'static Layer {
 
 impl World {
     pub(crate) fn new() -> Self {
-        Self::with(Config::default())
+        Self::with(&Config::default())
     }
 
     /// A port of the host that nothing has used.
@@ -76,7 +76,7 @@ impl World {
 
     /// With so many processors.
     pub(crate) fn with_processors(processors: u32) -> Self {
-        Self::with(Config {
+        Self::with(&Config {
             processors,
             ..Config::default()
         })
@@ -86,7 +86,7 @@ impl World {
     pub(crate) fn without_bfe() -> Self {
         let mut config = Config::default();
         config.fwp.bfe_running = false;
-        Self::with(config)
+        Self::with(&config)
     }
 
     /// On which open questions are answered like this, whatever the run answers.
@@ -97,8 +97,8 @@ impl World {
     }
 
     /// What a run answers. But traffic without a filter passes: rows count on it, and ARB-14 has its own machines.
-    fn with(config: Config) -> Self {
-        let mut config = with_options(&config);
+    fn with(config: &Config) -> Self {
+        let mut config = with_options(config);
         config.fwp.options.no_match = NoMatch::Permit;
         Self::boot(config)
     }
@@ -284,12 +284,6 @@ impl World {
         log.clone()
     }
 
-    /// Forgets it.
-    pub(crate) fn forget(&self) {
-        self.agent.take_records();
-        self.log.borrow_mut().clear();
-    }
-
     fn records(&self, kind: u32, callout: &Callout) -> Vec<Record> {
         let mut log = self.log();
         log.retain(|record| record.kind == kind && record.callout == callout.slot);
@@ -365,14 +359,6 @@ impl World {
             provider,
         };
         assert_eq!(self.agent.status(&message), OK, "an injection handle");
-    }
-
-    /// `FwpsInjectionHandleDestroy0`.
-    pub(crate) fn destroy_injection_handle(&self, slot: u32) -> NtStatus {
-        self.agent.status(&HandleDestroy {
-            kind: handle::INJECTION,
-            slot,
-        })
     }
 
     /// Makes a redirect handle in a slot.
@@ -729,7 +715,7 @@ impl Filter {
     }
 
     /// With a further condition.
-    pub(crate) fn when(mut self, condition: Condition) -> Self {
+    pub(crate) const fn when(mut self, condition: Condition) -> Self {
         let at = self.0.condition_count as usize;
         self.0.conditions[at] = condition;
         self.0.condition_count += 1;

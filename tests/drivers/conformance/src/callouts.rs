@@ -43,9 +43,7 @@ pub(crate) fn register(message: &Register) -> Reply {
         return Reply::status(wfp::NtStatus::DEVICE_NOT_READY.code());
     };
     script::forget(message.callout);
-    if let Some(place) = ANSWERS.lock().0.get_mut(message.callout as usize) {
-        *place = None;
-    }
+    keep_answer(message.callout, None);
     let callout = FWPS_CALLOUT2 {
         calloutKey: guid(message.key),
         flags: message.flags,
@@ -100,10 +98,16 @@ pub(crate) fn play(message: &Script) -> Reply {
 }
 
 pub(crate) fn answer_notify(message: &Notify) -> Reply {
-    if let Some(place) = ANSWERS.lock().0.get_mut(message.callout as usize) {
-        *place = Some(*message);
-    }
+    keep_answer(message.callout, Some(*message));
     Reply::status(0)
+}
+
+/// From now on the callout's `notifyFn` answers so.
+fn keep_answer(callout: u32, answer: Option<Notify>) {
+    let mut answers = ANSWERS.lock();
+    if let Some(place) = answers.0.get_mut(callout as usize) {
+        *place = answer;
+    }
 }
 
 /// The slot of a callout.
@@ -150,7 +154,7 @@ unsafe extern "C" fn classify(
     let (mut stream, mut list) = (ptr::null_mut(), ptr::null_mut());
     match layer.map(Layer::data) {
         Some(LayerData::StreamCalloutIoPacket) => {
-            stream = layer_data.cast::<FWPS_STREAM_CALLOUT_IO_PACKET0>()
+            stream = layer_data.cast::<FWPS_STREAM_CALLOUT_IO_PACKET0>();
         }
         Some(LayerData::NetBufferList { .. }) => list = layer_data.cast::<NET_BUFFER_LIST>(),
         _ => {}

@@ -102,8 +102,8 @@ fn dispatch(request: &mut Request, code: u32) -> Result<usize> {
         Complete::CODE => traffic::complete(read(input)?),
         MakePacket::CODE => packets::make(read(input)?),
         Inject::CODE => packets::inject(read(input)?),
-        Bfe::CODE => traffic::bfe(read(input)?),
-        Signal::CODE => traffic::signal(read(input)?),
+        Bfe::CODE => traffic::bfe(*read(input)?),
+        Signal::CODE => traffic::signal(*read(input)?),
         _ => return Err(NtStatus::INVALID_DEVICE_REQUEST),
     };
     reply

@@ -51,7 +51,8 @@ pub unsafe extern "system" fn driver_entry(
 ) -> NTSTATUS {
     // SAFETY: `DriverEntry` is called at PASSIVE_LEVEL.
     let passive = unsafe { Passive::assume() };
-    let started = Driver::create(driver, registry_path, Some(unload))
+    // SAFETY: these are the arguments of `DriverEntry`.
+    let started = unsafe { Driver::create(driver, registry_path, Some(unload)) }
         .and_then(|driver| device::create(driver, passive));
     started.err().unwrap_or(NtStatus::SUCCESS).to_i32()
 }

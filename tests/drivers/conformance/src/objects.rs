@@ -45,7 +45,7 @@ const fn bytes(guid: &GUID) -> [u8; 16] {
     ]
 }
 
-fn display(options: u32) -> FWPM_DISPLAY_DATA0 {
+const fn display(options: u32) -> FWPM_DISPLAY_DATA0 {
     let name = if options & option::UNNAMED != 0 {
         ptr::null_mut()
     } else {

@@ -57,7 +57,8 @@ static COMPLETED: AtomicU32 = AtomicU32::new(0);
 static POOL: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
 
 fn keep(slot: u32, packet: Packet) {
-    if let Some(place) = PACKETS.lock().0.get_mut(slot as usize) {
+    let mut packets = PACKETS.lock();
+    if let Some(place) = packets.0.get_mut(slot as usize) {
         *place = Some(packet);
     }
 }
@@ -100,7 +101,7 @@ pub(crate) fn free_all() {
 
 /// # Safety
 /// `list` is NULL or alive.
-unsafe fn first_buffer(list: *mut NET_BUFFER_LIST) -> *mut NET_BUFFER {
+const unsafe fn first_buffer(list: *mut NET_BUFFER_LIST) -> *mut NET_BUFFER {
     // SAFETY: forwarded from the caller.
     let Some(list) = (unsafe { list.as_ref() }) else {
         return ptr::null_mut();
@@ -326,17 +327,19 @@ pub(crate) fn make(message: &MakePacket) -> Reply {
 }
 
 /// Puts `list` behind another, or its net buffer behind the other's.
-fn link(before: *mut NET_BUFFER_LIST, list: *mut NET_BUFFER_LIST, same_list: bool) {
+const fn link(before: *mut NET_BUFFER_LIST, list: *mut NET_BUFFER_LIST, same_list: bool) {
     if same_list {
-        // SAFETY: both lists are ours.
-        let (first, second) = (unsafe { first_buffer(before) }, unsafe {
-            first_buffer(list)
-        });
-        // SAFETY: a list that was made has a net buffer; the union's other member is NDIS's own link.
-        unsafe { (*first).__bindgen_anon_1.__bindgen_anon_1.Next = second };
-    } else {
+        // SAFETY: the list is ours.
+        let first = unsafe { first_buffer(before) };
         // SAFETY: as above.
-        unsafe { (*before).__bindgen_anon_1.__bindgen_anon_1.Next = list };
+        let second = unsafe { first_buffer(list) };
+        // SAFETY: NULL or the list's.
+        if let Some(first) = unsafe { first.as_mut() } {
+            first.__bindgen_anon_1.__bindgen_anon_1.Next = second;
+        }
+    // SAFETY: the list is ours.
+    } else if let Some(before) = unsafe { before.as_mut() } {
+        before.__bindgen_anon_1.__bindgen_anon_1.Next = list;
     }
 }
 
@@ -352,8 +355,11 @@ unsafe extern "C" fn completed(
     let mut record = records::blank();
     record.kind = kind::COMPLETION;
     record.filter_context = context as u64;
-    // SAFETY: the list is the driver's again; the union's other member is NDIS's own.
-    record.number = bits(unsafe { (*list).__bindgen_anon_2.Status });
+    // SAFETY: the list is the driver's again.
+    if let Some(list) = unsafe { list.as_ref() } {
+        // SAFETY: the union's other member is NDIS's own.
+        record.number = bits(unsafe { list.__bindgen_anon_2.Status });
+    }
     let mut packets = PACKETS.lock();
     let place = packets
         .0
@@ -409,7 +415,7 @@ pub(crate) fn inject(message: &Inject) -> Reply {
 }
 
 /// `UNSPECIFIED_COMPARTMENT_ID`.
-const NO_COMPARTMENT: u32 = 0;
+const NO_COMPARTMENT: i32 = 0;
 
 #[allow(
     clippy::cast_possible_truncation,
@@ -426,7 +432,7 @@ fn call(message: &Inject, list: *mut NET_BUFFER_LIST, completion: FWPS_INJECT_CO
                 handle,
                 context,
                 message.flags,
-                NO_COMPARTMENT as _,
+                NO_COMPARTMENT,
                 list,
                 completion,
                 context,
@@ -438,7 +444,7 @@ fn call(message: &Inject, list: *mut NET_BUFFER_LIST, completion: FWPS_INJECT_CO
                 handle,
                 context,
                 message.flags,
-                NO_COMPARTMENT as _,
+                NO_COMPARTMENT,
                 message.interface,
                 0,
                 list,
@@ -461,7 +467,7 @@ fn call(message: &Inject, list: *mut NET_BUFFER_LIST, completion: FWPS_INJECT_CO
                     message.flags,
                     &raw mut arguments,
                     family,
-                    NO_COMPARTMENT as _,
+                    NO_COMPARTMENT,
                     list,
                     completion,
                     context,
@@ -476,7 +482,7 @@ fn call(message: &Inject, list: *mut NET_BUFFER_LIST, completion: FWPS_INJECT_CO
                 ptr::null_mut(),
                 message.flags,
                 family,
-                NO_COMPARTMENT as _,
+                NO_COMPARTMENT,
                 message.interface,
                 0,
                 list,
@@ -491,7 +497,7 @@ fn call(message: &Inject, list: *mut NET_BUFFER_LIST, completion: FWPS_INJECT_CO
                 context,
                 message.flags,
                 family,
-                NO_COMPARTMENT as _,
+                NO_COMPARTMENT,
                 message.interface,
                 list,
                 completion,

@@ -48,6 +48,7 @@ fn next() -> Option<Record> {
     let record = ring.records[at].take()?;
     ring.first = (at + 1) % ROOM;
     ring.count -= 1;
+    drop(ring);
     Some(record)
 }
 

@@ -40,15 +40,18 @@ pub(crate) fn held() -> u32 {
 
 /// From now on the callout does this.
 pub(crate) fn set(script: &Script) {
-    if let Some(place) = SCRIPTS.lock().0.get_mut(script.callout as usize) {
-        *place = Some((*script, 0));
-    }
+    replace(script.callout, Some(script));
 }
 
 /// A callout has no script.
 pub(crate) fn forget(callout: u32) {
-    if let Some(place) = SCRIPTS.lock().0.get_mut(callout as usize) {
-        *place = None;
+    replace(callout, None);
+}
+
+fn replace(callout: u32, script: Option<&Script>) {
+    let mut scripts = SCRIPTS.lock();
+    if let Some(place) = scripts.0.get_mut(callout as usize) {
+        *place = script.map(|script| (*script, 0));
     }
 }
 
@@ -88,7 +91,7 @@ pub(crate) fn run(callout: u32, call: &Call<'_>, mut record: Record) {
 }
 
 #[allow(clippy::cast_possible_wrap, reason = "C makes enumerations signed")]
-fn answer(step: &Step, call: &Call<'_>) {
+const fn answer(step: &Step, call: &Call<'_>) {
     // SAFETY: NULL, or this classify's, of which nobody holds a reference.
     if let Some(packet) = unsafe { call.stream.as_mut() } {
         packet.streamAction = step.stream_action as _;
@@ -216,9 +219,8 @@ fn modify(operation: &Operation, call: &Call<'_>) -> (u32, u64) {
     });
     if status == 0 {
         // SAFETY: at the redirect layers that tests use, the data is a connect request, and it is the caller's.
-        if operation.a != 0
-            && let Some(request) = unsafe { data.cast::<FWPS_CONNECT_REQUEST0>().as_mut() }
-        {
+        let request = unsafe { data.cast::<FWPS_CONNECT_REQUEST0>().as_mut() };
+        if let Some(request) = request.filter(|_| operation.a != 0) {
             redirect(operation, request);
         }
         // SAFETY: the data is what the call above gave.

@@ -153,7 +153,7 @@ pub(crate) fn destroy_all() {
     }
 }
 
-pub(crate) fn bfe(message: &Bfe) -> Reply {
+pub(crate) fn bfe(message: Bfe) -> Reply {
     match message.what {
         bfe::SUBSCRIBE => subscribe(),
         bfe::UNSUBSCRIBE => Reply::status(unsubscribe()),
@@ -205,7 +205,7 @@ unsafe extern "C" fn changed(_context: *mut c_void, state: wfp_sys::FWPM_SERVICE
     records::keep(record);
 }
 
-pub(crate) fn signal(message: &Signal) -> Reply {
+pub(crate) fn signal(message: Signal) -> Reply {
     if message.what == signal::RELEASE {
         script::release();
     }
