@@ -259,6 +259,7 @@ impl Cpu {
     }
 
     /// The stacks on which the calling thread, which runs on this processor, survives a trap.
+    #[allow(clippy::unused_self, reason = "only a thread of this processor asks")]
     pub(crate) fn trap_stacks(&self) -> &trap::Stacks {
         Thread::current()
             .expect("a processor runs on threads only")

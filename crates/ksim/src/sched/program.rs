@@ -25,6 +25,10 @@ impl Kernel {
     ///
     /// # Panics
     /// When one of them panics.
+    #[allow(
+        clippy::must_use_candidate,
+        reason = "programs are run for what they do"
+    )]
     pub fn together<T: Send>(&self, programs: Vec<Program<'_, T>>) -> Vec<T> {
         let machine: &Machine = self;
         let scheduler = machine.scheduler();

@@ -62,8 +62,8 @@ impl Schedule {
     /// What [repeats](Self::replay) the run so far.
     #[must_use]
     pub fn trace(&self) -> Trace {
-        let record = self.record.lock();
-        let made = (0..).zip(&record.decisions);
+        let decisions = self.decisions();
+        let made = (0..).zip(&decisions);
         Trace(
             made.filter(|(_, decision)| decision.chosen != 0)
                 .map(|(step, decision)| (step, decision.chosen))
@@ -106,8 +106,9 @@ impl fmt::Display for Schedule {
     }
 }
 
-/// Where a run departed from the plain order, in which each thread goes on for as long as it can: at which decision,
-/// and which of the threads that could go on did. As text: `12:1,40:2`; `plain` when it did not.
+/// Where a run departed from the plain order, in which each thread goes on for as long as it can.
+///
+/// At which decision, and which of the threads that could go on did. As text: `12:1,40:2`; `plain` when it did not.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Trace(Vec<(usize, u8)>);
 
@@ -119,7 +120,7 @@ impl Trace {
     }
 
     /// How often it departs.
-    pub(super) fn departures(&self) -> usize {
+    pub(super) const fn departures(&self) -> usize {
         self.0.len()
     }
 

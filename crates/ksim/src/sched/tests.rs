@@ -336,14 +336,12 @@ fn a_system_thread_serves_until_it_is_stopped_and_its_object_tells_when_it_has_e
                 .on(0, |_| {
                     KeInitializeEvent(stop, 0, 0);
                     let (mut handle, mut object, mut client) = (0usize, 0usize, [0usize; 2]);
-                    // SAFETY: places on this stack, for the calls below only.
-                    let (to_handle, to_object, to_client) = unsafe {
-                        (
-                            Out::new(&raw mut handle),
-                            Out::new(&raw mut object),
-                            Out::new(&raw mut client),
-                        )
-                    };
+                    // SAFETY: a place on this stack, for the calls below only.
+                    let to_handle = unsafe { Out::new(&raw mut handle) };
+                    // SAFETY: as above.
+                    let to_object = unsafe { Out::new(&raw mut object) };
+                    // SAFETY: as above.
+                    let to_client = unsafe { Out::new(&raw mut client) };
                     let start = serve as *const () as usize;
                     assert_eq!(
                         PsCreateSystemThread(to_handle, 0, 0, 0, to_client, start, context),

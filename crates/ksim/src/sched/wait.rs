@@ -107,11 +107,11 @@ impl Machine {
 
     /// What is waited for, in words.
     fn other_waits(&self) -> String {
-        self.waits
-            .lock()
+        let waits = self.waits.lock().clone();
+        let words = waits
             .iter()
-            .map(|(processor, what)| format!("; processor {processor} waits for {what}"))
-            .collect()
+            .map(|(processor, what)| format!("; processor {processor} waits for {what}"));
+        words.collect()
     }
 }
 
