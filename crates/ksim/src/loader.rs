@@ -18,7 +18,7 @@ use memory::{PAGE, Protection, Region};
 /// How a driver is loaded.
 #[derive(Debug, Clone)]
 pub struct LoadOptions {
-    /// The image's file name, which names places in reports: `portcullis.sys`.
+    /// The image's file name, which names places in reports: `driver.sys`.
     pub name: String,
     /// The service's name; `None` is the file name without its extension.
     pub service: Option<String>,
