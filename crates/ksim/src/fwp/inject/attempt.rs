@@ -249,7 +249,9 @@ fn check_data(call: &Call<'_>, target: Target, family: Option<IpVersion>, data: 
         Some(IpVersion::V6) => data.get(6),
         None => None,
     };
-    if target.is_transport() && at_transport && protocol == Some(&TCP) {
+    // A send begins behind the IP header, so that its protocol is not known here.
+    let known = target.is_transport() && target.begins_with_ip();
+    if known && at_transport && protocol == Some(&TCP) {
         call.violation(
             &INJECTION_INLINE,
             "a TCP packet is injected in the classify",
