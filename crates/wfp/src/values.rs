@@ -3,7 +3,9 @@
 use core::{ffi::c_void, fmt};
 
 use wfp_schema::{DataType, FieldIndex};
-use wfp_sys::{FWP_BYTE_BLOB, FWP_TOKEN_INFORMATION, FWP_VALUE0, FWPS_INCOMING_VALUE0, FWPS_INCOMING_VALUES0};
+use wfp_sys::{
+    FWP_BYTE_BLOB, FWP_TOKEN_INFORMATION, FWP_VALUE0, FWPS_INCOMING_VALUE0, FWPS_INCOMING_VALUES0,
+};
 
 use crate::token;
 

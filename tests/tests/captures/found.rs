@@ -35,7 +35,6 @@ pub(crate) struct Found {
 /// flow. Nothing may be blocked, lost or violated on the way.
 pub(crate) fn replay(capture: &Path, policy: &[u8]) -> Vec<Found> {
     let plan = Plan {
-        pdb: None,
         captures: vec![PathBuf::from(capture)],
         policy: Some(policy.to_vec()),
         local: Vec::new(),
