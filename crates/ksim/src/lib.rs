@@ -5,7 +5,8 @@
 //! particular driver.
 //!
 //! ```text
-//! Kernel ── processors (cpu)  a host thread each, with an IRQL and a KPCR
+//! Kernel ── processors (cpu)  an IRQL and a KPCR each
+//!   ├─ sched                 threads on them, and who goes on: freely, by a seed, by a trace
 //!   ├─ loader, thunks, trap   the image, its imports, and what happens when it faults
 //!   ├─ nt                     ntoskrnl and HAL: pool, locks, events, time, I/O manager
 //!   ├─ kmdf                   the Kernel-Mode Driver Framework
