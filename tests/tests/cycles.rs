@@ -1,6 +1,6 @@
 //! The driver is loaded, started and unloaded again and again under traffic; nothing adds up.
 //!
-//! `PORTCULLIS_CYCLES=10000 cargo test --test cycles -- --nocapture` does it ten thousand times.
+//! `PORTCULLIS_CYCLES=10000 cargo test -p portcullis-tests --test cycles -- --nocapture` does it ten thousand times.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};

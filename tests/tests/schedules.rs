@@ -1,6 +1,6 @@
 //! Races that matter, under every schedule: those of many seeds, and all that depart from the plain order once or twice.
 //!
-//! A failure prints what repeats it: `SCHEDULE='trace …' cargo test --test schedules NAME`, or `seed …`.
+//! A failure prints what repeats it: `SCHEDULE='trace …' cargo test -p portcullis-tests --test schedules NAME`, or `seed …`.
 
 use ksim::sched::{Bound, Program, explore, sweep};
 use ksim::{Config, Schedule};
@@ -143,7 +143,7 @@ fn swap_against_classify(schedule: &Schedule) {
         || {
             fates = [50_000, 50_001]
                 .map(|port| net.passes(datagram(port)))
-                .into()
+                .into();
         },
     );
     // Once a flow was blocked the old policy is gone.
