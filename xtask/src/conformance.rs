@@ -34,10 +34,11 @@ const END_TO_END: &str = "portcullis-tests";
 /// The name of both conformance suites.
 const SUITE: &str = "conformance";
 /// End-to-end tests that are not the product's, or that take minutes.
-const APART: [&str; 9] = [
+const APART: [&str; 10] = [
     SUITE,
     "captures",
     "coverage",
+    "cycles",
     "faults",
     "foreign",
     "machines",
