@@ -3,6 +3,7 @@
 //! Without a network the tests say that they are skipped.
 
 mod faults;
+mod forward;
 mod layers;
 mod network;
 mod requests;

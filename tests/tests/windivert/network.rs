@@ -10,7 +10,7 @@ use wfp_schema::NtStatus;
 use crate::machine;
 
 /// Sends a packet through the program, which puts it back: it is what was sent, and it passes.
-fn goes_through(world: &mut World, program: &Program, packet: &[u8], outbound: bool) {
+pub(crate) fn goes_through(world: &mut World, program: &Program, packet: &[u8], outbound: bool) {
     let read = program.recv();
     let PacketReport {
         id, passed, reason, ..
