@@ -104,3 +104,42 @@ fn an_exception_is_still_one() {
         .collect();
     assert!(stale.is_empty(), "{stale:?}");
 }
+
+/// Whether a function of WFP may be called at `DISPATCH_LEVEL`.
+fn at_dispatch(name: &str) -> bool {
+    let export = export::resolve("fwpkclnt.sys", name);
+    let export = export.unwrap_or_else(|| panic!("{name} is not simulated"));
+    export.irql.contains(&DISPATCH)
+}
+
+#[test]
+fn irq_01_objects_callouts_and_handles_are_made_below_dispatch_level() {
+    for name in [
+        "FwpmFilterAdd0",
+        "FwpsCalloutRegister0",
+        "FwpsCalloutRegister1",
+        "FwpsCalloutRegister2",
+        "FwpsInjectionHandleCreate0",
+    ] {
+        assert!(!at_dispatch(name), "{name}");
+    }
+}
+
+#[test]
+fn irq_02_flows_pending_injections_and_the_engines_state_are_for_dispatch_level_too() {
+    for name in [
+        "FwpsFlowAssociateContext0",
+        "FwpsPendOperation0",
+        "FwpsInjectNetworkSendAsync0",
+        "FwpsInjectNetworkReceiveAsync0",
+        "FwpsInjectTransportSendAsync0",
+        "FwpsInjectTransportReceiveAsync0",
+        "FwpsInjectForwardAsync0",
+        "FwpsInjectMacSendAsync0",
+        "FwpsInjectMacReceiveAsync0",
+        "FwpsStreamInjectAsync0",
+        "FwpmBfeStateGet0",
+    ] {
+        assert!(at_dispatch(name), "{name}");
+    }
+}

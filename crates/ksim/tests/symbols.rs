@@ -73,8 +73,12 @@ fn a_bug_check_names_functions_and_lines() {
         bugcheck.message.contains("(touch, touch.c:2)"),
         "{bugcheck}"
     );
-    assert!(bugcheck.stack[0].contains("(DriverEntry+"), "{bugcheck}");
-    assert!(bugcheck.stack[0].ends_with("touch.c:5)"), "{bugcheck}");
+    let [innermost, caller] = &bugcheck.stack[..] else {
+        panic!("{bugcheck}");
+    };
+    assert!(innermost.ends_with("(touch, touch.c:2)"), "{bugcheck}");
+    assert!(caller.contains("(DriverEntry+"), "{bugcheck}");
+    assert!(caller.ends_with("touch.c:5)"), "{bugcheck}");
 
     // Another image's program database is refused rather than believed.
     let mut builder = pe_image::build::Builder::x64();

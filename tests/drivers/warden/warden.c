@@ -300,16 +300,21 @@ static VOID NTAPI Control(
 
 /* Start and stop. */
 
+/* What waits is refused. */
+static VOID RefuseAll(VOID)
+{
+    if (Warden.WorkItem != NULL) {
+        Decide(0, FALSE);
+        WdfWorkItemFlush(Warden.WorkItem);
+    }
+}
+
 static VOID TearDown(VOID)
 {
     ULONG i;
 
     InterlockedExchange(&Warden.Stopping, 1);
-    /* What waits is refused. */
-    if (Warden.WorkItem != NULL) {
-        Decide(0, FALSE);
-        WdfWorkItemFlush(Warden.WorkItem);
-    }
+    RefuseAll();
     if (Warden.Engine != NULL) {
         FwpmEngineClose0(Warden.Engine);
         Warden.Engine = NULL;
@@ -321,6 +326,8 @@ static VOID TearDown(VOID)
             }
         }
     }
+    /* A classify that was under way when the stop began may have pended one more. */
+    RefuseAll();
     /* Connections that were not authorized again before the filters went. */
     while (!IsListEmpty(&Warden.Pended)) {
         ExFreePoolWithTag(CONTAINING_RECORD(RemoveHeadList(&Warden.Pended), PENDED, Link), WARDEN_TAG);

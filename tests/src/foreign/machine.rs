@@ -1,5 +1,8 @@
 //! A machine with one driver that is not ours.
 
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread;
+
 use ksim::{
     Bugcheck, Caller, Config, Driver, FileHandle, IoResult, Kernel, LoadOptions, PoolMode, Report,
 };
@@ -9,6 +12,9 @@ use super::test_drivers::{Built, built};
 use crate::control::alive;
 use crate::net::Net;
 use crate::world::assert_clean;
+
+/// Ports that a processor sends from in turn.
+const PORTS: u16 = 8_000;
 
 /// A machine, a driver that has started on it, and a host with packets on its first processor.
 #[derive(Debug)]
@@ -98,6 +104,39 @@ impl Machine {
     #[must_use]
     pub fn unload(&mut self) -> Report {
         alive(self.try_unload())
+    }
+
+    /// Unloads the driver while the processors but the first send: each has sent something before, and goes on until
+    /// it is over. `exchange` sends on its host, from a port that is its own.
+    #[must_use]
+    pub fn unload_under_traffic(&mut self, exchange: impl Fn(&mut Net, u16) + Sync) -> Report {
+        let kernel = self.kernel.clone();
+        let sending: Vec<u32> = (1..kernel.processors()).collect();
+        let begun = AtomicU32::new(0);
+        let is_over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            for (processor, first) in sending.iter().zip((20_000_u16..).step_by(PORTS.into())) {
+                let (kernel, begun, is_over, exchange) = (&kernel, &begun, &is_over, &exchange);
+                scope.spawn(move || {
+                    let mut net = Net::new(kernel, *processor);
+                    for round in 0.. {
+                        exchange(&mut net, first + round % PORTS);
+                        if round == 0 {
+                            begun.fetch_add(1, Ordering::SeqCst);
+                        }
+                        if is_over.load(Ordering::SeqCst) {
+                            break;
+                        }
+                    }
+                });
+            }
+            while (begun.load(Ordering::SeqCst) as usize) < sending.len() {
+                thread::yield_now();
+            }
+            let report = self.unload();
+            is_over.store(true, Ordering::SeqCst);
+            report
+        })
     }
 
     /// Unloads the driver, which leaves nothing behind and has done nothing that it must not.

@@ -5,7 +5,7 @@ use portcullis_tests::control::alive;
 use portcullis_tests::foreign::machine::{assert_found, status};
 use portcullis_tests::foreign::test_drivers::built;
 use portcullis_tests::foreign::{Machine, sweep};
-use portcullis_tests::{Net, Tcp, udp};
+use portcullis_tests::{Tcp, udp};
 use wfp_schema::NtStatus;
 
 const DEVICE: &str = r"\\.\Editor";
@@ -183,31 +183,15 @@ fn three_processors_edit_while_it_is_unloaded_in_the_middle() {
     mask(&device, b"secret");
     clone_packets(&device);
     alive(device.close());
-    let kernel = machine.kernel.clone();
-    let report = std::thread::scope(|scope| {
-        for processor in 1..4_u16 {
-            let kernel = &kernel;
-            scope.spawn(move || {
-                let mut net = Net::new(kernel, u32::from(processor));
-                for round in 0..60_u16 {
-                    let port = 40_000 + processor * 1_000 + round;
-                    let mut tcp = Tcp::new(&format!("192.0.2.10:{port}"), "198.51.100.1:80");
-                    for packet in tcp.handshake() {
-                        net.packet(&packet);
-                    }
-                    net.packet(&tcp.client_says(b"a secret and a secr"));
-                    net.packet(&tcp.server_says(b"no secret"));
-                    if round % 2 == 0 {
-                        net.fates(&tcp.close());
-                    }
-                    net.settle();
-                }
-            });
+    let report = machine.unload_under_traffic(|net, port| {
+        let mut tcp = Tcp::new(&format!("192.0.2.10:{port}"), "198.51.100.1:80");
+        net.fates(&tcp.handshake());
+        net.packet(&tcp.client_says(b"a secret and a secr"));
+        net.packet(&tcp.server_says(b"no secret"));
+        if port % 2 == 0 {
+            net.fates(&tcp.close());
         }
-        for _ in 0..200 {
-            std::thread::yield_now();
-        }
-        machine.unload()
+        net.settle();
     });
     assert!(report.is_clean(), "{report:#?}");
 }

@@ -355,6 +355,24 @@ fn four_processors_connect_ask_and_cancel_at_once() {
     machine.end();
 }
 
+#[test]
+fn three_processors_connect_while_it_is_unloaded_in_the_middle() {
+    let config = Config {
+        processors: 4,
+        ..Config::default()
+    };
+    let mut machine = Machine::with_built(&config, &built("gate", None));
+    let device = machine.open(DEVICE);
+    set_port(&device, 23);
+    alive(device.close());
+    let report = machine.unload_under_traffic(|net, port| {
+        net.packet(&connect(port, 23)[0]);
+        net.fates(&connect_v6(port, 80));
+    });
+    assert!(report.is_clean(), "{report:#?}");
+    assert!(machine.net.all_pass(&connect(50_000, 23)));
+}
+
 /// Everything that the driver does, in a form that goes on when something fails.
 fn scenario(machine: &mut Machine) {
     let Ok(device) = machine.open_as(DEVICE, Caller::administrator()) else {

@@ -206,6 +206,25 @@ fn three_processors_connect_while_a_program_decides() {
     machine.end();
 }
 
+#[test]
+fn three_processors_connect_while_it_is_unloaded_in_the_middle() {
+    let config = Config {
+        processors: 4,
+        ..Config::default()
+    };
+    let mut machine = Machine::with_built(&config, &built("warden", None));
+    let device = machine.open(DEVICE);
+    watch(&device, 443);
+    alive(device.close());
+    let report = machine.unload_under_traffic(|net, port| {
+        net.packet(&connect(port, 443)[0]);
+        net.packet(&connect_v6(port, 443)[0]);
+        net.settle();
+    });
+    assert!(report.is_clean(), "{report:#?}");
+    assert!(machine.net.all_pass(&connect(50_000, 443)));
+}
+
 /// Everything that the driver does, in a form that goes on when something fails.
 fn scenario(machine: &mut Machine) {
     let Ok(device) = machine.open_as(DEVICE, Caller::administrator()) else {
