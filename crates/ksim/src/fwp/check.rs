@@ -347,7 +347,7 @@ impl Cost {
 }
 
 /// Nanoseconds that this thread has run.
-fn thread_time() -> u64 {
+pub(super) fn thread_time() -> u64 {
     let mut time = libc::timespec {
         tv_sec: 0,
         tv_nsec: 0,

@@ -43,7 +43,7 @@ mod system;
 #[cfg(test)]
 mod tests;
 mod thread;
-mod wait;
+pub(crate) mod wait;
 pub(crate) mod wdm;
 
 /// Functions that other modules' tests call as a driver does.

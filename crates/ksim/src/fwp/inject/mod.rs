@@ -158,6 +158,9 @@ exports! {
         if !stream_flags.intersects(StreamFlags::RECEIVE | StreamFlags::SEND) {
             return NtStatus::FWP_INVALID_PARAMETER.to_i32();
         }
+        if stream_flags.contains(StreamFlags::SEND_ABORT) {
+            call.violation(&ARGUMENT, "FWPS_STREAM_FLAG_SEND_ABORT is not for injections: FwpsFlowAbort0 ends a connection");
+        }
         let closes = stream_flags.intersects(StreamFlags::RECEIVE_DISCONNECT | StreamFlags::SEND_DISCONNECT);
         let target = Target::Stream { flow, callout, flags: stream_flags };
         let by = By { handle, context, flags };

@@ -1,33 +1,36 @@
 //! What the verifier finds in injections, classifies and flow contexts.
 
 use wfp_schema::flags::InjectionType;
-use wfp_schema::{Action, IpVersion, LayerKind, NtStatus};
+use wfp_schema::{Action, IpVersion, LayerKind, NtStatus, StreamFlags};
 
 use super::packets::udp_packet;
 use super::support::{
-    Classify, Driver, OK, Shown, absorb, behave, into, layer, run, run_clean, status, unversioned,
-    v4,
+    Classify, Driver, OK, Shown, absorb, at, behave, into, layer, run, run_clean, status,
+    unversioned, v4,
 };
 use crate::access::Out;
-use crate::fwp::Config;
+use crate::fwp::check::thread_time;
 use crate::fwp::flow::{FwpsFlowAssociateContext0, FwpsFlowRemoveContext0};
 use crate::fwp::inject::handle::{FwpsInjectionHandleCreate0, FwpsInjectionHandleDestroy0};
 use crate::fwp::inject::{
     FwpsInjectForwardAsync0, FwpsInjectMacSendAsync0, FwpsInjectNetworkReceiveAsync0,
-    FwpsInjectNetworkSendAsync0,
+    FwpsInjectNetworkSendAsync0, FwpsInjectTransportReceiveAsync0, FwpsStreamInjectAsync0,
 };
 use crate::fwp::layout::value::RawValue;
 use crate::fwp::nbl::{FwpsAllocateCloneNetBufferList0, FwpsFreeCloneNetBufferList0};
 use crate::fwp::objects::query::FwpmFreeMemory0;
 use crate::fwp::options::{FwpmEngineGetOption0, FwpmEngineSetOption0, FwpsClassifyOptionSet0};
 use crate::fwp::stack::StackRequest;
+use crate::fwp::{Config, check_filters_left};
 use crate::ndis::layout::NetBufferList;
 use crate::net::{ClassifyOptions, Filtering, InjectionMark, InjectionPoint, Outcome};
 use crate::nt::pool_api::{ExAllocatePool2, ExFreePoolWithTag};
 use crate::nt::spin::{KeAcquireSpinLockRaiseToDpc, KeReleaseSpinLock};
+use crate::nt::wait::KeDelayExecutionThread;
 use crate::verifier::{
-    ARGUMENT, CLASSIFY_ALLOCATIONS, FLOW_LAYER, FLOW_REMOVED_TWICE, INJECTION_HANDLE,
-    INJECTION_LOCK, INJECTION_LOOP, INJECTION_OFFSET, PEND_REAUTHORIZATION, Report,
+    ARGUMENT, CLASSIFY_ALLOCATIONS, CLASSIFY_BLOCKING, CLASSIFY_TIME, FLOW_LAYER,
+    FLOW_REMOVED_TWICE, INJECTION_HANDLE, INJECTION_INLINE, INJECTION_LOCK, INJECTION_LOOP,
+    INJECTION_OFFSET, PEND_REAUTHORIZATION, Report, UNLOAD_FILTER,
 };
 
 const AF_INET: u16 = 2;
@@ -224,6 +227,105 @@ fn a_classify_that_allocates_often_is_found() {
     });
     assert_eq!(rules(&report), [CLASSIFY_ALLOCATIONS.name]);
     assert!(report.violations[0].site.is_some(), "whose classify it was");
+}
+
+#[test]
+fn a_classify_that_waits_is_found() {
+    let report = run(Config::default(), |driver| {
+        let connect = v4(LayerKind::AleAuthConnect);
+        driver.filtered(connect, Action::CalloutUnknown);
+        behave(|classify| {
+            KeDelayExecutionThread(0, 0, at(&-10_000_i64));
+            classify.out.action = Action::Permit.value();
+        });
+        driver.classify(connect, &[], Shown::default());
+    });
+    assert_eq!(rules(&report), [CLASSIFY_BLOCKING.name]);
+}
+
+#[test]
+fn a_classify_that_takes_long_is_found() {
+    let report = run(Config::default(), |driver| {
+        driver.filtered(v4(LayerKind::OutboundIpPacket), Action::CalloutUnknown);
+        behave(|classify| {
+            const LONG: u64 = 110_000_000;
+            let begun = thread_time();
+            while thread_time() < begun + LONG {}
+            classify.out.action = Action::Permit.value();
+        });
+        classify(driver, 0, None);
+    });
+    assert_eq!(rules(&report), [CLASSIFY_TIME.name]);
+}
+
+#[test]
+fn a_tcp_segment_that_is_injected_in_the_classify_at_a_transport_layer_is_found() {
+    const TCP: u8 = 6;
+    for (protocol, found) in [(TCP, &[INJECTION_INLINE.name][..]), (17, &[])] {
+        let report = run(Config::default(), move |driver| {
+            let transport = v4(LayerKind::InboundTransport);
+            driver.filtered(transport, Action::CalloutUnknown);
+            let handle = handle(AF_INET, InjectionType::TRANSPORT);
+            behave(move |classify| {
+                let list = clone(classify);
+                let injected = FwpsInjectTransportReceiveAsync0(
+                    handle,
+                    0,
+                    0,
+                    0,
+                    AF_INET,
+                    1,
+                    1,
+                    0,
+                    list,
+                    Some(complete),
+                    0,
+                );
+                assert_eq!(injected, OK);
+                absorb(classify);
+            });
+            let mut packet = udp_packet();
+            packet[9] = protocol;
+            driver.classify(transport, &[], Shown::injected(&packet, 0, None));
+            assert_eq!(FwpsInjectionHandleDestroy0(handle), OK);
+        });
+        assert_eq!(rules(&report), found, "protocol {protocol}");
+    }
+}
+
+#[test]
+fn an_injected_abort_is_found() {
+    let report = run(Config::default(), |_| {
+        let handle = handle(0, InjectionType::STREAM);
+        let flags = StreamFlags::SEND | StreamFlags::SEND_DISCONNECT | StreamFlags::SEND_ABORT;
+        // Whatever becomes of it.
+        let _ = FwpsStreamInjectAsync0(
+            handle,
+            0,
+            0,
+            0x99,
+            1,
+            v4(LayerKind::Stream).get(),
+            flags.bits(),
+            Out::null(),
+            0,
+            None,
+            0,
+        );
+        assert_eq!(FwpsInjectionHandleDestroy0(handle), OK);
+    });
+    assert_eq!(rules(&report), [ARGUMENT.name]);
+}
+
+#[test]
+fn a_filter_that_asks_a_callout_after_its_driver_has_gone_is_found() {
+    let report = run(Config::default(), |driver| {
+        driver.filtered(v4(LayerKind::OutboundIpPacket), Action::CalloutUnknown);
+        let cpu = crate::Cpu::current().expect("a processor");
+        // Whoever added it, its code is in this range.
+        check_filters_left(cpu, &(0..usize::MAX));
+    });
+    assert_eq!(rules(&report), [UNLOAD_FILTER.name]);
 }
 
 #[test]
