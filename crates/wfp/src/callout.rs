@@ -4,6 +4,7 @@ use core::{
     ffi::c_void,
     fmt,
     num::NonZeroU64,
+    ptr::NonNull,
     sync::atomic::{AtomicU64, Ordering},
 };
 
@@ -21,6 +22,7 @@ use crate::{
     engine::to_guid,
     layer::{Fields, LayerType},
     metadata::Metadata,
+    redirect::Call,
     values::Values,
     verdict::{ClassifyOut, Outcome, Verdict},
 };
@@ -125,6 +127,8 @@ pub struct Classify<'a, L: LayerType> {
     pub flow_context: Option<NonZeroU64>,
     /// Whether an earlier filter has taken the right to decide: then a permit changes nothing.
     pub decided: bool,
+    /// What redirection needs.
+    pub(crate) call: Call,
 }
 
 impl<L: LayerType> fmt::Debug for Classify<'_, L> {
@@ -163,7 +167,7 @@ unsafe extern "C" fn classify<C: Callout>(
     in_fixed_values: *const FWPS_INCOMING_VALUES0,
     in_meta_values: *const FWPS_INCOMING_METADATA_VALUES0,
     layer_data: *mut c_void,
-    _classify_context: *const c_void,
+    classify_context: *const c_void,
     filter: *const FWPS_FILTER2,
     flow_context: u64,
     classify_out: *mut FWPS_CLASSIFY_OUT0,
@@ -174,9 +178,9 @@ unsafe extern "C" fn classify<C: Callout>(
     let meta = unsafe { in_meta_values.as_ref() };
     // SAFETY: as above.
     let filter = unsafe { filter.as_ref() };
-    // SAFETY: as above, and nobody else refers to it during the call.
-    let out = unsafe { classify_out.as_mut() };
-    let (Some(fixed), Some(meta), Some(filter), Some(out)) = (fixed, meta, filter, out) else {
+    let (Some(fixed), Some(meta), Some(filter), Some(out)) =
+        (fixed, meta, filter, NonNull::new(classify_out))
+    else {
         return;
     };
     // SAFETY: `fixed` is what WFP passed.
@@ -186,10 +190,12 @@ unsafe extern "C" fn classify<C: Callout>(
     };
     let counters = C::counters(fields.version());
     counters.classify.fetch_add(1, Ordering::Relaxed);
+    // SAFETY: WFP passed it. It is copied, because functions that the callout calls may write it.
+    let found = unsafe { out.read() };
     let mut answer = ClassifyOut {
-        action: out.actionType,
-        rights: Rights::from_bits(out.rights),
-        flags: ClassifyOutFlags::from_bits(out.flags),
+        action: found.actionType,
+        rights: Rights::from_bits(found.rights),
+        flags: ClassifyOutFlags::from_bits(found.flags),
         stream: None,
     };
     let verdict = C::classify(&Classify {
@@ -200,8 +206,16 @@ unsafe extern "C" fn classify<C: Callout>(
         data: unsafe { C::Layer::data(layer_data) },
         flow_context: NonZeroU64::new(flow_context),
         decided: !answer.rights.contains(Rights::ACTION_WRITE),
+        call: Call {
+            context: classify_context,
+            filter: filter.filterId,
+            out,
+        },
     });
     counters.count(verdict.write(RuntimeFilterFlags::from_bits(filter.flags), &mut answer));
+    // SAFETY: as above; the callout has returned, and nobody else refers to it.
+    let out = unsafe { &mut *out.as_ptr() };
+    // Acquiring writable layer data has written a block here, or, as measured by others, has not.
     out.actionType = answer.action;
     out.rights = answer.rights.bits();
     out.flags = answer.flags.bits();

@@ -19,6 +19,7 @@ use wfp_schema::{
 
 use crate::{
     nbl::Packet,
+    redirect::{BindRequest, ConnectRequest},
     stream::Indication,
     token,
     values::{Value, Values},
@@ -79,6 +80,22 @@ macro_rules! layers {
             unsafe { Packet::new(raw.cast()) }
         }
     };
+    (@data connect) => {
+        type Data<'a> = Option<ConnectRequest<'a>>;
+
+        unsafe fn data<'a>(raw: *mut c_void) -> Option<ConnectRequest<'a>> {
+            // SAFETY: the schema says that this layer's data is a connect request or NULL.
+            unsafe { ConnectRequest::new(raw.cast_const().cast()) }
+        }
+    };
+    (@data bind) => {
+        type Data<'a> = Option<BindRequest<'a>>;
+
+        unsafe fn data<'a>(raw: *mut c_void) -> Option<BindRequest<'a>> {
+            // SAFETY: the schema says that this layer's data is a bind request or NULL.
+            unsafe { BindRequest::new(raw.cast_const().cast()) }
+        }
+    };
     (@data stream) => {
         type Data<'a> = Option<Indication<'a>>;
 
@@ -109,6 +126,10 @@ layers! {
     DatagramData => Authorization, packet;
     /// An endpoint closes.
     AleEndpointClosure => Seen, nothing;
+    /// Where a connection goes, before it is authorized.
+    AleConnectRedirect => Authorization, connect;
+    /// Where a socket is bound, before that is authorized.
+    AleBindRedirect => Authorization, bind;
 }
 
 /// The layer's row of the schema for one IP version, found at compile time.

@@ -42,7 +42,10 @@ pub mod nbl;
 pub mod pool;
 mod processor;
 #[cfg(windows)]
+pub mod redirect;
+#[cfg(windows)]
 pub mod registration;
+mod sockaddr;
 #[cfg(windows)]
 pub mod stream;
 pub mod swap;

@@ -1,11 +1,11 @@
 //! The metadata that comes with a classify.
 
-use core::{fmt, num::NonZeroU64};
+use core::{fmt, net::SocketAddr, num::NonZeroU64};
 
 use wfp_schema::{Direction, MetadataFields};
 use wfp_sys::FWPS_INCOMING_METADATA_VALUES0;
 
-use crate::{flow::FlowId, values};
+use crate::{flow::FlowId, redirect::RedirectRecords, sockaddr, values};
 
 /// The metadata of one classify. A member exists only if its presence bit is set.
 #[derive(Clone, Copy)]
@@ -76,6 +76,37 @@ impl<'a> Metadata<'a> {
             MetadataFields::TRANSPORT_ENDPOINT_HANDLE,
             self.raw.transportEndpointHandle,
         )
+    }
+
+    /// `ORIGINAL_DESTINATION` of a redirected connection: where it was to go before anybody redirected it.
+    #[must_use]
+    pub fn original_destination(&self) -> Option<SocketAddr> {
+        let address = self.present(
+            MetadataFields::ORIGINAL_DESTINATION,
+            self.raw.originalDestination,
+        )?;
+        // SAFETY: the bit says that the member is valid; it is NULL or a SOCKADDR of this classify.
+        sockaddr::read_short(unsafe { sockaddr::at(address.cast()) }?)
+    }
+
+    /// `LOCAL_REDIRECT_TARGET_PID` of a redirected connection: the local process that it was sent to.
+    #[must_use]
+    pub fn redirect_target(&self) -> Option<u32> {
+        self.present(
+            MetadataFields::LOCAL_REDIRECT_TARGET_PID,
+            self.raw.localRedirectTargetPID,
+        )
+    }
+
+    /// `REDIRECT_RECORD_HANDLE`: who has redirected the connection.
+    #[must_use]
+    pub fn redirect_records(&self) -> Option<RedirectRecords<'a>> {
+        let records = self.present(
+            MetadataFields::REDIRECT_RECORD_HANDLE,
+            self.raw.redirectRecords,
+        )?;
+        // SAFETY: the bit says that the member is valid, during this classify.
+        unsafe { RedirectRecords::new(records) }
     }
 
     /// `PACKET_DIRECTION`, present when a connection is authorized again.

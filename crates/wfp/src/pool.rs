@@ -115,6 +115,58 @@ impl<T: fmt::Debug> fmt::Debug for PoolBox<T> {
     }
 }
 
+/// Bytes in the pool that somebody else may come to own.
+#[cfg_attr(not(windows), allow(dead_code))]
+pub(crate) struct PoolBytes {
+    start: NonNull<u8>,
+    size: usize,
+    tag: Tag,
+}
+
+// SAFETY: the bytes are owned, and nobody else reaches them.
+unsafe impl Send for PoolBytes {}
+
+#[cfg_attr(not(windows), allow(dead_code))]
+impl PoolBytes {
+    /// A copy of `bytes`; empty ones are refused.
+    ///
+    /// # Errors
+    /// `STATUS_INSUFFICIENT_RESOURCES`, `STATUS_INVALID_PARAMETER`.
+    pub(crate) fn try_copy_of(tag: Tag, bytes: &[u8]) -> Result<Self, NtStatus> {
+        if bytes.is_empty() {
+            return Err(NtStatus::INVALID_PARAMETER);
+        }
+        let start = backend::allocate(bytes.len(), tag).ok_or(NtStatus::INSUFFICIENT_RESOURCES)?;
+        // SAFETY: the new allocation is as long and overlaps nothing.
+        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), start.as_ptr(), bytes.len()) };
+        Ok(Self {
+            start,
+            size: bytes.len(),
+            tag,
+        })
+    }
+
+    /// Gives the bytes up: whoever takes them frees them.
+    #[must_use]
+    pub(crate) fn into_raw(self) -> (NonNull<u8>, usize) {
+        let given = ManuallyDrop::new(self);
+        (given.start, given.size)
+    }
+}
+
+impl Drop for PoolBytes {
+    fn drop(&mut self) {
+        // SAFETY: `try_copy_of` allocated this with this size and tag.
+        unsafe { backend::free(self.start, self.size, self.tag) };
+    }
+}
+
+impl fmt::Debug for PoolBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PoolBytes({})", self.size)
+    }
+}
+
 /// A vector in the pool whose capacity is chosen once.
 pub struct PoolVec<T> {
     /// Dangling when the capacity is zero.
