@@ -10,10 +10,10 @@ mod stream;
 
 use core::{
     num::NonZeroU64,
-    sync::atomic::{AtomicU32, AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
 };
 
-use portcullis_core::connection::TCP;
+use portcullis_core::{EffectSet, connection::TCP};
 use portcullis_proto::{CALLOUTS, CalloutKind, Family, status::CalloutStatus};
 use wfp::{
     Result,
@@ -28,6 +28,26 @@ use wfp::{
     wide::{Wide, WideString},
 };
 
+/// When a callout's filter exists. Where there is no filter, a callout costs nothing.
+#[derive(Clone, Copy)]
+pub(crate) enum Demand {
+    /// While the filter engine runs.
+    Always,
+    /// While a rule of the policy in force has one of these effects.
+    #[expect(dead_code, reason = "the callouts for effects are added one by one")]
+    Effects(EffectSet),
+}
+
+impl Demand {
+    /// Whether the filter exists while a policy with these effects is in force.
+    const fn is_met(self, effects: EffectSet) -> bool {
+        match self {
+            Self::Always => true,
+            Self::Effects(needed) => needed.intersects(effects),
+        }
+    }
+}
+
 /// A callout, whatever the IP version.
 struct Row {
     kind: CalloutKind,
@@ -37,6 +57,7 @@ struct Row {
     action: CalloutAction,
     /// What becomes of traffic while the callout is not registered, and so on.
     filter: FilterFlags,
+    demand: Demand,
     layer: fn(IpVersion) -> &'static Layer,
     counters: fn(IpVersion) -> &'static Counters,
     register: fn(Device, IpVersion, Guid, CalloutFlags, Passive) -> Result<Registration>,
@@ -60,10 +81,17 @@ impl Row {
                     FilterFlags::PERMIT_IF_CALLOUT_UNREGISTERED
                 }
             },
+            demand: Demand::Always,
             layer: layer::row::<C::Layer>,
             counters: C::counters,
             register: Registration::register::<C>,
         }
+    }
+
+    /// The row with a filter that exists only on demand.
+    #[expect(dead_code, reason = "the callouts for effects are added one by one")]
+    const fn on(self, demand: Demand) -> Self {
+        Self { demand, ..self }
     }
 }
 
@@ -170,6 +198,8 @@ pub(crate) enum Object {
 struct Live {
     /// 0 while it is not registered.
     callout: AtomicU32,
+    /// Whether the filter engine has the callout's object.
+    is_added: AtomicBool,
     /// 0 while there is no filter.
     filter: AtomicU64,
 }
@@ -177,6 +207,7 @@ struct Live {
 static LIVE: [Live; COUNT] = [const {
     Live {
         callout: AtomicU32::new(0),
+        is_added: AtomicBool::new(false),
         filter: AtomicU64::new(0),
     }
 }; COUNT];
@@ -232,6 +263,11 @@ impl Entry {
         self.row.action
     }
 
+    /// Whether its filter exists while a policy with these effects is in force.
+    pub(crate) const fn is_wanted(&self, effects: EffectSet) -> bool {
+        self.row.demand.is_met(effects)
+    }
+
     /// Its filter's flags.
     pub(crate) const fn filter_flags(&self) -> FilterFlags {
         self.row.filter
@@ -260,9 +296,10 @@ impl Entry {
         }
     }
 
-    /// Keeps the identifier of its filter; 0 for none.
-    pub(crate) fn set_filter(&self, id: u64) {
-        self.live.filter.store(id, Ordering::Release);
+    /// Keeps whether the filter engine has its object, and the identifier of its filter, 0 for none.
+    pub(crate) fn set_objects(&self, is_added: bool, filter: u64) {
+        self.live.is_added.store(is_added, Ordering::Release);
+        self.live.filter.store(filter, Ordering::Release);
     }
 
     /// What a status reply tells of it.
@@ -275,9 +312,11 @@ impl Entry {
         if callout != 0 {
             flags |= CalloutStatus::REGISTERED;
         }
-        // Callout objects and filters come and go in one transaction.
+        if self.live.is_added.load(Ordering::Relaxed) {
+            flags |= CalloutStatus::ADDED;
+        }
         if filter != 0 {
-            flags |= CalloutStatus::ADDED | CalloutStatus::FILTERED;
+            flags |= CalloutStatus::FILTERED;
         }
         let mut status = CalloutStatus::zeroed();
         status.kind = self.row.kind.raw();

@@ -2,10 +2,15 @@
 //!
 //! `WaitingForBfe` ⇄ `Active`: the engine's callback asks for a run of [`follow_bfe`], which makes
 //! the objects when the engine runs and forgets them when it has stopped.
+//!
+//! A filter whose callout is only needed for an [effect](EffectSet) exists while the policy in force
+//! has that effect: [`set_policy`] adds what a new policy needs before it comes into force, and deletes
+//! what it does not need afterwards.
 
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use kmdf::Driver;
+use portcullis_core::EffectSet;
 use portcullis_proto::{Counter, DriverState, LifecycleStep};
 use wfp::{
     NtStatus, Result,
@@ -40,8 +45,13 @@ const FILTER_WEIGHT: u64 = 0x8000_0000_0000_0000;
 struct Management {
     subscription: Option<Subscription>,
     session: Option<EngineSession>,
-    filters: [Option<FilterId>; callouts::COUNT],
+    filters: Filters,
+    /// The effects for which filters exist, or will when the engine runs.
+    effects: EffectSet,
 }
+
+/// The identifier of each callout's filter.
+type Filters = [Option<FilterId>; callouts::COUNT];
 
 static MANAGEMENT: KernelCell<WaitLock<Management>> = KernelCell::new(tag::GLOBAL);
 /// The engine has not been running at some time since this was last looked at.
@@ -56,6 +66,7 @@ pub(crate) fn prepare(_driver: Driver, passive: Passive) -> Result {
         subscription: None,
         session: None,
         filters: [None; callouts::COUNT],
+        effects: EffectSet::NONE,
     };
     MANAGEMENT.try_set(WaitLock::try_new(tag::GLOBAL, nothing)?, passive)?;
     Ok(())
@@ -82,6 +93,27 @@ pub(crate) fn follow_bfe(passive: Passive) {
         // A failure has been recorded, and shows in the driver's state.
         let _ = management.lock(passive).follow(passive);
     }
+}
+
+/// Puts a policy with these effects in force by calling `set`, with the filters that it needs.
+///
+/// # Errors
+/// A filter that the policy needs could not be added, or `set` failed. The policy in force stays then.
+pub(crate) fn set_policy(
+    effects: EffectSet,
+    passive: Passive,
+    set: impl FnOnce() -> Result,
+) -> Result {
+    let management = MANAGEMENT.get().ok_or(NtStatus::DEVICE_NOT_READY)?;
+    let mut management = management.lock(passive);
+    let before = management.effects;
+    let done = management
+        .want(before.union(effects), passive)
+        .and_then(|()| set());
+    // Too many filters do no harm, and what failed is recorded.
+    let wanted = if done.is_ok() { effects } else { before };
+    let _ = management.want(wanted, passive);
+    done
 }
 
 /// Deletes the filters, so that no further traffic comes to the callouts.
@@ -163,13 +195,9 @@ impl Management {
     fn add_objects(&mut self, passive: Passive) -> core::result::Result<(), Failure> {
         let mut session = EngineSession::open_dynamic(&label(NAME), passive)
             .map_err(|status| (LifecycleStep::OpenSession, status))?;
-        let filters = add_all(&mut session, passive);
-        match filters {
+        match add_all(&mut session, self.effects, passive) {
             Ok(filters) => {
-                for (entry, filter) in callouts::entries().zip(filters) {
-                    entry.set_filter(filter.map_or(0, FilterId::get));
-                }
-                self.filters = filters;
+                self.keep(filters, true);
                 self.session = Some(session);
                 Ok(())
             }
@@ -177,6 +205,33 @@ impl Management {
                 let _ = session.close(passive);
                 Err(failure)
             }
+        }
+    }
+
+    /// Adds the filters that these effects need and deletes those that they don't, in one transaction. Without a
+    /// session it is only noted. When it fails, nothing has changed.
+    fn want(&mut self, effects: EffectSet, passive: Passive) -> Result {
+        let is_right = |(entry, filter): (callouts::Entry, &Option<FilterId>)| {
+            entry.is_wanted(effects) == filter.is_some()
+        };
+        // A session that the engine's stop has ended is opened anew soon, and gets its filters then.
+        if !INTERRUPTED.load(Ordering::SeqCst)
+            && !callouts::entries().zip(&self.filters).all(is_right)
+            && let Some(session) = &mut self.session
+        {
+            let filters = change_filters(session, self.filters, effects, passive)
+                .inspect_err(|&status| failed((LifecycleStep::AddFilters, status)))?;
+            self.keep(filters, true);
+        }
+        self.effects = effects;
+        Ok(())
+    }
+
+    /// Keeps the filters' identifiers, and whether the callouts' objects exist, also for status replies.
+    fn keep(&mut self, filters: Filters, is_added: bool) {
+        self.filters = filters;
+        for (entry, filter) in callouts::entries().zip(filters) {
+            entry.set_objects(is_added, filter.map_or(0, FilterId::get));
         }
     }
 
@@ -193,7 +248,7 @@ impl Management {
             transaction.commit()
         });
         match deleted {
-            Ok(()) => self.forget_filters(),
+            Ok(()) => self.keep([None; callouts::COUNT], true),
             Err(status) => {
                 failed((LifecycleStep::DeleteFilters, status));
                 self.forget(passive);
@@ -226,22 +281,38 @@ impl Management {
             // After the engine's stop that is to be expected; the handle is gone all the same.
             state::record(LifecycleStep::CloseSession, status);
         }
-        self.forget_filters();
+        self.keep([None; callouts::COUNT], false);
     }
+}
 
-    fn forget_filters(&mut self) {
-        self.filters = [None; callouts::COUNT];
-        for entry in callouts::entries() {
-            entry.set_filter(0);
+/// Adds and deletes filters in one transaction.
+fn change_filters(
+    session: &mut EngineSession,
+    mut filters: Filters,
+    effects: EffectSet,
+    passive: Passive,
+) -> Result<Filters> {
+    let transaction = session.transaction(passive)?;
+    for (entry, filter) in callouts::entries().zip(filters.iter_mut()) {
+        match (entry.is_wanted(effects), *filter) {
+            (true, None) => *filter = Some(add_filter(&transaction, entry)?),
+            (false, Some(id)) => {
+                transaction.delete_filter(id)?;
+                *filter = None;
+            }
+            (true, Some(_)) | (false, None) => {}
         }
     }
+    transaction.commit()?;
+    Ok(filters)
 }
 
 /// Everything in one transaction.
 fn add_all(
     session: &mut EngineSession,
+    effects: EffectSet,
     passive: Passive,
-) -> core::result::Result<[Option<FilterId>; callouts::COUNT], Failure> {
+) -> core::result::Result<Filters, Failure> {
     let at = |step: LifecycleStep| move |status: NtStatus| (step, status);
     let transaction = session
         .transaction(passive)
@@ -266,7 +337,8 @@ fn add_all(
         }
     }
     let mut filters = [None; callouts::COUNT];
-    for (entry, place) in callouts::entries().zip(filters.iter_mut()) {
+    let wanted = callouts::entries().zip(filters.iter_mut());
+    for (entry, place) in wanted.filter(|(entry, _)| entry.is_wanted(effects)) {
         *place = Some(add_filter(&transaction, entry).map_err(at(LifecycleStep::AddFilters))?);
     }
     transaction

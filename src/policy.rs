@@ -2,11 +2,14 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use portcullis_core::{Policy, PolicySource, PolicyView};
+use portcullis_core::{EffectSet, Policy, PolicySource, PolicyView};
 use portcullis_proto::{Counter, EventKind, EventRecord};
 use wfp::{NtStatus, Result, irql::Passive, pool::PoolVec, swap::Swap, sync::WaitLock};
 
-use crate::state::{self, Core, tag};
+use crate::{
+    management,
+    state::{self, Core, tag},
+};
 
 /// A policy with its place in the order of policies.
 struct Loaded {
@@ -82,11 +85,11 @@ impl PolicySource for PolicyStore {
 /// Sets the compiled policy in `bytes`; none if it is empty.
 ///
 /// # Errors
-/// `STATUS_DATA_NOT_ACCEPTED` if it is not valid, `STATUS_INSUFFICIENT_RESOURCES`. The policy in
-/// force stays then.
+/// `STATUS_DATA_NOT_ACCEPTED` if it is not valid, `STATUS_INSUFFICIENT_RESOURCES`, or why a filter
+/// that it needs could not be added. The policy in force stays then.
 pub(crate) fn set(core: &Core, bytes: &[u8], passive: Passive) -> Result {
-    let (policy, hash, rules) = if bytes.is_empty() {
-        (None, 0, 0)
+    let (policy, hash, rules, effects) = if bytes.is_empty() {
+        (None, 0, 0, EffectSet::NONE)
     } else {
         if bytes.len() > portcullis_proto::policy::MAX_SIZE {
             core.statistics().count(Counter::PolicyRejected);
@@ -98,12 +101,16 @@ pub(crate) fn set(core: &Core, bytes: &[u8], passive: Passive) -> Result {
             core.statistics().count(Counter::PolicyRejected);
             NtStatus::DATA_NOT_ACCEPTED
         })?;
-        let (hash, rules) = (policy.hash(), policy.view().rule_count());
-        (Some(policy), hash, rules)
+        let view = policy.view();
+        let (rules, effects) = (view.rule_count(), view.effect_set());
+        let hash = policy.hash();
+        (Some(policy), hash, rules, effects)
     };
-    core.policy()
-        .set(policy, passive)
-        .inspect_err(|_| core.statistics().count(Counter::OutOfMemory))?;
+    management::set_policy(effects, passive, || {
+        core.policy()
+            .set(policy, passive)
+            .inspect_err(|_| core.statistics().count(Counter::OutOfMemory))
+    })?;
     core.statistics().count(Counter::PoliciesSet);
     let event = EventRecord {
         kind: EventKind::PolicyChanged.raw(),

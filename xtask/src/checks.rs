@@ -14,8 +14,7 @@ use crate::{host, kit, test_drivers};
 pub(crate) fn run_all(filter: Option<&str>) -> anyhow::Result<()> {
     let tools = setup::install()?;
     if filter.is_none() {
-        step("formatting");
-        run(cargo().args(["fmt", "--all", "--check"]))?;
+        formatting()?;
     }
     let image = driver::build(&tools, Arch::X86_64)?;
     if filter.is_none() {
@@ -31,6 +30,22 @@ pub(crate) fn run_all(filter: Option<&str>) -> anyhow::Result<()> {
     };
     step("tests");
     host::test(&images, filter)
+}
+
+/// Formatting and lints; with `driver_only`, the lints of the drivers' crates.
+pub(crate) fn lint(driver_only: bool) -> anyhow::Result<()> {
+    let tools = setup::install()?;
+    if driver_only {
+        return kit::lint(&tools);
+    }
+    formatting()?;
+    let image = driver::build(&tools, Arch::X86_64)?;
+    lints(&tools, &image)
+}
+
+fn formatting() -> anyhow::Result<()> {
+    step("formatting");
+    run(cargo().args(["fmt", "--all", "--check"]))
 }
 
 /// A second build, of a copy of the sources in another folder, gives the same image.

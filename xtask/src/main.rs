@@ -54,6 +54,12 @@ enum Command {
         /// Only tests whose name contains this; skips formatting, lints and image checks
         filter: Option<String>,
     },
+    /// Check formatting and lint everything: the host's crates, then the drivers' for Windows
+    Lint {
+        /// Lint the drivers' crates alone
+        #[arg(long)]
+        driver: bool,
+    },
     /// Run the end-to-end tests and show which lines of the driver no test ran
     Coverage,
     /// Build the drivers in C that tests run, in target/test-drivers
@@ -110,6 +116,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Build { arch: None, .. } => host::build().map(drop),
         Command::Demo => host::demo(),
         Command::Test { filter } => checks::run_all(filter.as_deref()),
+        Command::Lint { driver } => checks::lint(driver),
         Command::Coverage => host::coverage(),
         Command::TestDrivers => test_drivers::build(&setup::install()?).map(drop),
         Command::Docs => host::docs(),

@@ -440,7 +440,7 @@ where
             }
             flow.reported |= is_reported;
             if let Some(policy) = policy
-                && let Some(event) = self.decide_by_content(flow, policy)
+                && let Some(event) = self.decide_by_content(flow, &policy)
             {
                 return Some(event);
             }
@@ -458,6 +458,7 @@ where
         self.statistics.count(match decision.action {
             Action::Permit => Counter::Permitted,
             Action::Block => Counter::Blocked,
+            Action::Ask => Counter::Asked,
         });
         if decision.rule.is_none() && !decision.host_dependent {
             self.statistics.count(Counter::DefaultAction);

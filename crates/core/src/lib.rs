@@ -31,6 +31,9 @@ pub use engine::{
 pub use events::EventRing;
 pub use flow::{FlowHandle, FlowSlot, FlowTable, Transfer};
 pub use inspect::{AssemblyPool, AssemblySlot};
-pub use policy::{ContentMatch, ContentState, Decision, Host, Policy, PolicyError, PolicyView};
+pub use policy::{
+    ContentMatch, ContentState, Decision, Effect, Host, Policy, PolicyError, PolicyView, Transfers,
+};
+pub use portcullis_proto::effect::{EffectKind, EffectSet};
 pub use portcullis_proto::policy::{Action, Direction};
 pub use statistics::Statistics;

@@ -6,9 +6,10 @@ use portcullis_core::{
     PolicyError, PolicyView,
 };
 use portcullis_policy::{Options, compile};
+use portcullis_proto::effect::{EffectKind, EffectRecord, MAX_ASK, MAX_DELAY};
 use portcullis_proto::policy::{
-    CRC_FROM, ContentStateRecord, LEAF, LeafRecord, NodeRecord, PolicyHeader, RuleRecord,
-    SectionKind, crc32,
+    Action, CRC_FROM, ContentStateRecord, HostRecord, LEAF, LeafRecord, NodeRecord, PolicyHeader,
+    RuleRecord, SectionKind, crc32,
 };
 use proptest::prelude::*;
 use std::net::Ipv4Addr;
@@ -48,6 +49,21 @@ const TEXT: &str = r#"
     [[rule]]
     action = "block"
     content = ["a literal", "teral", "nothing like it"]
+    inspect = "out of band"
+    [[rule]]
+    action = "ask"
+    ask_seconds = 5
+    redirect = ["127.0.0.1:8080", "[::1]:8080"]
+    bind = "192.0.2.1"
+    replace = [{ find = "this", with = "that", direction = "sent" }, { find_hex = "00 01", with = "" }]
+    http_header = { User-Agent = "mine" }
+    dscp = 46
+    ttl = 64
+    translate = "198.51.100.7:53"
+    rate = "1 MB/s"
+    delay = "50 ms"
+    loss = "1 %"
+    mirror = true
 "#;
 
 fn blob() -> Vec<u8> {
@@ -211,7 +227,7 @@ fn bytes_after_the_end_are_refused() {
 
 #[test]
 fn each_field_of_the_header_is_checked_and_named() {
-    let cases: [(usize, u8, Reason); 8] = [
+    let cases: [(usize, u8, Reason); 9] = [
         (0, b'X', Reason::Magic),
         (4, 99, Reason::Version),
         (6, 1, Reason::Size),
@@ -219,7 +235,8 @@ fn each_field_of_the_header_is_checked_and_named() {
         (20, 0, Reason::Value),
         (20, 3, Reason::Value),
         (21, 1, Reason::Reserved),
-        (28, 1, Reason::SectionOffset),
+        (28, 0, Reason::Reference),
+        (32, 1, Reason::SectionOffset),
     ];
     for (offset, byte, reason) in cases {
         let mut blob = blob();
@@ -234,7 +251,7 @@ fn each_field_of_the_header_is_checked_and_named() {
 #[test]
 fn a_rule_with_values_that_do_not_exist_is_refused() {
     let offset = |index| place(&blob(), SectionKind::Rules, index);
-    let wrong = changed_rule(1, |rule| rule.action = 3);
+    let wrong = changed_rule(1, |rule| rule.action = 4);
     assert_eq!(
         refused(&wrong),
         PolicyError {
@@ -258,14 +275,131 @@ fn a_rule_with_values_that_do_not_exist_is_refused() {
             reason: Reason::Flags
         }
     );
-    let wrong = changed_rule(0, |rule| rule.reserved = 1.into());
-    assert_eq!(
-        refused(&wrong),
-        PolicyError {
-            offset: offset(0),
-            reason: Reason::Reserved
-        }
-    );
+}
+
+/// The policy with its first effect of a kind changed.
+fn changed_effect(kind: EffectKind, change: impl FnOnce(&mut EffectRecord)) -> Vec<u8> {
+    let blob = blob();
+    let count = header(&blob).sections[usize::from(SectionKind::Effects.raw())].count;
+    let read = |index| {
+        let at = place(&blob, SectionKind::Effects, index);
+        EffectRecord::read_from_prefix(&blob[at..])
+            .expect("an effect")
+            .0
+    };
+    let index = (0..count.get() as usize)
+        .find(|&index| read(index).kind == kind.raw())
+        .expect("the policy has such an effect");
+    changed(place(&blob, SectionKind::Effects, index), change)
+}
+
+#[test]
+fn an_effect_with_values_that_it_cannot_have_is_refused() {
+    type Case = (EffectKind, fn(&mut EffectRecord), Reason);
+    let cases: [Case; 18] = [
+        (
+            EffectKind::Ask,
+            |effect| effect.values[0] = 0.into(),
+            Reason::Range,
+        ),
+        (
+            EffectKind::Ask,
+            |effect| effect.values[0] = (MAX_ASK + 1).into(),
+            Reason::Range,
+        ),
+        (
+            EffectKind::Ask,
+            |effect| effect.values[1] = 1.into(),
+            Reason::Reserved,
+        ),
+        (EffectKind::Ask, |effect| effect.flags = 1, Reason::Flags),
+        (EffectKind::Ask, |effect| effect.kind = 99, Reason::Value),
+        (
+            EffectKind::Redirect,
+            |effect| effect.port = 0.into(),
+            Reason::Range,
+        ),
+        (
+            EffectKind::Redirect,
+            |effect| effect.address = [0; 16],
+            Reason::Range,
+        ),
+        (
+            EffectKind::Bind,
+            |effect| effect.port = 1.into(),
+            Reason::Reserved,
+        ),
+        (
+            EffectKind::Replace,
+            |effect| effect.length = 0.into(),
+            Reason::Text,
+        ),
+        (
+            EffectKind::Replace,
+            |effect| effect.length = 256.into(),
+            Reason::Count,
+        ),
+        (
+            EffectKind::Replace,
+            |effect| effect.flags = 0,
+            Reason::Flags,
+        ),
+        (
+            EffectKind::Replace,
+            |effect| effect.text = 0.into(),
+            Reason::RunOffset,
+        ),
+        (
+            EffectKind::Header,
+            |effect| effect.flags = EffectRecord::REMOVE,
+            Reason::Text,
+        ),
+        (
+            EffectKind::Dscp,
+            |effect| effect.values[0] = 64.into(),
+            Reason::Range,
+        ),
+        (
+            EffectKind::HopLimit,
+            |effect| effect.values[0] = 0.into(),
+            Reason::Range,
+        ),
+        (
+            EffectKind::Rate,
+            |effect| effect.values[2] = u64::MAX.into(),
+            Reason::Range,
+        ),
+        (
+            EffectKind::Delay,
+            |effect| effect.values[1] = MAX_DELAY.into(),
+            Reason::Range,
+        ),
+        (
+            EffectKind::Mirror,
+            |effect| effect.address[15] = 1,
+            Reason::Reserved,
+        ),
+    ];
+    for (kind, change, reason) in cases {
+        assert_eq!(
+            refused(&changed_effect(kind, change)).reason,
+            reason,
+            "{kind}"
+        );
+    }
+}
+
+#[test]
+fn a_rule_whose_effects_do_not_go_with_its_action_is_refused() {
+    let last = 8;
+    let others = changed_rule(last, |rule| rule.effect_set = 1.into());
+    assert_eq!(refused(&others).reason, Reason::Reference);
+    for action in [Action::Permit, Action::Block] {
+        let wrong = changed_rule(last, |rule| rule.action = action.raw());
+        assert_eq!(refused(&wrong).reason, Reason::Flags);
+    }
+    let nothing_to_ask = changed_rule(4, |rule| rule.action = Action::Ask.raw());
+    assert_eq!(refused(&nothing_to_ask).reason, Reason::Flags);
 }
 
 #[test]
@@ -323,9 +457,13 @@ fn texts_that_are_not_what_they_should_be_are_refused() {
         Reason::Text,
         "a SID of another length"
     );
-    let hosts = header(&blob()).sections[usize::from(SectionKind::Text.raw())]
-        .count
-        .get() as usize;
+    let blob = blob();
+    let count = header(&blob).sections[usize::from(SectionKind::Hosts.raw())].count;
+    let last = place(&blob, SectionKind::Hosts, count.get() as usize - 1);
+    let last = HostRecord::read_from_prefix(&blob[last..])
+        .expect("a host")
+        .0;
+    let hosts = last.text.get() as usize + usize::from(last.length);
     assert_eq!(
         text(hosts - 1, b"G"),
         Reason::Text,
@@ -428,7 +566,7 @@ fn a_rule_that_looks_for_contents_can_only_block_and_has_no_host() {
 fn a_validated_policy_owns_its_bytes_and_knows_its_hash() {
     let blob = blob();
     let policy = Policy::new(blob.clone()).expect("valid");
-    assert_eq!(policy.view().rule_count(), 8);
+    assert_eq!(policy.view().rule_count(), 9);
     assert_eq!(policy.hash(), portcullis_proto::policy::hash(&blob));
     assert!(Policy::new(&blob[1..]).is_err());
 }

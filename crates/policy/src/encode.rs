@@ -4,6 +4,7 @@ use crate::automaton;
 use crate::index::{Child, Index};
 use crate::model::{Policy, Rule};
 use crate::ranges::Ranges;
+use portcullis_proto::effect::{EffectRecord, EffectSet, MAX_EFFECT_TEXT, MAX_EFFECTS};
 use portcullis_proto::policy::{
     AddressRange, ApplicationRecord, CRC_FROM, ContentRecord, ContentStateRecord, FORMAT_VERSION,
     HOST_SUFFIX, HostRecord, LEAF, LeafRecord, MAGIC, MAX_CONTENT, MAX_ELEMENTS, MAX_LIST,
@@ -26,6 +27,8 @@ pub enum EncodeError {
     Pattern(usize),
     /// A content of a rule is too long, or empty.
     Content(usize),
+    /// A text of a rule's effect is too long.
+    Effect(usize),
     /// A section has too many elements.
     Section(SectionKind, usize),
     /// The whole is too large.
@@ -45,6 +48,10 @@ impl std::fmt::Display for EncodeError {
                 "an application pattern of no, or more than {MAX_PATTERN_UNITS}, characters"
             ),
             Self::Content(_) => write!(f, "a content of no, or more than {MAX_CONTENT}, bytes"),
+            Self::Effect(_) => write!(
+                f,
+                "a text of more than {MAX_EFFECT_TEXT} bytes to replace, or to put in its place"
+            ),
             Self::Section(kind, count) => write!(
                 f,
                 "{count} {kind} in all, and at most {MAX_ELEMENTS} are possible"
@@ -109,10 +116,13 @@ struct Sections {
     leaves: Vec<LeafRecord>,
     contents: Vec<ContentRecord>,
     content_states: Vec<ContentStateRecord>,
-    /// Texts in the order in which they are read: all of the applications', the users', the hosts'.
+    effects: Vec<EffectRecord>,
+    effect_set: EffectSet,
+    /// Texts in the order in which they are read: all of the applications', the users', the hosts', the effects'.
     application_text: Vec<u8>,
     user_text: Vec<u8>,
     host_text: Vec<u8>,
+    effect_text: Vec<u8>,
 }
 
 /// A number that fits, because everything is at most [`MAX_SIZE`].
@@ -174,6 +184,7 @@ impl Sections {
             flags |= RULE_CONTENT;
         }
         let applications = self.application_records(place, rule)?;
+        let (effects, effect_set) = self.effect_records(place, rule)?;
         let users = rule.users.iter().map(|user| {
             let text = small(self.user_text.len());
             self.user_text.extend(user.as_bytes());
@@ -201,9 +212,37 @@ impl Sections {
             )?,
             applications: run(place, &mut self.applications, applications)?,
             users: run(place, &mut self.users, users)?,
-            reserved: U16::ZERO,
+            effects: run(place, &mut self.effects, effects)?,
+            effect_set: U32::new(effect_set.bits()),
         });
         Ok(())
+    }
+
+    fn effect_records(
+        &mut self,
+        place: usize,
+        rule: &Rule,
+    ) -> Result<(Vec<EffectRecord>, EffectSet), EncodeError> {
+        if rule.effects.len() > MAX_EFFECTS {
+            return Err(EncodeError::List(place, rule.effects.len()));
+        }
+        let mut set = EffectSet::NONE;
+        let mut records = Vec::with_capacity(rule.effects.len());
+        for effect in &rule.effects {
+            let (mut record, text) = effect.record();
+            if text.iter().any(|part| part.len() > MAX_EFFECT_TEXT) {
+                return Err(EncodeError::Effect(place));
+            }
+            let length = |part: &[u8]| U16::new(u16::try_from(part.len()).unwrap_or(u16::MAX));
+            record.length = length(text[0]);
+            record.other_length = length(text[1]);
+            record.text = small(self.effect_text.len());
+            self.effect_text.extend(text.concat());
+            set = set.with(effect.kind());
+            records.push(record);
+        }
+        self.effect_set = self.effect_set.union(set);
+        Ok((records, set))
     }
 
     fn application_records(
@@ -317,7 +356,21 @@ impl Sections {
         for host in &mut self.hosts {
             host.text += small(hosts_at).get();
         }
-        let text = [self.application_text, self.user_text, self.host_text].concat();
+        let effects_at = hosts_at + self.host_text.len();
+        for effect in &mut self.effects {
+            if effect.length.get() + effect.other_length.get() > 0 {
+                effect.text += small(effects_at).get();
+            } else {
+                effect.text = U32::ZERO;
+            }
+        }
+        let text = [
+            self.application_text,
+            self.user_text,
+            self.host_text,
+            self.effect_text,
+        ]
+        .concat();
         let contents: [&[u8]; SECTIONS] = [
             self.rules.as_bytes(),
             self.protocols.as_bytes(),
@@ -333,6 +386,7 @@ impl Sections {
             self.leaves.as_bytes(),
             self.contents.as_bytes(),
             self.content_states.as_bytes(),
+            self.effects.as_bytes(),
             &text,
         ];
         let size =
@@ -368,6 +422,7 @@ impl Sections {
         });
         header.default_action = policy.default.raw();
         header.root = U32::new(root);
+        header.effects = U32::new(self.effect_set.bits());
         let mut blob = [&[header.as_bytes()], contents.as_slice()]
             .concat()
             .concat();

@@ -5,7 +5,7 @@
 //!
 //! [[rule]]                               # rules are tried in order, the first match decides
 //! name = "browser"
-//! action = "permit"                      # "permit" or "block"
+//! action = "permit"                      # "permit", "block" or "ask"
 //! direction = "outbound"                 # "outbound" or "inbound"
 //! protocol = "tcp"                       # tcp, udp, icmp, icmpv6, a number, or a list of these
 //! remote_address = ["2000::/3", "1.0.0.0-223.255.255.255"]
@@ -39,6 +39,28 @@
 //! before has passed; the segment, or datagram, in which the literal ends does not. Encrypted or compressed data is
 //! looked at as it is.
 //!
+//! # Asking
+//! A rule with `action = "ask"` holds the connection while a program of the user's is asked. `ask_seconds` (30 unless
+//! written, up to 600) says for how long, `ask_default` (`"block"` unless written) what happens if nobody answers.
+//!
+//! # Effects
+//! A rule that permits, or asks, may also change what it lets through.
+//!
+//! | key | value | what it does |
+//! |---|---|---|
+//! | `redirect` | `"127.0.0.1:8080"`, or a list of one for each IP version | sends outgoing TCP and UDP connections to a proxy of this machine |
+//! | `bind` | an address, or a list of one for each IP version | the local address of sockets that are bound |
+//! | `replace` | `[{ find = "…", with = "…", direction = "sent" }]`; also `find_hex`, `with_hex`; `"received"`, or both ways | replaces bytes in TCP streams |
+//! | `http_header` | `{ User-Agent = "…" }`; `false` takes it out | replaces or adds headers of HTTP/1 requests |
+//! | `dscp` | 0 to 63 | marks the packets that are sent |
+//! | `ttl` | 1 to 255 | their time to live, or hop limit |
+//! | `translate` | `"198.51.100.7:53"`, an address, or `":53"` | the remote side of packets, which the application does not see |
+//! | `rate`, `burst`, `queue` | `"1 MB/s"`, `"64 kB"`, `"256 kB"`; bits as `"8 Mbit/s"` | limits each flow, both ways singly |
+//! | `delay`, `jitter` | `"50 ms"`, `"1 s"`, `"200 us"` | makes packets late |
+//! | `loss` | `"0.5 %"` | loses packets at random |
+//! | `mirror` | `true` | copies packets to who captures |
+//! | `inspect` | `"inline"`, or `"out of band"`, in a rule with contents | how its contents are looked for |
+//!
 //! How host names decide, and what happens until they are known, is described with the core's policy module.
 //!
 //! # Diagnostics
@@ -48,6 +70,7 @@
 
 mod automaton;
 mod diagnostic;
+mod effect;
 mod encode;
 mod index;
 mod model;
@@ -56,6 +79,7 @@ mod ranges;
 mod reach;
 
 pub use diagnostic::{Diagnostic, Severity, render};
+pub use effect::Effect;
 pub use encode::EncodeError;
 pub use model::{ApplicationPattern, HostPattern, Policy, Rule, Sid};
 pub use ranges::Ranges;

@@ -1,5 +1,6 @@
 //! A policy as it is meant: normalized rules, without text or places.
 
+use crate::effect::Effect;
 use crate::encode::{self, EncodeError};
 use crate::ranges::Ranges;
 use portcullis_proto::policy::{
@@ -65,6 +66,8 @@ pub struct Rule {
     pub hosts: Vec<HostPattern>,
     /// Literals, one of which has to be in the flow's data; none is empty.
     pub contents: Vec<Vec<u8>>,
+    /// What it does besides deciding, in the order written.
+    pub effects: Vec<Effect>,
     /// Matches make events.
     pub log: bool,
 }
@@ -86,6 +89,7 @@ impl Rule {
             users: Vec::new(),
             hosts: Vec::new(),
             contents: Vec::new(),
+            effects: Vec::new(),
             log: false,
         }
     }

@@ -1,6 +1,8 @@
 //! From text to rules, with every complaint on the way.
 
 mod application;
+mod effect_value;
+mod effects;
 mod names;
 mod value;
 
@@ -82,7 +84,8 @@ impl Places<'_> {
         let span = match error {
             EncodeError::List(rule, _)
             | EncodeError::Pattern(rule)
-            | EncodeError::Content(rule) => self.rules[*rule].clone(),
+            | EncodeError::Content(rule)
+            | EncodeError::Effect(rule) => self.rules[*rule].clone(),
             _ => 0..0,
         };
         self.at(Severity::Error, error.to_string(), span)
@@ -146,7 +149,7 @@ impl Reader<'_> {
             match key.get_ref().as_ref() {
                 "default" => {
                     has_default = true;
-                    if let Some(action) = self.one(value, "default", value::action) {
+                    if let Some(action) = self.one(value, "default", value::default) {
                         policy.default = action;
                     }
                 }
@@ -201,6 +204,7 @@ impl Reader<'_> {
     fn rule(&mut self, table: &DeTable<'_>, span: Range<usize>, number: usize) -> Rule {
         let mut rule = Rule::new(format!("rule {number}"), Action::Block);
         let mut has_action = false;
+        let mut effects = effects::Written::default();
         for (key, value) in table {
             let (name, issue) = names::in_rule(key.get_ref());
             if let Some(issue) = issue {
@@ -208,6 +212,9 @@ impl Reader<'_> {
             }
             // A key that is clearly meant counts, so that its value is checked too.
             let Some(name) = name else { continue };
+            if self.effect(&mut effects, name, key.span(), value) {
+                continue;
+            }
             match name {
                 "name" => {
                     rule.name = self
@@ -247,10 +254,13 @@ impl Reader<'_> {
             let issue = Issue::new(format!("\"{}\" has no `action`", rule.name));
             self.report(
                 span.clone(),
-                issue.hint("add `action = \"permit\"` or `action = \"block\"`"),
+                issue.hint("add `action = \"permit\"`, `\"block\"` or `\"ask\"`"),
             );
         }
         self.together(&mut rule, table, &span);
+        let action = table.iter().find(|(key, _)| key.get_ref() == "action");
+        let place = action.map_or(span, |(key, _)| key.span());
+        self.effects(effects, &mut rule, place);
         rule
     }
 
@@ -276,7 +286,7 @@ impl Reader<'_> {
                 .hint("leave other protocols to a rule of their own");
             self.report(place("protocol"), issue);
         }
-        if !rule.contents.is_empty() && rule.action == Action::Permit {
+        if !rule.contents.is_empty() && rule.action != Action::Block {
             let issue = Issue::new("a rule with contents can only block")
                 .hint("what was sent before a literal is found has passed already");
             self.report(place("action"), issue);

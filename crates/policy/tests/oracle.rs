@@ -1,7 +1,9 @@
 //! Whatever policy is meant, its compiled form is valid and decides like the rules read one by one.
 
-use portcullis_core::{Action, Application, Connection, Direction, Endpoint, Host, PolicyView};
-use portcullis_policy::{ApplicationPattern, HostPattern, Policy, Ranges, Rule, Sid};
+use portcullis_core::{
+    Action, Application, Connection, Direction, EffectSet, Endpoint, Host, PolicyView,
+};
+use portcullis_policy::{ApplicationPattern, Effect, HostPattern, Policy, Ranges, Rule, Sid};
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use std::net::IpAddr;
@@ -139,6 +141,75 @@ fn rule() -> impl Strategy<Value = Rule> {
                 ..rule
             }
         })
+        .prop_flat_map(|rule| {
+            (
+                Just(rule),
+                prop::collection::vec(effect(), 0..4),
+                any::<bool>(),
+            )
+        })
+        .prop_map(|(mut rule, effects, asks)| {
+            if rule.action == Action::Permit {
+                rule.effects = effects;
+                if asks && rule.hosts.is_empty() {
+                    rule.action = Action::Ask;
+                    rule.effects.push(Effect::Ask {
+                        milliseconds: 1,
+                        otherwise: Action::Block,
+                    });
+                }
+            }
+            rule
+        })
+}
+
+fn effect() -> impl Strategy<Value = Effect> {
+    let address: IpAddr = "2001:db8::1".parse().unwrap();
+    select(vec![
+        Effect::Redirect { address, port: 1 },
+        Effect::Bind(address),
+        Effect::Replace {
+            sent: true,
+            received: false,
+            find: b"this".to_vec(),
+            with: b"that one".to_vec(),
+        },
+        Effect::Replace {
+            sent: true,
+            received: true,
+            find: vec![0; 255],
+            with: Vec::new(),
+        },
+        Effect::Header {
+            name: "Accept".to_owned(),
+            value: None,
+        },
+        Effect::Header {
+            name: "Accept".to_owned(),
+            value: Some("*/*".to_owned()),
+        },
+        Effect::Dscp(46),
+        Effect::HopLimit(1),
+        Effect::Translate {
+            address: Some(address),
+            port: None,
+        },
+        Effect::Translate {
+            address: None,
+            port: Some(u16::MAX),
+        },
+        Effect::Rate {
+            bytes_per_second: 1,
+            burst: 1 << 40,
+            queue: 0,
+        },
+        Effect::Delay {
+            microseconds: 0,
+            jitter: 1,
+        },
+        Effect::Loss(1_000_000),
+        Effect::Mirror,
+    ])
 }
 
 fn policy() -> impl Strategy<Value = Policy> {
@@ -261,6 +332,13 @@ fn check(policy: &Policy, view: &PolicyView<'_>, subject: &Subject, host: Option
         expected.is_some_and(|rule| policy.rules[rule].log)
     );
     assert!(!decision.host_dependent);
+    let effects = expected.map_or(&[][..], |rule| &policy.rules[rule].effects);
+    let kinds = effects.iter().map(Effect::kind);
+    assert_eq!(
+        decision.effects,
+        kinds.fold(EffectSet::NONE, EffectSet::with)
+    );
+    assert_eq!(view.effects(decision.rule).count(), effects.len());
     let before = &policy.rules[..expected.unwrap_or(policy.rules.len())];
     let looks = |rule: &Rule| !rule.contents.is_empty() && matches(rule, subject);
     assert_eq!(
@@ -285,6 +363,8 @@ fn check(policy: &Policy, view: &PolicyView<'_>, subject: &Subject, host: Option
             );
             assert_eq!(pending.rule.map(|rule| rule.0 as usize), definite);
         }
+        // Who is asked is asked at once.
+        Action::Ask => assert_eq!(pending, view.decide(&connection, Host::Never)),
         Action::Block => {
             let may_permit = candidates.any(|rule| rule.action == Action::Permit);
             assert_eq!(pending.is_permit(), may_permit);
@@ -292,7 +372,7 @@ fn check(policy: &Policy, view: &PolicyView<'_>, subject: &Subject, host: Option
         }
     }
     // What is blocked before the host is known stays blocked whatever it turns out to be.
-    if !pending.is_permit() {
+    if pending.action == Action::Block {
         assert_eq!(decision.action, Action::Block);
     }
 }

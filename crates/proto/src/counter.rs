@@ -120,6 +120,8 @@ wire_enum! {
         QuicNoRoom = 50, "no room for QUIC";
         /// Flows in whose data a rule found a literal.
         ContentMatched = 51, "content found";
+        /// Connections, accepts and listens that somebody was asked about.
+        Asked = 52, "asked";
     }
 }
 

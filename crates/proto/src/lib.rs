@@ -6,6 +6,7 @@
 //! - [`device`]: the control device's names, who may open it, and its I/O control codes;
 //! - [`message`]: requests and replies, and how their versions are checked;
 //! - [`status`], [`counter`], [`event`]: what the replies hold;
+//! - [`effect`]: what rules do besides deciding;
 //! - [`policy`]: the compiled policy, which user mode makes and the driver validates and reads in place.
 //!
 //! Integers are little-endian; IP addresses and SIDs are bytes in network order and in Windows's own layout.
@@ -15,6 +16,7 @@
 pub mod callout;
 pub mod counter;
 pub mod device;
+pub mod effect;
 pub mod event;
 pub mod message;
 pub mod policy;
@@ -23,6 +25,7 @@ mod wire;
 
 pub use callout::{CALLOUTS, CalloutInfo, CalloutKind, Family};
 pub use counter::Counter;
+pub use effect::{EffectKind, EffectSet};
 pub use event::{EventKind, EventRecord};
 pub use status::{DriverState, LifecycleStep};
 

@@ -18,6 +18,7 @@
 //! | leaves | [`LeafRecord`] | any |
 //! | contents | [`ContentRecord`] | any; each literal once |
 //! | content states | [`ContentStateRecord`] | the root first |
+//! | effects | [`EffectRecord`] | per rule, as written |
 //! | text | bytes | any |
 //!
 //! # Addresses
@@ -38,6 +39,7 @@
 //! a host, and those with contents. [`HostRecord`]s lead from a host name to the rules that name it, and
 //! [`ContentRecord`]s from a literal to those that look for it.
 
+use crate::effect::EffectRecord;
 use crate::wire::wire_enum;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -45,7 +47,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 /// First bytes of a compiled policy.
 pub const MAGIC: [u8; 4] = *b"PCPL";
 /// The format's version; a driver reads exactly this one.
-pub const FORMAT_VERSION: u16 = 2;
+pub const FORMAT_VERSION: u16 = 3;
 
 /// Largest compiled policy, in bytes.
 pub const MAX_SIZE: usize = 16 << 20;
@@ -69,6 +71,8 @@ wire_enum! {
         Permit = 1, "permit";
         /// It is refused, dropped or discarded.
         Block = 2, "block";
+        /// It is held until a user's program answers. Only rules do that, not the default.
+        Ask = 3, "ask";
     }
 }
 
@@ -125,8 +129,10 @@ wire_enum! {
         Contents = 12, "contents";
         /// [`ContentStateRecord`].
         ContentStates = 13, "content states";
+        /// [`EffectRecord`].
+        Effects = 14, "effects";
         /// Bytes.
-        Text = 14, "text";
+        Text = 15, "text";
     }
 }
 
@@ -150,6 +156,7 @@ impl SectionKind {
             Self::Leaves => size_of::<LeafRecord>(),
             Self::Contents => size_of::<ContentRecord>(),
             Self::ContentStates => size_of::<ContentStateRecord>(),
+            Self::Effects => size_of::<EffectRecord>(),
             Self::Text => 1,
         }
     }
@@ -179,6 +186,8 @@ pub struct PolicyHeader {
     pub reserved: [u8; 3],
     /// The root of the index: a child reference as in [`NodeRecord`].
     pub root: U32,
+    /// The [`EffectSet`](crate::effect::EffectSet) of all rules.
+    pub effects: U32,
     /// The sections, by [`SectionKind`].
     pub sections: [Section; SECTIONS],
 }
@@ -227,8 +236,10 @@ pub struct RuleRecord {
     pub applications: Run,
     /// Users: a run of [`SectionKind::Users`].
     pub users: Run,
-    /// Zero.
-    pub reserved: U16,
+    /// Effects: a run of [`SectionKind::Effects`].
+    pub effects: Run,
+    /// The [`EffectSet`](crate::effect::EffectSet) of these.
+    pub effect_set: U32,
 }
 
 /// [`RuleRecord::flags`]: matches make events.
@@ -422,8 +433,8 @@ pub struct ContentStateRecord {
 pub const NO_BASE: u32 = u32::MAX;
 
 const _: () = {
-    assert!(size_of::<PolicyHeader>() == 28 + 8 * SECTIONS);
-    assert!(size_of::<RuleRecord>() == 48);
+    assert!(size_of::<PolicyHeader>() == 32 + 8 * SECTIONS);
+    assert!(size_of::<RuleRecord>() == 56);
     assert!(size_of::<NodeRecord>() == 32);
     assert!(core::mem::offset_of!(PolicyHeader, crc) + 4 == CRC_FROM);
 };

@@ -43,7 +43,7 @@ where
                 }
             }
             flow.content = found;
-            self.decide_by_content(flow, policy)
+            self.decide_by_content(flow, &policy)
         })
     }
 
@@ -51,7 +51,7 @@ where
     pub(super) fn decide_by_content(
         &self,
         flow: &mut Flow,
-        policy: PolicyView<'_>,
+        policy: &PolicyView<'_>,
     ) -> Option<EventRecord> {
         if flow.decision.host_dependent {
             return None;

@@ -4,6 +4,7 @@ use super::content::ContentMatch;
 use super::matching::Facts;
 use super::view::PolicyView;
 use crate::connection::{Connection, Listener, TCP, UDP};
+use portcullis_proto::effect::EffectSet;
 use portcullis_proto::event::NO_RULE;
 use portcullis_proto::policy::{
     Action, Dimension, Direction, HOST_SUFFIX, HostRecord, LEAF, LeafRecord, MAX_DEPTH,
@@ -61,6 +62,8 @@ pub struct Decision {
     pub host_dependent: bool,
     /// What is found in the flow's data may change the decision. Such a decision is always a permit.
     pub content_dependent: bool,
+    /// The kinds of effects that the rule has.
+    pub effects: EffectSet,
 }
 
 impl Decision {
@@ -73,6 +76,7 @@ impl Decision {
             log: false,
             host_dependent: false,
             content_dependent: false,
+            effects: EffectSet::NONE,
         }
     }
 
@@ -241,20 +245,19 @@ impl<'p> PolicyView<'p> {
     }
 
     fn decision(&self, decider: Option<Match<'_>>) -> Decision {
-        let (action, rule, log) =
-            decider.map_or((self.default_action, None, false), |(index, rule)| {
-                (
-                    Action::from_raw(rule.action).unwrap_or(Action::Block),
-                    Some(RuleIndex(index)),
-                    is_logged(rule),
-                )
-            });
-        Decision {
-            action,
-            rule,
-            log,
-            ..Decision::permit()
-        }
+        decider.map_or_else(
+            || Decision {
+                action: self.default_action,
+                ..Decision::permit()
+            },
+            |(index, rule)| Decision {
+                action: Action::from_raw(rule.action).unwrap_or(Action::Block),
+                rule: Some(RuleIndex(index)),
+                log: is_logged(rule),
+                effects: EffectSet::from_bits(rule.effect_set.get()),
+                ..Decision::permit()
+            },
+        )
     }
 
     /// Decides while the host is not known.
@@ -274,7 +277,8 @@ impl<'p> PolicyView<'p> {
             .take_while(|&(index, _)| index < limit)
             .any(|(_, rule)| matters(rule) && self.matches(rule, facts));
         match (may_overrule, decision.action) {
-            (false, _) => decision,
+            // Whoever answers is asked before a host can be known.
+            (false, _) | (true, Action::Ask) => decision,
             (true, Action::Permit) => Decision {
                 host_dependent: true,
                 ..decision

@@ -28,6 +28,12 @@
 //! ([`PolicyView::find_content`]). Until then it is passed over: a connection is admitted by the rule after it, or the
 //! default, and the decision is [`content_dependent`](Decision::content_dependent). Such rules only block.
 //!
+//! # Effects
+//!
+//! A rule that lets something through may also change it: hold it, redirect it, rewrite it, shape it
+//! ([`PolicyView::effects`]). A decision says which [kinds](Decision::effects) of effects its rule has. A rule whose
+//! action is [`Ask`](Action::Ask) decides nothing itself: somebody is asked.
+//!
 //! # Listening
 //!
 //! A listener has no remote side. It may listen if some connection could be accepted there: rules are tried in order,
@@ -43,12 +49,14 @@
 
 mod content;
 mod decide;
+mod effect;
 mod matching;
 mod validate;
 mod view;
 
 pub use content::{ContentMatch, ContentState};
 pub use decide::{Decision, Host, RuleIndex};
+pub use effect::{Effect, Transfers};
 pub use validate::{PolicyError, Reason};
 pub use view::{Policy, PolicyView};
 

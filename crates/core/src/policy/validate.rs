@@ -4,12 +4,16 @@
 //! elements are counted once, and the whole check is linear in the policy's size. What the index *means* is not
 //! checked: an index that leads astray makes a policy that decides otherwise than its rules read, and nothing else.
 
+mod rules;
+
+use super::effect;
 use super::view::PolicyView;
+use portcullis_proto::effect::EffectKind;
 use portcullis_proto::policy::{
-    APPLICATION_ANY_VOLUME, APPLICATION_WILDCARD, Action, CRC_FROM, Dimension, Direction,
-    FORMAT_VERSION, HOST_SUFFIX, HostRecord, LEAF, MAGIC, MAX_CONTENT, MAX_DEPTH, MAX_ELEMENTS,
-    MAX_PATTERN_UNITS, MAX_RULES, MAX_SIZE, NO_BASE, POLICY_EVENTS_ALL, PolicyHeader, RULE_CONTENT,
-    RULE_HOST, RULE_LOG, RuleRecord, Run, SectionKind, crc32,
+    APPLICATION_ANY_VOLUME, APPLICATION_WILDCARD, Action, CRC_FROM, Dimension, FORMAT_VERSION,
+    HOST_SUFFIX, HostRecord, LEAF, MAGIC, MAX_CONTENT, MAX_DEPTH, MAX_ELEMENTS, MAX_PATTERN_UNITS,
+    MAX_RULES, MAX_SIZE, NO_BASE, POLICY_EVENTS_ALL, PolicyHeader, RULE_CONTENT, RULE_HOST, Run,
+    SectionKind, crc32,
 };
 use zerocopy::FromBytes;
 use zerocopy::little_endian::{U32, U64};
@@ -100,9 +104,9 @@ impl core::fmt::Display for PolicyError {
 impl core::error::Error for PolicyError {}
 
 /// A check's result: where nothing more can be said than the reason, the caller knows the place.
-type Check = Result<(), Reason>;
+pub(super) type Check = Result<(), Reason>;
 
-const fn ensure(holds: bool, reason: Reason) -> Check {
+pub(super) const fn ensure(holds: bool, reason: Reason) -> Check {
     if holds { Ok(()) } else { Err(reason) }
 }
 
@@ -149,7 +153,7 @@ fn header(bytes: &[u8]) -> Result<[usize; portcullis_proto::policy::SECTIONS], P
         Reason::Flags,
     )?;
     check(
-        Action::from_raw(header.default_action).is_some(),
+        Action::from_raw(header.default_action).is_some_and(|action| action != Action::Ask),
         20,
         Reason::Value,
     )?;
@@ -185,7 +189,7 @@ fn header(bytes: &[u8]) -> Result<[usize; portcullis_proto::policy::SECTIONS], P
 
 /// How far a section is used up.
 #[derive(Default)]
-struct Cursor(usize);
+pub(super) struct Cursor(usize);
 
 impl Cursor {
     /// The next `count` of `available` elements, which begin at `first`.
@@ -228,6 +232,7 @@ impl Contents<'_> {
         self.each(SectionKind::Users, policy.users.len(), Self::user)?;
         self.each(SectionKind::Leaves, policy.leaves.len(), Self::leaf)?;
         self.each(SectionKind::Hosts, policy.hosts.len(), Self::host)?;
+        self.each(SectionKind::Effects, policy.effects.len(), Self::effect)?;
         self.each(SectionKind::Contents, policy.contents.len(), Self::content)?;
         self.each(
             SectionKind::ContentStates,
@@ -293,7 +298,7 @@ impl Contents<'_> {
     }
 
     fn rules(&self) -> Result<(), PolicyError> {
-        let mut cursors = Cursors::default();
+        let mut cursors = rules::Cursors::default();
         let policy = &self.policy;
         for (index, rule) in policy.rules.iter().enumerate() {
             cursors.rule(policy, rule).map_err(|reason| PolicyError {
@@ -317,7 +322,32 @@ impl Contents<'_> {
             cursors.applications.0,
             policy.applications.len(),
         )?;
-        self.used(SectionKind::Users, cursors.users.0, policy.users.len())
+        self.used(SectionKind::Users, cursors.users.0, policy.users.len())?;
+        self.used(
+            SectionKind::Effects,
+            cursors.effects.0,
+            policy.effects.len(),
+        )?;
+        if policy.effect_set == cursors.effect_set {
+            Ok(())
+        } else {
+            Err(PolicyError {
+                offset: core::mem::offset_of!(PolicyHeader, effects),
+                reason: Reason::Reference,
+            })
+        }
+    }
+
+    fn effect(&mut self, index: usize) -> Check {
+        let record = self.policy.effects.get(index).ok_or(Reason::RunEnd)?;
+        let kind = EffectKind::from_raw(record.kind).ok_or(Reason::Value)?;
+        effect::check_unused(kind, record)?;
+        let length = record.length.get() + record.other_length.get();
+        if length > 0 {
+            self.text
+                .take(record.text, length.into(), self.policy.text.len())?;
+        }
+        self.policy.effect(record).map(|_| ())
     }
 
     fn application(&mut self, index: usize) -> Check {
@@ -471,76 +501,6 @@ impl Contents<'_> {
             ),
         }
     }
-}
-
-/// How far the sections that rules refer to are used up.
-#[derive(Default)]
-struct Cursors {
-    protocols: Cursor,
-    ports: Cursor,
-    addresses: Cursor,
-    applications: Cursor,
-    users: Cursor,
-}
-
-impl Cursors {
-    fn rule(&mut self, policy: &PolicyView<'_>, rule: &RuleRecord) -> Check {
-        Action::from_raw(rule.action).ok_or(Reason::Value)?;
-        ensure(
-            rule.direction == 0 || Direction::from_raw(rule.direction).is_some(),
-            Reason::Value,
-        )?;
-        let flags = rule.flags.get();
-        ensure(
-            flags & !(RULE_LOG | RULE_HOST | RULE_CONTENT) == 0,
-            Reason::Flags,
-        )?;
-        // What looks for contents has no host, and comes too late to permit.
-        ensure(
-            flags & RULE_CONTENT == 0
-                || (flags & RULE_HOST == 0 && rule.action == Action::Block.raw()),
-            Reason::Flags,
-        )?;
-        ensure(rule.reserved.get() == 0, Reason::Reserved)?;
-        let number = |(first, last): (u16, u16)| (u128::from(first), u128::from(last));
-        let protocols = self.protocols.run(rule.protocols, policy.protocols)?.iter();
-        ranges(
-            protocols.map(|range| number((range.first.get(), range.last.get()))),
-            u8::MAX.into(),
-        )?;
-        for run in [rule.local_ports, rule.remote_ports] {
-            let ports = self.ports.run(run, policy.ports)?.iter();
-            ranges(
-                ports.map(|range| number((range.first.get(), range.last.get()))),
-                u16::MAX.into(),
-            )?;
-        }
-        for run in [rule.local_addresses, rule.remote_addresses] {
-            let addresses = self.addresses.run(run, policy.addresses)?.iter();
-            let numbers = |range: &portcullis_proto::policy::AddressRange| {
-                (
-                    u128::from_be_bytes(range.first),
-                    u128::from_be_bytes(range.last),
-                )
-            };
-            ranges(addresses.map(numbers), u128::MAX)?;
-        }
-        self.applications
-            .run(rule.applications, policy.applications)?;
-        self.users.run(rule.users, policy.users)?;
-        Ok(())
-    }
-}
-
-/// Ranges that are not empty, ascend, do not meet, and end at `most`.
-fn ranges(ranges: impl Iterator<Item = (u128, u128)>, most: u128) -> Check {
-    let mut before = None;
-    for (first, last) in ranges {
-        ensure(first <= last && last <= most, Reason::Range)?;
-        ensure(before.is_none_or(|before| before < first), Reason::Order)?;
-        before = Some(last);
-    }
-    Ok(())
 }
 
 /// Whether a key is greater than the one before it.

@@ -1,6 +1,7 @@
 //! A compiled policy's sections as slices.
 
 use super::validate::{self, PolicyError};
+use portcullis_proto::effect::{EffectRecord, EffectSet};
 use portcullis_proto::policy::{
     Action, AddressRange, ApplicationRecord, ContentRecord, ContentStateRecord, HostRecord,
     LeafRecord, NodeRecord, POLICY_EVENTS_ALL, PolicyHeader, Range16, RuleRecord, Run, SectionKind,
@@ -63,6 +64,8 @@ pub struct PolicyView<'p> {
     pub(super) leaves: &'p [LeafRecord],
     pub(super) contents: &'p [ContentRecord],
     pub(super) content_states: &'p [ContentStateRecord],
+    pub(super) effects: &'p [EffectRecord],
+    pub(super) effect_set: EffectSet,
     pub(super) text: &'p [u8],
 }
 
@@ -86,6 +89,8 @@ impl<'p> PolicyView<'p> {
         leaves: &[],
         contents: &[],
         content_states: &[],
+        effects: &[],
+        effect_set: EffectSet::NONE,
         text: &[],
     };
 
@@ -120,6 +125,8 @@ impl<'p> PolicyView<'p> {
             leaves: section(bytes, header, SectionKind::Leaves)?,
             contents: section(bytes, header, SectionKind::Contents)?,
             content_states: section(bytes, header, SectionKind::ContentStates)?,
+            effects: section(bytes, header, SectionKind::Effects)?,
+            effect_set: EffectSet::from_bits(header.effects.get()),
             text: section(bytes, header, SectionKind::Text)?,
         })
     }
@@ -134,6 +141,12 @@ impl<'p> PolicyView<'p> {
     #[must_use]
     pub const fn default_action(&self) -> Action {
         self.default_action
+    }
+
+    /// Every kind of effect that a rule has.
+    #[must_use]
+    pub const fn effect_set(&self) -> EffectSet {
+        self.effect_set
     }
 
     /// Whether every decision and flow makes events.

@@ -2,7 +2,7 @@
 
 use super::{Issue, nearest};
 
-const RULE_KEYS: [&str; 14] = [
+const RULE_KEYS: [&str; 31] = [
     "name",
     "action",
     "direction",
@@ -17,6 +17,23 @@ const RULE_KEYS: [&str; 14] = [
     "content",
     "content_hex",
     "log",
+    "ask_seconds",
+    "ask_default",
+    "redirect",
+    "bind",
+    "replace",
+    "http_header",
+    "dscp",
+    "ttl",
+    "translate",
+    "rate",
+    "burst",
+    "queue",
+    "delay",
+    "jitter",
+    "loss",
+    "mirror",
+    "inspect",
 ];
 
 /// What other tools call it, in lower case without `_` and `-`, and our key.

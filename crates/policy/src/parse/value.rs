@@ -14,17 +14,28 @@ pub(super) fn action(text: &str) -> Result<Action, Issue> {
     let instead = match text {
         "permit" => return Ok(Action::Permit),
         "block" => return Ok(Action::Block),
+        "ask" => return Ok(Action::Ask),
         _ => match text.to_lowercase().as_str() {
             "allow" | "accept" | "pass" | "bypass" | "yes" => Some("permit"),
             "deny" | "drop" | "reject" | "discard" | "no" => Some("block"),
-            other => nearest(other, ["permit", "block"]),
+            "prompt" | "query" | "hold" => Some("ask"),
+            other => nearest(other, ["permit", "block", "ask"]),
         },
     };
     let issue = Issue::new(format!("there is no action \"{text}\""));
     Err(issue.hint(instead.map_or_else(
-        || "it is \"permit\" or \"block\"".to_owned(),
+        || "it is \"permit\", \"block\" or \"ask\"".to_owned(),
         |name| format!("write \"{name}\""),
     )))
+}
+
+/// What happens where no rule matches.
+pub(super) fn default(text: &str) -> Result<Action, Issue> {
+    match action(text)? {
+        Action::Ask => Err(Issue::new("the default does not ask")
+            .hint("end with a rule without conditions: `action = \"ask\"`")),
+        action => Ok(action),
+    }
 }
 
 pub(super) fn direction(text: &str) -> Result<Direction, Issue> {
