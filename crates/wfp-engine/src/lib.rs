@@ -87,6 +87,9 @@
 //! and costs nothing where it isn't used. At the stream layers, where callouts
 //! decide about ranges of bytes in turn, a network stack uses [`Engine::plan`]
 //! and [`Engine::ask_stage`] instead of [`Engine::classify`].
+//!
+//! Injections are judged by an [`InjectionCall`]; the handles that they use are
+//! [`InjectionHandles`], and [`Holder`] says whose a list is.
 
 #![forbid(unsafe_code)]
 #![allow(
@@ -105,6 +108,7 @@ mod flow;
 mod host;
 mod id;
 mod index;
+mod injection;
 mod lifetime;
 mod management;
 mod object;
@@ -133,6 +137,10 @@ pub use filter::{FilterEntry, FilterRecord};
 pub use flow::Flow;
 pub use host::{Host, Wait};
 pub use id::{CalloutId, FilterId, FlowId, ProviderContextId, SessionId, SubscriptionId};
+pub use injection::{
+    Begun, Holder, InjectionCall, InjectionHandle, InjectionHandles, InjectionPoint,
+    InjectionTarget, ListShape, Refusal, Returned, clone_of_indicated,
+};
 pub use lifetime::Lifetime;
 pub use object::{Callout, Filter, Provider, ProviderContext, SubLayer, Weight};
 pub use objects::{CalloutObject, Objects, ProviderContextObject, ProviderObject, SubLayerObject};

@@ -1,7 +1,6 @@
 //! Indications of the network stack to callouts.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use rustc_hash::FxHashMap;
 use wfp_engine::{ClassifyCall, ClassifyOut, Engine, Flow, FlowId, Options, Request};
@@ -259,12 +258,8 @@ pub(super) fn invoke(
     let (values, metadata) = (scratch.incoming(), scratch.metadata());
     let (context, filter) = (scratch.context(), call.filter.host().as_in());
     let flow_context = call.flow_context;
-    let in_batches = call
-        .callout
-        .flags()
-        .contains(CalloutFlags::ALLOW_L2_BATCH_CLASSIFY);
     let current = cpu.machine().fwp.current(cpu);
-    current.in_batches.store(in_batches, Ordering::Relaxed);
+    current.set_callout(call.callout.flags());
     let cost = Cost::begin(cpu);
     for _ in 0..calls {
         out.set(found);
@@ -286,7 +281,7 @@ pub(super) fn invoke(
         });
     }
     cost.check(cpu, calls, call);
-    current.in_batches.store(false, Ordering::Relaxed);
+    current.set_callout(CalloutFlags::NONE);
     (found, out.get().unwrap_or(found))
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
-use wfp_schema::LayerId;
+use wfp_schema::{CalloutFlags, LayerId};
 
 use super::operation::Operation;
 use crate::net::ClassifyOptions;
@@ -21,8 +21,8 @@ pub(crate) struct Current {
     pub(super) pended: AtomicBool,
     pub(super) pended_classify: AtomicBool,
     modify: AtomicBool,
-    /// Whether the callout that runs takes frames in batches, which it may not clone.
-    pub(super) in_batches: AtomicBool,
+    /// `FWP_CALLOUT_FLAG_*` of the callout that runs.
+    callout_flags: AtomicU32,
     allocations: AtomicU32,
     has_operation: AtomicBool,
     operation: Mutex<Option<Arc<Operation>>>,
@@ -64,6 +64,16 @@ impl Current {
         let asked = self.has_operation.load(Ordering::Relaxed)
             && self.has_operation.swap(false, Ordering::Relaxed);
         asked.then(|| self.operation.lock().take()).flatten()
+    }
+
+    /// A callout with these flags begins, or with none has returned.
+    pub(super) fn set_callout(&self, flags: CalloutFlags) {
+        self.callout_flags.store(flags.bits(), Ordering::Relaxed);
+    }
+
+    /// The flags of the callout that runs.
+    pub(super) fn callout_flags(&self) -> CalloutFlags {
+        CalloutFlags::from_bits(self.callout_flags.load(Ordering::Relaxed))
     }
 
     /// Whether a classify is in progress.

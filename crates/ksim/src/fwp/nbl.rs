@@ -1,7 +1,6 @@
 //! Net buffer lists that a driver makes of packets: allocate, clone, reference, and stream data.
 
-use std::sync::atomic::Ordering;
-
+use wfp_engine::clone_of_indicated;
 use wfp_schema::NtStatus;
 
 use super::layout::kernel::RawStreamData;
@@ -243,10 +242,9 @@ exports! {
         if clone.is_null() || original.is_null() {
             return NULL_POINTER;
         }
-        // Page of FWPS_CALLOUT2: this always fails for a callout that takes frames in batches.
         let current = call.machine().fwp.current(call.cpu());
-        if current.in_batches.load(Ordering::Relaxed) {
-            return INVALID_PARAMETER;
+        if let Err(status) = clone_of_indicated(current.callout_flags()) {
+            return status.to_i32();
         }
         if flags != 0 || !check_list_pool(&call, list_pool) || !check_live(&call, original) {
             return INVALID_PARAMETER;

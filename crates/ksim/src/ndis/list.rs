@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use parking_lot::Mutex;
+use wfp_engine::{Holder, Returned};
 
 use super::chain;
 use super::layout::{Mdl, NetBuffer, NetBufferData, NetBufferList};
@@ -50,8 +51,8 @@ pub(crate) struct List {
     /// Memory of MDLs that were made later.
     headers: Vec<Box<[u8]>>,
     _context: Option<Box<[u8]>>,
-    /// How its buffers stood when it was handed over, if it is.
-    handed_over: Option<Snapshot>,
+    /// Who has it: the stack knows how its buffers stood when it was handed over.
+    holder: Holder<Snapshot>,
 }
 
 impl List {
@@ -84,7 +85,7 @@ impl List {
             mdls: Vec::new(),
             headers: Vec::new(),
             _context: context,
-            handed_over: None,
+            holder: Holder::Driver,
         }
     }
 
@@ -267,23 +268,24 @@ impl Lists {
     /// `list` now belongs to the stack, in the state `snapshot`. `false` if it does already.
     pub(crate) fn hand_over(&self, list: Out<NetBufferList>, snapshot: Snapshot) -> bool {
         match self.lists.lock().get_mut(&list.address()) {
-            Some(list) => list.handed_over.replace(snapshot).is_none(),
+            Some(list) => list.holder.hand_over(snapshot),
             None => true,
         }
     }
 
-    /// `list` goes back to its owner; the state in which it was handed over.
-    pub(crate) fn take_back(&self, list: Out<NetBufferList>) -> Option<Snapshot> {
-        self.lists
-            .lock()
-            .get_mut(&list.address())
-            .and_then(|list| list.handed_over.take())
+    /// `list` goes back to its owner: how that finds it.
+    pub(crate) fn take_back(&self, list: Out<NetBufferList>) -> Returned {
+        let now = Snapshot::of(list);
+        match self.lists.lock().get_mut(&list.address()) {
+            Some(list) => list.holder.take_back(&now),
+            None => Returned::NeverLent,
+        }
     }
 
     pub(super) fn is_handed_over(&self, list: Out<NetBufferList>) -> bool {
         self.lists
             .lock()
             .get(&list.address())
-            .is_some_and(|list| list.handed_over.is_some())
+            .is_some_and(|list| !list.holder.is_drivers())
     }
 }

@@ -1,5 +1,6 @@
 //! What drivers send back into the stack, and the decisions that they delay.
 
+pub use wfp_engine::InjectionPoint;
 use wfp_schema::StreamFlags;
 
 use super::host::{Arrival, Entry, Host, Transit, dropped};
@@ -17,38 +18,12 @@ const MAX_ABSORBED: usize = 4096;
 /// How often a packet may be injected, clones of clones included. Each driver of a chain injects it once or twice.
 const MAX_HOPS: u32 = 64;
 
-/// Where an injected packet comes in, and which way it goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum InjectionPoint {
-    /// `FwpsInjectNetworkSendAsync0`: on from `OUTBOUND_IPPACKET`.
-    NetworkSend,
-    /// `FwpsInjectNetworkReceiveAsync0`: on from `INBOUND_IPPACKET`.
-    NetworkReceive,
-    /// `FwpsInjectTransportSendAsync0`: on from ALE and `DATAGRAM_DATA`, TCP from `OUTBOUND_TRANSPORT`.
-    TransportSend,
-    /// `FwpsInjectTransportReceiveAsync0`: on from `INBOUND_TRANSPORT`.
-    TransportReceive,
-    /// `FwpsInjectForwardAsync0`: on its way to another host, no layer sees it.
-    Forward,
-    /// `FwpsInjectMacSendAsync0`: a frame, on from the outbound layers of the data link.
-    MacSend,
-    /// `FwpsInjectMacReceiveAsync0`: a frame, on from the inbound layers of the data link.
-    MacReceive,
-}
-
-impl InjectionPoint {
-    const fn outbound(self) -> bool {
-        matches!(
-            self,
-            Self::NetworkSend | Self::TransportSend | Self::Forward | Self::MacSend
-        )
-    }
-
-    const fn entry(self) -> Entry {
-        match self {
-            Self::TransportSend | Self::TransportReceive => Entry::Transport,
-            _ => Entry::Network,
-        }
+/// Where the packet comes in on its way up or down.
+const fn entry(point: InjectionPoint) -> Entry {
+    if point.is_transport() {
+        Entry::Transport
+    } else {
+        Entry::Network
     }
 }
 
@@ -214,7 +189,7 @@ impl<F: Filtering> Host<F> {
             InjectionPoint::MacSend | InjectionPoint::MacReceive => self.inject_frame(injection),
             _ => match Packet::parse(injection.bytes) {
                 Ok(packet) => {
-                    let outbound = injection.point.outbound();
+                    let outbound = injection.point.is_outbound();
                     let fingerprint = Fingerprint::of(&packet, outbound);
                     let origin = self.origin(injection, fingerprint);
                     self.inject_packet(injection, &packet, origin)
@@ -261,7 +236,7 @@ impl<F: Filtering> Host<F> {
         packet: &Packet<'_>,
         origin: Option<Absorbed>,
     ) -> PacketReport {
-        let outbound = injection.point.outbound();
+        let outbound = injection.point.is_outbound();
         let id = origin
             .as_ref()
             .map_or(PacketId::NONE, |absorbed| absorbed.id);
@@ -279,7 +254,7 @@ impl<F: Filtering> Host<F> {
             self.inject_fragment(&transit, fragment)
         } else {
             match self.find_or_open(packet, transit.arrival, !outbound) {
-                Some((flow, _)) => self.pass(flow, &transit, injection.point.entry(), 0),
+                Some((flow, _)) => self.pass(flow, &transit, entry(injection.point), 0),
                 None => PacketReport {
                     id,
                     flow: None,

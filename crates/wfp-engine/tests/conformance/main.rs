@@ -14,6 +14,7 @@ mod conditions;
 mod flow_races;
 mod flows;
 mod index;
+mod injection;
 mod matching;
 mod objects;
 mod properties;

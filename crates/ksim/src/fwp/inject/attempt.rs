@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use wfp_schema::flags::InjectionType;
+use wfp_engine::{Begun, InjectionCall, InjectionTarget, ListShape, Refusal, Returned};
 use wfp_schema::{IpVersion, LayerKind, NtStatus, StreamFlags};
 
 use super::header::with_ip_header;
@@ -23,10 +23,6 @@ use crate::verifier::{
     INJECTION_HANDLE, INJECTION_INLINE, INJECTION_LOCK, INJECTION_LOOP, INJECTION_OFFSET,
     NBL_STATE, OBJECT_STALE,
 };
-
-/// `WFP_INVALID_OPERATION`, and its subtype for a receive injection of several net buffers.
-const BUGCHECK_INVALID_OPERATION: u32 = 0x1d3;
-const SEVERAL_NET_BUFFERS: u64 = 1;
 
 /// A packet that was injected, cloned and injected again so often goes round for ever.
 const LOOP: usize = 16;
@@ -65,48 +61,22 @@ pub(super) enum Target {
 }
 
 impl Target {
-    /// The types of handles with which this can be injected.
-    const fn types(self) -> InjectionType {
+    /// As the engine judges it.
+    const fn of_engine(self) -> InjectionTarget {
         match self {
-            Self::Packet(InjectionPoint::NetworkSend | InjectionPoint::NetworkReceive) => {
-                InjectionType::NETWORK
-            }
-            Self::Packet(InjectionPoint::TransportSend | InjectionPoint::TransportReceive) => {
-                InjectionType::TRANSPORT
-            }
-            Self::Packet(InjectionPoint::Forward) => InjectionType::FORWARD,
-            Self::Packet(InjectionPoint::MacSend | InjectionPoint::MacReceive) => InjectionType::L2,
-            Self::Stream { .. } => InjectionType::STREAM,
+            Self::Packet(point) => InjectionTarget::Packet(point),
+            Self::Stream { flags, .. } => InjectionTarget::Stream(flags),
         }
-    }
-
-    /// Whether a list may hold one net buffer only.
-    const fn is_receive(self) -> bool {
-        matches!(
-            self,
-            Self::Packet(InjectionPoint::NetworkReceive | InjectionPoint::TransportReceive)
-        )
     }
 
     /// Whether the data begins with an IP header.
     const fn begins_with_ip(self) -> bool {
-        matches!(
-            self,
-            Self::Packet(
-                InjectionPoint::NetworkSend
-                    | InjectionPoint::NetworkReceive
-                    | InjectionPoint::TransportReceive
-                    | InjectionPoint::Forward
-            )
-        )
+        matches!(self, Self::Packet(point) if point.begins_with_ip())
     }
 
     /// Whether TCP packets may not be injected here in the classify.
     const fn is_transport(self) -> bool {
-        matches!(
-            self,
-            Self::Packet(InjectionPoint::TransportSend | InjectionPoint::TransportReceive)
-        )
+        matches!(self, Self::Packet(point) if point.is_transport())
     }
 }
 
@@ -259,56 +229,73 @@ fn check_data(call: &Call<'_>, target: Target, family: Option<IpVersion>, data: 
     }
 }
 
-/// Begins an injection of `lists` lists, and reports a handle that is none for this.
+/// Begins an injection of `lists`, and reports a handle that is none for this.
 fn begin(
     call: &Call<'_>,
     by: By,
+    what: What,
     target: Target,
-    lists: usize,
-) -> Result<Option<IpVersion>, NtStatus> {
-    let state = &call.machine().fwp.injection;
-    let begun = state.begin(by.handle, target.types(), lists);
-    match begun {
-        Err(NtStatus::FWP_INJECT_HANDLE_STALE) => {
-            let words = format!("{} needs a handle of type {}", call.name(), target.types());
-            call.violation(&INJECTION_HANDLE, words);
+    lists: &[(Out<NetBufferList>, NetBufferList)],
+) -> Result<Begun, NtStatus> {
+    let shapes: Vec<_> = lists
+        .iter()
+        .map(|(_, list)| ListShape {
+            buffers: chain::buffers(list).count(),
+        })
+        .collect();
+    let asked = InjectionCall {
+        handle: by.handle as u64,
+        target: target.of_engine(),
+        flags: by.flags,
+        has_completion: what.completion.is_some(),
+        lists: &shapes,
+    };
+    match asked.begin(&call.machine().fwp.injection.handles) {
+        Ok(begun) => Ok(begun),
+        Err(Refusal::Bugcheck {
+            code,
+            subtype,
+            list,
+        }) => call.machine().crash(Bugcheck::new(
+            code,
+            [subtype, 0, lists[list].0.address() as u64, 0],
+            format!(
+                "{}: a net buffer list with several net buffers is injected into the receive path",
+                call.name()
+            ),
+        )),
+        Err(Refusal::Status(status)) => {
+            if status == NtStatus::FWP_INJECT_HANDLE_STALE {
+                let words = format!(
+                    "{} needs a handle of type {}",
+                    call.name(),
+                    target.of_engine().handle_types()
+                );
+                call.violation(&INJECTION_HANDLE, words);
+            } else if status == NtStatus::INVALID_HANDLE {
+                let words = format!("{:#x} is no injection handle", by.handle);
+                call.violation(&OBJECT_STALE, words);
+            }
+            Err(status)
         }
-        Err(NtStatus::INVALID_HANDLE) => {
-            let words = format!("{:#x} is no injection handle", by.handle);
-            call.violation(&OBJECT_STALE, words);
-        }
-        _ => {}
     }
-    begun
 }
 
 /// Makes the injection: checks, copies, hands over, and asks the stack.
 pub(super) fn inject(call: &Call<'_>, by: By, what: What, target: Target) -> Result<(), NtStatus> {
-    let Some(completion) = what.completion else {
-        return Err(NtStatus::FWP_NULL_POINTER);
-    };
-    if what.list.is_null() {
-        return Err(NtStatus::FWP_NULL_POINTER);
-    }
-    if by.flags != 0 {
-        return Err(NtStatus::FWP_INVALID_PARAMETER);
-    }
     let machine = call.machine();
     if call.cpu().locks().count() > 0 {
         call.violation(&INJECTION_LOCK, "a spin lock is held");
     }
     let lists: Vec<_> = chain::lists(what.list).collect();
-    for (at, list) in &lists {
-        if target.is_receive() && chain::buffers(list).nth(1).is_some() {
-            machine.crash(Bugcheck::new(
-                BUGCHECK_INVALID_OPERATION,
-                [SEVERAL_NET_BUFFERS, 0, at.address() as u64, 0],
-                format!("{}: a net buffer list with several net buffers is injected into the receive path", call.name()),
-            ));
-        }
-    }
-    let state = &machine.fwp.injection;
-    let family = begin(call, by, target, lists.len())?;
+    let begun = begin(call, by, what, target, &lists)?;
+    let (Some(completion), false) = (what.completion, lists.is_empty()) else {
+        // Only the end of a direction of a stream: there is no list, and nothing to complete.
+        let request = depart(call, by, None).request(target, &[])?;
+        machine.fwp.ask(request);
+        return Ok(());
+    };
+    let handles = &machine.fwp.injection.handles;
     let mut accepted = Vec::with_capacity(lists.len());
     for (at, _) in &lists {
         let snapshot = Snapshot::of(*at);
@@ -316,14 +303,16 @@ pub(super) fn inject(call: &Call<'_>, by: By, what: What, target: Target) -> Res
         let requests: Result<Vec<_>, _> = snapshot
             .packets()
             .map(|bytes| {
-                check_data(call, target, family, bytes);
+                check_data(call, target, begun.family, bytes);
                 journey.request(target, bytes)
             })
             .collect();
         match requests {
             Ok(requests) => accepted.push((*at, snapshot, requests)),
             Err(status) => {
-                state.end(by.handle, lists.len());
+                for _ in 0..begun.completions {
+                    handles.complete(by.handle as u64);
+                }
                 return Err(status);
             }
         }
@@ -334,16 +323,6 @@ pub(super) fn inject(call: &Call<'_>, by: By, what: What, target: Target) -> Res
         }
         hand_over(call, at, snapshot, completion, (by.handle, what.context));
     }
-    Ok(())
-}
-
-/// Only the end of a direction of a stream: there is no list, and nothing to complete.
-pub(super) fn inject_end(call: &Call<'_>, by: By, target: Target) -> Result<(), NtStatus> {
-    let state = &call.machine().fwp.injection;
-    begin(call, by, target, 1)?;
-    state.end(by.handle, 1);
-    let request = depart(call, by, None).request(target, &[])?;
-    call.machine().fwp.ask(request);
     Ok(())
 }
 
@@ -365,16 +344,16 @@ fn hand_over(
         .time()
         .defer("completion of an injection", move |cpu| {
             complete(cpu, list, completion, context);
-            cpu.machine().fwp.injection.end(handle, 1);
+            cpu.machine().fwp.injection.handles.complete(handle as u64);
         });
 }
 
 /// Gives `list` back to the driver, in success.
 fn complete(cpu: &Cpu, list: Out<NetBufferList>, completion: InjectComplete, context: usize) {
     let machine = cpu.machine();
-    let then = machine.ndis.lists.take_back(list);
+    let returned = machine.ndis.lists.take_back(list);
     if let Some(mut header) = list.get() {
-        if then.is_some_and(|then| then != Snapshot::of(list)) {
+        if returned == Returned::Changed {
             machine.verifier().violation_of(
                 cpu,
                 &NBL_STATE,

@@ -13,7 +13,7 @@ use wfp_schema::codes::PacketInjectionState;
 use wfp_schema::{LayerId, NtStatus, StreamFlags};
 
 pub(super) use self::attempt::packet_of;
-use self::attempt::{By, Target, What, inject, inject_end};
+use self::attempt::{By, Target, What, inject};
 use super::layout::kernel::InjectComplete;
 use crate::access::Out;
 use crate::cpu::{DISPATCH, PASSIVE};
@@ -155,19 +155,11 @@ exports! {
     irql PASSIVE..=DISPATCH, fails NOT_READY;
     {
         let stream_flags = StreamFlags::from_bits(stream_flags);
-        if !stream_flags.intersects(StreamFlags::RECEIVE | StreamFlags::SEND) {
-            return NtStatus::FWP_INVALID_PARAMETER.to_i32();
-        }
         if stream_flags.contains(StreamFlags::SEND_ABORT) {
             call.violation(&ARGUMENT, "FWPS_STREAM_FLAG_SEND_ABORT is not for injections: FwpsFlowAbort0 ends a connection");
         }
-        let closes = stream_flags.intersects(StreamFlags::RECEIVE_DISCONNECT | StreamFlags::SEND_DISCONNECT);
-        let target = Target::Stream { flow, callout, flags: stream_flags };
-        let by = By { handle, context, flags };
-        if list.is_null() && closes {
-            return status(inject_end(&call, by, target));
-        }
         let what = What { list, completion, context: completion_context };
-        status(inject(&call, by, what, target))
+        let target = Target::Stream { flow, callout, flags: stream_flags };
+        status(inject(&call, By { handle, context, flags }, what, target))
     }
 }
