@@ -10,8 +10,8 @@ use core::{
 
 use wdk_sys::{GUID, NTSTATUS};
 use wfp_schema::{
-    CalloutFlags, ClassifyOutFlags, Guid, IpVersion, NotifyType, NtStatus, Rights,
-    flags::RuntimeFilterFlags,
+    CalloutFlags, ClassifyOutFlags, Direction, Guid, IpVersion, LayerData, NotifyType, NtStatus,
+    Rights, flags::RuntimeFilterFlags, layer::Header,
 };
 use wfp_sys::{
     FWPS_CALLOUT2, FWPS_CLASSIFY_OUT0, FWPS_FILTER2, FWPS_INCOMING_METADATA_VALUES0,
@@ -129,6 +129,27 @@ pub struct Classify<'a, L: LayerType> {
     pub decided: bool,
     /// What redirection needs.
     pub(crate) call: Call,
+}
+
+impl<L: LayerType> Classify<'_, L> {
+    /// Bytes from the packet's IP header to where its data begins at this layer; 0 if they begin
+    /// with it. Retreat by them before a packet is cloned for the receive path. `None` if there is
+    /// no IP header (a transport has not yet given an outbound packet one), or metadata is missing.
+    #[must_use]
+    pub fn behind_ip_header(&self, direction: Direction) -> Option<u32> {
+        let LayerData::NetBufferList { inbound, outbound } = (const { L::KIND.data() }) else {
+            return None;
+        };
+        let ip = || self.metadata.ip_header_size();
+        match (direction, inbound, outbound) {
+            (Direction::Inbound, Header::Ip, _) | (Direction::Outbound, _, Header::Ip) => Some(0),
+            (Direction::Inbound, Header::Transport | Header::Icmp, _) => ip(),
+            (Direction::Inbound, Header::Data, _) => {
+                ip()?.checked_add(self.metadata.transport_header_size()?)
+            }
+            _ => None,
+        }
+    }
 }
 
 impl<L: LayerType> fmt::Debug for Classify<'_, L> {

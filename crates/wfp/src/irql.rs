@@ -2,7 +2,7 @@
 //!
 //! The crate's rule: a function that demands no token may be called at IRQL <=
 //! `DISPATCH_LEVEL`; one that demands [`Passive`] may be called at
-//! `PASSIVE_LEVEL` only.
+//! `PASSIVE_LEVEL` only; one that demands [`Dispatch`] may not be called in a classify.
 
 use core::{marker::PhantomData, time::Duration};
 
@@ -67,6 +67,40 @@ pub(crate) const KERNEL_MODE: i8 = 0;
 /// A wait that asynchronous procedure calls do not end.
 #[cfg(windows)]
 const NOT_ALERTABLE: u8 = 0;
+
+/// Proof that the code runs at IRQL <= `DISPATCH_LEVEL` outside of any classify: in a deferred
+/// procedure call, a timer, a work item, or a thread of the driver's.
+///
+/// A classify is called with locks of the stack held, so that some functions may not be called in
+/// one though its level would do.
+#[derive(Clone, Copy, Debug)]
+pub struct Dispatch {
+    /// Neither `Send` nor `Sync`: it is about the running thread.
+    _thread: PhantomData<*mut ()>,
+}
+
+impl Dispatch {
+    /// The token of a callback that is no classify.
+    ///
+    /// # Safety
+    /// The running code was not called by a classify function, and runs at IRQL <=
+    /// `DISPATCH_LEVEL`: it was entered as a deferred procedure call, a timer or a work item.
+    #[must_use]
+    pub const unsafe fn assume() -> Self {
+        Self {
+            _thread: PhantomData,
+        }
+    }
+}
+
+impl From<Passive> for Dispatch {
+    /// Whoever may wait is in no classify.
+    fn from(_passive: Passive) -> Self {
+        Self {
+            _thread: PhantomData,
+        }
+    }
+}
 
 /// How long a poll of something that ends soon sleeps between two looks.
 pub(crate) const POLL: Duration = Duration::from_millis(1);

@@ -124,6 +124,17 @@ layers! {
     Stream => StreamVerdict, stream;
     /// Datagrams of everything that is not TCP, both ways.
     DatagramData => Authorization, packet;
+    /// Packets that have arrived, behind their IP header: each fragment, and what they were put
+    /// together to.
+    InboundIpPacket => Authorization, packet;
+    /// Packets on their way out, at their IP header, before they are fragmented.
+    OutboundIpPacket => Authorization, packet;
+    /// Packets on their way to another host, at their IP header.
+    IpForward => Authorization, packet;
+    /// Packets that have arrived, behind their transport header. ICMP's count as data.
+    InboundTransport => Authorization, packet;
+    /// Packets on their way out, at their transport header: there is no IP header yet.
+    OutboundTransport => Authorization, packet;
     /// An endpoint closes.
     AleEndpointClosure => Seen, nothing;
     /// Where a connection goes, before it is authorized.
@@ -308,6 +319,48 @@ impl<'a, L: LayerType> Fields<'a, L> {
     #[must_use]
     pub fn direction(&self) -> Option<Direction> {
         Direction::from_u32(self.uint32(const { field::<L>("DIRECTION", FieldType::Uint32) })?)
+    }
+
+    /// `INTERFACE_INDEX`: the interface that the packet arrived on or leaves by.
+    #[must_use]
+    pub fn interface(&self) -> Option<u32> {
+        self.uint32(const { field::<L>("INTERFACE_INDEX", FieldType::Uint32) })
+    }
+
+    /// `SUB_INTERFACE_INDEX`.
+    #[must_use]
+    pub fn sub_interface(&self) -> Option<u32> {
+        self.uint32(const { field::<L>("SUB_INTERFACE_INDEX", FieldType::Uint32) })
+    }
+
+    /// `COMPARTMENT_ID`: the routing compartment.
+    #[must_use]
+    pub fn compartment(&self) -> Option<u32> {
+        self.uint32(const { field::<L>("COMPARTMENT_ID", FieldType::Uint32) })
+    }
+
+    /// `IP_SOURCE_ADDRESS` of a packet that is forwarded.
+    #[must_use]
+    pub fn source_address(&self) -> Option<IpAddr> {
+        self.address(const { field::<L>("IP_SOURCE_ADDRESS", FieldType::Address) })
+    }
+
+    /// `IP_DESTINATION_ADDRESS` of a packet that is forwarded.
+    #[must_use]
+    pub fn destination_address(&self) -> Option<IpAddr> {
+        self.address(const { field::<L>("IP_DESTINATION_ADDRESS", FieldType::Address) })
+    }
+
+    /// `SOURCE_INTERFACE_INDEX`: the interface that a packet that is forwarded arrived on.
+    #[must_use]
+    pub fn source_interface(&self) -> Option<u32> {
+        self.uint32(const { field::<L>("SOURCE_INTERFACE_INDEX", FieldType::Uint32) })
+    }
+
+    /// `DESTINATION_INTERFACE_INDEX`: the interface that a packet that is forwarded leaves by.
+    #[must_use]
+    pub fn destination_interface(&self) -> Option<u32> {
+        self.uint32(const { field::<L>("DESTINATION_INTERFACE_INDEX", FieldType::Uint32) })
     }
 
     fn address(&self, field: FieldIndex) -> Option<IpAddr> {

@@ -11,8 +11,10 @@
 //!   writes action, rights and flags;
 //! - [`registration`], [`engine`] and [`bfe`] own what they made and fail
 //!   honestly; [`flow`] contexts are values, never pointers;
-//! - [`irql::Passive`] is the proof that waiting is allowed. A function that
-//!   demands no token may be called at IRQL <= `DISPATCH_LEVEL`.
+//! - a packet of our own ([`list`]) is injected ([`inject`]) or freed, never both and never
+//!   neither;
+//! - [`irql::Passive`] is the proof that waiting is allowed, [`irql::Dispatch`] that no classify
+//!   runs. A function that demands no token may be called at IRQL <= `DISPATCH_LEVEL`.
 //!
 //! Memory is [`pool`] memory: tagged, fallible, never executable. Locks are in
 //! [`sync`]; a [`swap::Swap`] is read without any.
@@ -32,9 +34,13 @@ pub mod device;
 pub mod engine;
 #[cfg(windows)]
 pub mod flow;
+#[cfg(windows)]
+pub mod inject;
 pub mod irql;
 #[cfg(windows)]
 pub mod layer;
+#[cfg(windows)]
+pub mod list;
 #[cfg(windows)]
 pub mod metadata;
 #[cfg(windows)]
@@ -45,6 +51,8 @@ mod processor;
 pub mod redirect;
 #[cfg(windows)]
 pub mod registration;
+#[cfg(any(windows, test))]
+mod slots;
 mod sockaddr;
 #[cfg(windows)]
 pub mod stream;

@@ -69,6 +69,62 @@ impl<'a> Metadata<'a> {
         )
     }
 
+    /// `COMPARTMENT_ID`: the routing compartment.
+    #[must_use]
+    pub fn compartment(&self) -> Option<u32> {
+        self.present(MetadataFields::COMPARTMENT_ID, self.raw.compartmentId)
+    }
+
+    /// `REMOTE_SCOPE_ID` of the remote address.
+    #[must_use]
+    pub fn remote_scope(&self) -> Option<u32> {
+        // SAFETY: the union's other member is the same number in parts.
+        let scope = unsafe { self.raw.remoteScopeId.__bindgen_anon_1.Value };
+        self.present(MetadataFields::REMOTE_SCOPE_ID, scope)
+    }
+
+    /// `TRANSPORT_CONTROL_DATA`: what the socket sends along, as `WSACMSGHDR` structures. They
+    /// are the socket's: copy what is needed after the classify.
+    #[must_use]
+    pub fn control_data(&self) -> Option<&'a [u8]> {
+        let start = self.present(MetadataFields::TRANSPORT_CONTROL_DATA, self.raw.controlData)?;
+        let length = self.raw.controlDataLength as usize;
+        if start.is_null() || length == 0 {
+            return None;
+        }
+        // SAFETY: the bit says that both members are valid; the data live as long as the classify.
+        Some(unsafe { core::slice::from_raw_parts(start.cast(), length) })
+    }
+
+    /// `TRANSPORT_HEADER_INCLUDE_HEADER`: the IP header that a raw socket wrote itself.
+    #[must_use]
+    pub fn included_header(&self) -> Option<&'a [u8]> {
+        let start = self.present(
+            MetadataFields::TRANSPORT_HEADER_INCLUDE_HEADER,
+            self.raw.headerIncludeHeader,
+        )?;
+        let length = self.raw.headerIncludeHeaderLength as usize;
+        if start.is_null() || length == 0 {
+            return None;
+        }
+        // SAFETY: as for the control data.
+        Some(unsafe { core::slice::from_raw_parts(start.cast(), length) })
+    }
+
+    /// `PATH_MTU`: the largest IP packet that the path takes, in bytes.
+    #[must_use]
+    pub fn path_mtu(&self) -> Option<u32> {
+        self.present(MetadataFields::PATH_MTU, self.raw.pathMtu)
+    }
+
+    /// `ALE_CLASSIFY_REQUIRED`: the packet will be authorized; at a transport layer it may not be
+    /// taken then.
+    #[must_use]
+    pub const fn is_ale_required(&self) -> bool {
+        self.fields()
+            .contains(MetadataFields::ALE_CLASSIFY_REQUIRED)
+    }
+
     /// `TRANSPORT_ENDPOINT_HANDLE`.
     #[must_use]
     pub fn endpoint(&self) -> Option<u64> {

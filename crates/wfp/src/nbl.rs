@@ -5,10 +5,12 @@
 
 use core::{
     fmt,
+    marker::PhantomData,
     ptr::{self, NonNull},
 };
 
 use wdk_sys::MDL;
+use wfp_schema::NtStatus;
 use wfp_sys::{NET_BUFFER, NET_BUFFER_LIST};
 
 /// Most net buffers, net buffer lists and memory descriptor lists that one walk passes. A stream
@@ -28,15 +30,25 @@ impl fmt::Display for Unmapped {
 /// The packet of a classify, of one or more net buffers.
 #[derive(Clone, Copy)]
 pub struct Packet<'a> {
-    list: &'a NET_BUFFER_LIST,
+    /// Not a reference: NDIS moves the data's start while views of it exist.
+    list: NonNull<NET_BUFFER_LIST>,
+    _alive: PhantomData<&'a NET_BUFFER_LIST>,
 }
 
 impl<'a> Packet<'a> {
     /// # Safety
-    /// `raw` is NULL or the net buffer list of a running classify, which `'a` does not outlive.
+    /// `raw` is NULL or a net buffer list that is alive during `'a` and that nobody else changes
+    /// meanwhile, such as that of a running classify.
     pub(crate) unsafe fn new(raw: *mut NET_BUFFER_LIST) -> Option<Self> {
-        // SAFETY: forwarded from the caller; nobody changes the chain during the classify.
-        unsafe { raw.as_ref() }.map(|list| Self { list })
+        NonNull::new(raw).map(|list| Self {
+            list,
+            _alive: PhantomData,
+        })
+    }
+
+    /// The list, for the functions of NDIS and WFP.
+    pub(crate) const fn as_ptr(self) -> *mut NET_BUFFER_LIST {
+        self.list.as_ptr()
     }
 
     /// Its net buffers: inbound exactly one, outbound one for each datagram sent together.
@@ -47,10 +59,68 @@ impl<'a> Packet<'a> {
             let buffer = next?;
             // SAFETY: as above.
             next = unsafe { next_buffer(buffer) };
-            Some(Buffer { buffer })
+            Some(Buffer {
+                buffer,
+                _alive: PhantomData,
+            })
         })
     }
+
+    /// Shows the packet with its data's start moved back by `bytes` in each net buffer
+    /// (`NdisRetreatNetBufferListDataStart`), and moves it forth again before this returns.
+    ///
+    /// # Errors
+    /// NDIS's status if the start cannot be moved; `with` is not called then.
+    pub fn with_retreated<T>(
+        self,
+        bytes: u32,
+        with: impl FnOnce(Packet<'_>) -> T,
+    ) -> Result<T, NtStatus> {
+        // SAFETY: the list is alive. Without a function that allocates descriptors NDIS uses its
+        // own, if there is no room before the data.
+        let status = unsafe {
+            wfp_sys::NdisRetreatNetBufferListDataStart(self.as_ptr(), bytes, 0, None, None)
+        };
+        NtStatus::from_i32(status).ok()?;
+        let shown = with(self);
+        // SAFETY: as far as it went back, and with the same allocator. No way but this leads out
+        // of `with`: a panic halts the machine.
+        unsafe {
+            wfp_sys::NdisAdvanceNetBufferListDataStart(self.as_ptr(), bytes, FREE_MDL, None);
+        }
+        Ok(shown)
+    }
+
+    /// Shows the packet with its data's start moved forth by `bytes` in each net buffer
+    /// (`NdisAdvanceNetBufferListDataStart`), and moves it back again before this returns.
+    ///
+    /// # Errors
+    /// `STATUS_INVALID_PARAMETER` if a net buffer has less data; `with` is not called then.
+    pub fn with_advanced<T>(
+        self,
+        bytes: u32,
+        with: impl FnOnce(Packet<'_>) -> T,
+    ) -> Result<T, NtStatus> {
+        if self
+            .buffers()
+            .any(|buffer| buffer.length() < bytes as usize)
+        {
+            return Err(NtStatus::INVALID_PARAMETER);
+        }
+        // SAFETY: the list is alive, and each of its buffers has so much data.
+        unsafe { wfp_sys::NdisAdvanceNetBufferListDataStart(self.as_ptr(), bytes, 0, None) };
+        let shown = with(self);
+        // SAFETY: as far as it went forth, so that there is room, and nothing is allocated: this
+        // cannot fail.
+        let _ = unsafe {
+            wfp_sys::NdisRetreatNetBufferListDataStart(self.as_ptr(), bytes, 0, None, None)
+        };
+        Ok(shown)
+    }
 }
+
+/// `FreeMdl`: what a retreat has allocated is freed by the advance that undoes it.
+const FREE_MDL: u8 = 1;
 
 impl fmt::Debug for Packet<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -61,14 +131,16 @@ impl fmt::Debug for Packet<'_> {
 /// One net buffer.
 #[derive(Clone, Copy)]
 pub struct Buffer<'a> {
-    buffer: &'a NET_BUFFER,
+    buffer: NonNull<NET_BUFFER>,
+    _alive: PhantomData<&'a NET_BUFFER>,
 }
 
 impl<'a> Buffer<'a> {
     /// Bytes from the buffer's offset to its end.
     #[must_use]
     pub const fn length(self) -> usize {
-        data_length(self.buffer)
+        // SAFETY: the buffer is alive during `'a`.
+        unsafe { data_length(self.buffer) }
     }
 
     /// The bytes behind the first `skip`, in pieces.
@@ -80,6 +152,7 @@ impl<'a> Buffer<'a> {
                 buffer: None,
                 mdl: ptr::null_mut(),
                 offset: 0,
+                _alive: PhantomData,
             },
             skip,
             in_buffer: 0,
@@ -103,11 +176,12 @@ impl fmt::Debug for Buffer<'_> {
 #[derive(Clone)]
 pub(crate) struct Place<'a> {
     /// The list of `buffer`; `None` if the walk ends with the buffer.
-    list: Option<&'a NET_BUFFER_LIST>,
-    buffer: Option<&'a NET_BUFFER>,
+    list: Option<NonNull<NET_BUFFER_LIST>>,
+    buffer: Option<NonNull<NET_BUFFER>>,
     mdl: *mut MDL,
     /// Bytes before the place in `mdl`.
     offset: usize,
+    _alive: PhantomData<&'a NET_BUFFER_LIST>,
 }
 
 impl Place<'_> {
@@ -120,12 +194,11 @@ impl Place<'_> {
         offset: u32,
     ) -> Self {
         Self {
-            // SAFETY: forwarded from the caller.
-            list: unsafe { list.as_ref() },
-            // SAFETY: forwarded from the caller.
-            buffer: unsafe { buffer.as_ref() },
+            list: NonNull::new(list),
+            buffer: NonNull::new(buffer),
             mdl,
             offset: offset as usize,
+            _alive: PhantomData,
         }
     }
 }
@@ -160,8 +233,9 @@ impl<'a> Chunks<'a> {
     }
 
     /// Bytes of data of `buffer` from the place on.
-    fn left_of(&mut self, buffer: &NET_BUFFER) -> usize {
-        let (mut mdl, start) = data_start(buffer);
+    fn left_of(&mut self, buffer: NonNull<NET_BUFFER>) -> usize {
+        // SAFETY: a net buffer of a chain that is alive during `'a`.
+        let (mut mdl, start) = unsafe { data_start(buffer) };
         let mut before = 0_usize;
         while self.steps > 0 {
             if mdl.is_null() {
@@ -172,7 +246,8 @@ impl<'a> Chunks<'a> {
                 let passed = before
                     .saturating_add(self.place.offset)
                     .saturating_sub(start);
-                return data_length(buffer).saturating_sub(passed);
+                // SAFETY: as above.
+                return unsafe { data_length(buffer) }.saturating_sub(passed);
             }
             self.steps -= 1;
             // SAFETY: a memory descriptor list of a chain that is alive during `'a`.
@@ -184,12 +259,14 @@ impl<'a> Chunks<'a> {
     }
 
     /// Goes to the first byte of `buffer`'s data.
-    const fn enter(&mut self, buffer: &'a NET_BUFFER) {
-        let (mdl, offset) = data_start(buffer);
+    const fn enter(&mut self, buffer: NonNull<NET_BUFFER>) {
+        // SAFETY: a net buffer of a chain that is alive during `'a`.
+        let (mdl, offset) = unsafe { data_start(buffer) };
         self.place.buffer = Some(buffer);
         self.place.mdl = mdl;
         self.place.offset = offset;
-        self.in_buffer = data_length(buffer);
+        // SAFETY: as above.
+        self.in_buffer = unsafe { data_length(buffer) };
     }
 
     /// Goes to the next net buffer, in the next list if need be; `None` if there is none.
@@ -271,38 +348,43 @@ impl fmt::Debug for Chunks<'_> {
 /// `NET_BUFFER_LIST_FIRST_NB`.
 ///
 /// # Safety
-/// The chain of `list` is alive as long as `list` is borrowed.
-const unsafe fn first_buffer(list: &NET_BUFFER_LIST) -> Option<&NET_BUFFER> {
-    // SAFETY: see above.
-    let members = unsafe { &list.__bindgen_anon_1.__bindgen_anon_1 };
+/// `list` is alive.
+const unsafe fn first_buffer(list: NonNull<NET_BUFFER_LIST>) -> Option<NonNull<NET_BUFFER>> {
     // SAFETY: forwarded from the caller.
-    unsafe { members.FirstNetBuffer.as_ref() }
+    let list = unsafe { list.as_ref() };
+    // SAFETY: see above.
+    NonNull::new(unsafe { list.__bindgen_anon_1.__bindgen_anon_1.FirstNetBuffer })
 }
 
 /// `NET_BUFFER_LIST_NEXT_NBL`.
 ///
 /// # Safety
-/// The chain of `list` is alive as long as `list` is borrowed.
-const unsafe fn next_list(list: &NET_BUFFER_LIST) -> Option<&NET_BUFFER_LIST> {
-    // SAFETY: see above.
-    let members = unsafe { &list.__bindgen_anon_1.__bindgen_anon_1 };
+/// `list` is alive.
+const unsafe fn next_list(list: NonNull<NET_BUFFER_LIST>) -> Option<NonNull<NET_BUFFER_LIST>> {
     // SAFETY: forwarded from the caller.
-    unsafe { members.Next.as_ref() }
+    let list = unsafe { list.as_ref() };
+    // SAFETY: see above.
+    NonNull::new(unsafe { list.__bindgen_anon_1.__bindgen_anon_1.Next })
 }
 
 /// `NET_BUFFER_NEXT_NB`.
 ///
 /// # Safety
-/// The chain of `buffer` is alive as long as `buffer` is borrowed.
-const unsafe fn next_buffer(buffer: &NET_BUFFER) -> Option<&NET_BUFFER> {
-    // SAFETY: see above.
-    let members = unsafe { &buffer.__bindgen_anon_1.__bindgen_anon_1 };
+/// `buffer` is alive.
+const unsafe fn next_buffer(buffer: NonNull<NET_BUFFER>) -> Option<NonNull<NET_BUFFER>> {
     // SAFETY: forwarded from the caller.
-    unsafe { members.Next.as_ref() }
+    let buffer = unsafe { buffer.as_ref() };
+    // SAFETY: see above.
+    NonNull::new(unsafe { buffer.__bindgen_anon_1.__bindgen_anon_1.Next })
 }
 
 /// `NET_BUFFER_DATA_LENGTH`.
-const fn data_length(buffer: &NET_BUFFER) -> usize {
+///
+/// # Safety
+/// `buffer` is alive.
+const unsafe fn data_length(buffer: NonNull<NET_BUFFER>) -> usize {
+    // SAFETY: forwarded from the caller.
+    let buffer = unsafe { buffer.as_ref() };
     // SAFETY: see above.
     let members = unsafe { &buffer.__bindgen_anon_1.__bindgen_anon_1 };
     // SAFETY: the union's other member is the same number with more bits.
@@ -311,7 +393,12 @@ const fn data_length(buffer: &NET_BUFFER) -> usize {
 }
 
 /// `NET_BUFFER_CURRENT_MDL` and `NET_BUFFER_CURRENT_MDL_OFFSET`.
-const fn data_start(buffer: &NET_BUFFER) -> (*mut MDL, usize) {
+///
+/// # Safety
+/// `buffer` is alive.
+const unsafe fn data_start(buffer: NonNull<NET_BUFFER>) -> (*mut MDL, usize) {
+    // SAFETY: forwarded from the caller.
+    let buffer = unsafe { buffer.as_ref() };
     // SAFETY: see above.
     let members = unsafe { &buffer.__bindgen_anon_1.__bindgen_anon_1 };
     (members.CurrentMdl, members.CurrentMdlOffset as usize)

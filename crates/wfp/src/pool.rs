@@ -23,6 +23,12 @@ impl Tag {
     pub const fn new(letters: [u8; 4]) -> Self {
         Self(u32::from_le_bytes(letters))
     }
+
+    /// The number that stands for the letters.
+    #[cfg(windows)]
+    pub(crate) const fn get(self) -> u32 {
+        self.0
+    }
 }
 
 impl fmt::Debug for Tag {
