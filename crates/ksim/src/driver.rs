@@ -85,7 +85,7 @@ impl Kernel {
 }
 
 /// A `UNICODE_STRING` at `offset` of `block` with `text`; its characters are in the block that is returned.
-fn put_string(block: &Guarded, offset: usize, text: &str) -> Guarded {
+pub(crate) fn put_string(block: &Guarded, offset: usize, text: &str) -> Guarded {
     let units: Vec<u8> = text
         .encode_utf16()
         .chain([0])

@@ -15,6 +15,8 @@
 //! }
 //! ```
 //!
+//! A function that does not fail with some arguments says when it can: `fails VALUE, if remove == 0`.
+//!
 //! The macro makes the `extern "win64"` function that a driver calls, and the module's `EXPORTS` table.
 
 use std::collections::HashMap;
@@ -316,7 +318,7 @@ macro_rules! exports {
         $(
             $(#[doc = $doc:literal])+
             fn $name:ident($call:ident $(, $arg:ident: $ty:ty)* $(,)?) $(-> $ret:ty)?,
-            irql $irql:expr $(, fails $failure:expr)?;
+            irql $irql:expr $(, fails $failure:expr $(, if $when:expr)?)?;
             $body:block
         )*
     ) => {
@@ -330,7 +332,7 @@ macro_rules! exports {
                     &[$((stringify!($arg), &$arg)),*];
                 let $call = $crate::export::Call::enter(&EXPORT, arguments);
                 $(
-                    if $call.must_fail() {
+                    if true $(&& $when)? && $call.must_fail() {
                         return $failure;
                     }
                 )?

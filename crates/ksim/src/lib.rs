@@ -50,6 +50,7 @@ pub use nt::io_security::{Account, Caller};
 pub use nt::io_user::{FileHandle, IoResult, OpenError, PendingIo, UserMemory};
 pub use nt::pool::PoolMode;
 pub use nt::power::SystemState;
+pub use nt::process_notify::NewProcess;
 pub use nt::session::SessionEvent;
 pub use sched::Schedule;
 pub use verifier::{Leak, Report, Violation};

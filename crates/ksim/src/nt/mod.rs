@@ -4,7 +4,7 @@
 //! - waiting and excluding: `irql`, [`spin`], `spin_rw`, `event`, `wait`, `mutex`, `rundown`, `interlocked`;
 //! - time: `clock`, `dpc`, `shared_data`;
 //! - devices and requests: [`io`], [`io_irp`], [`io_security`], [`io_user`], `wdm`;
-//! - the rest: `debug`, `rtl_string`, `rtl`, [`process`], [`object`], `processor`, `errorlog`, `system`, `data`.
+//! - the rest: `debug`, `rtl_string`, `rtl`, [`process`], [`process_notify`], [`object`], `processor`, `errorlog`, `system`, `data`.
 
 mod callback;
 mod clock;
@@ -30,6 +30,7 @@ pub mod pool;
 pub(crate) mod pool_api;
 pub mod power;
 pub mod process;
+pub mod process_notify;
 mod processor;
 mod rtl;
 mod rtl_memory;
@@ -88,6 +89,7 @@ pub(crate) static EXPORTS: &[&[Export]] = &[
     pool_api::EXPORTS,
     power::EXPORTS,
     process::EXPORTS,
+    process_notify::EXPORTS,
     processor::EXPORTS,
     rtl::EXPORTS,
     rtl_memory::EXPORTS,
@@ -118,6 +120,7 @@ pub(crate) fn variadic(name: &str) -> bool {
 pub struct State {
     pool: pool::Pool,
     processes: process::Processes,
+    process_watchers: process_notify::Watchers,
     objects: object::Objects,
     debug: debug::Log,
     order: held::Order,
@@ -139,6 +142,7 @@ impl State {
         Ok(Self {
             pool: pool::Pool::new(config.pool)?,
             processes,
+            process_watchers: process_notify::Watchers::default(),
             objects: object::Objects::default(),
             debug: debug::Log::default(),
             order: held::Order::default(),
@@ -163,6 +167,11 @@ impl State {
     #[must_use]
     pub const fn processes(&self) -> &process::Processes {
         &self.processes
+    }
+
+    /// Who is told of processes that begin and end.
+    pub(crate) const fn process_watchers(&self) -> &process_notify::Watchers {
+        &self.process_watchers
     }
 
     /// References to objects.

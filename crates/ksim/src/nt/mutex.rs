@@ -42,7 +42,8 @@ pub(super) fn in_critical_region(cpu: &Cpu) -> bool {
     apc_disable(cpu).get().is_some_and(|depth| depth < 0)
 }
 
-fn change_depth(cpu: &Cpu, by: i16) {
+/// The thread that runs on `cpu` enters (`-1`) or leaves (`1`) a critical region.
+pub(super) fn change_depth(cpu: &Cpu, by: i16) {
     let depth = apc_disable(cpu);
     depth.set(depth.get().unwrap_or(0).wrapping_add(by));
 }

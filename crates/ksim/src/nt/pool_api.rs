@@ -33,7 +33,7 @@ const CACHE_LINE: usize = 64;
 const KIND: &str = "pool";
 
 /// Allocates for the driver; the block must be given back.
-fn allocate(call: &Call<'_>, request: Request) -> *mut c_void {
+pub(super) fn allocate(call: &Call<'_>, request: Request) -> *mut c_void {
     if request.size == 0 {
         call.violation(&POOL_SIZE, "zero bytes of pool");
     }

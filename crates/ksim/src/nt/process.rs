@@ -16,19 +16,47 @@ pub const SYSTEM_PROCESS: u32 = 4;
 /// Bytes of an `EPROCESS`; drivers must not look into it, and find zeroes if they do.
 const OBJECT_SIZE: usize = 0xb80;
 
-/// The processes of one machine: an object for each id that was ever asked about.
+/// The processes of one machine: those that were started, and an object for each id that was ever asked about.
 #[derive(Debug)]
 pub struct Processes {
     system: usize,
-    objects: Mutex<BTreeMap<u32, Guarded>>,
+    table: Mutex<Table>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    by_id: BTreeMap<u32, Process>,
+    /// Objects whose ids were used again; drivers may hold references to them.
+    former: Vec<(u32, Guarded)>,
+}
+
+#[derive(Debug)]
+struct Process {
+    object: Guarded,
+    /// The file that it was started from, as an NT path; `None` when it was never started, only asked about.
+    image: Option<String>,
+    exited: bool,
+}
+
+impl Process {
+    fn new(image: Option<String>) -> Self {
+        Self {
+            object: Guarded::new(OBJECT_SIZE),
+            image,
+            exited: false,
+        }
+    }
 }
 
 impl Processes {
     pub(crate) fn new() -> Self {
-        let system = Guarded::new(OBJECT_SIZE);
+        let system = Process::new(Some("System".to_owned()));
         Self {
-            system: system.address(),
-            objects: Mutex::new(BTreeMap::from([(SYSTEM_PROCESS, system)])),
+            system: system.object.address(),
+            table: Mutex::new(Table {
+                by_id: BTreeMap::from([(SYSTEM_PROCESS, system)]),
+                former: Vec::new(),
+            }),
         }
     }
 
@@ -40,25 +68,83 @@ impl Processes {
 
     /// The object of the process with this id, made if there is none. An object lives as long as the machine.
     pub fn object(&self, id: u32) -> usize {
-        self.objects
+        self.table
             .lock()
+            .by_id
             .entry(id)
-            .or_insert_with(|| Guarded::new(OBJECT_SIZE))
+            .or_insert_with(|| Process::new(None))
+            .object
             .address()
     }
 
     /// The id of the process whose object is at `address`.
     #[must_use]
     pub fn id(&self, address: usize) -> Option<u32> {
-        self.objects
-            .lock()
+        let table = self.table.lock();
+        let former = table.former.iter().map(|(id, object)| (id, object));
+        let present = table
+            .by_id
             .iter()
+            .map(|(id, process)| (id, &process.object));
+        present
+            .chain(former)
             .find_map(|(id, object)| (object.address() == address).then_some(*id))
     }
 
-    /// The object of a process that exists.
-    fn existing(&self, id: u32) -> Option<usize> {
-        self.objects.lock().get(&id).map(Guarded::address)
+    /// The object of a process that exists and has not exited.
+    pub(super) fn existing(&self, id: u32) -> Option<usize> {
+        let table = self.table.lock();
+        let process = table.by_id.get(&id).filter(|process| !process.exited)?;
+        Some(process.object.address())
+    }
+
+    /// A process begins; its id and its object. `None` when a process with that id is running that was started.
+    pub(super) fn begin(&self, id: Option<u32>, image: String) -> Option<(u32, usize)> {
+        let mut table = self.table.lock();
+        let id = id.unwrap_or_else(|| {
+            let last = table.by_id.keys().next_back().copied();
+            last.unwrap_or(SYSTEM_PROCESS) / 4 * 4 + 4
+        });
+        let known = table.by_id.get_mut(&id);
+        if let Some(process) = known {
+            if process.image.is_some() && !process.exited {
+                return None;
+            }
+            if !process.exited {
+                // Somebody asked about it before it was started.
+                process.image = Some(image);
+                return Some((id, process.object.address()));
+            }
+        }
+        let process = Process::new(Some(image));
+        let object = process.object.address();
+        if let Some(before) = table.by_id.insert(id, process) {
+            table.former.push((id, before.object));
+        }
+        drop(table);
+        Some((id, object))
+    }
+
+    /// A process that was started and runs: its object.
+    pub(super) fn running(&self, id: u32) -> Option<usize> {
+        let table = self.table.lock();
+        let process = table.by_id.get(&id)?;
+        (process.image.is_some() && !process.exited).then(|| process.object.address())
+    }
+
+    /// The process is gone: nobody finds it by its id any more.
+    pub(super) fn end(&self, id: u32) {
+        if let Some(process) = self.table.lock().by_id.get_mut(&id) {
+            process.exited = true;
+        }
+    }
+
+    /// The file that the process with this object was started from.
+    pub(super) fn image(&self, object: usize) -> Option<String> {
+        let table = self.table.lock();
+        let mut all = table.by_id.values();
+        let process = all.find(|process| process.object.address() == object)?;
+        process.image.clone()
     }
 }
 

@@ -31,6 +31,16 @@ impl UnicodeString {
         buffer: Out::null(),
     };
 
+    /// A string of `length` bytes in `maximum` at `buffer`.
+    pub(crate) fn at(buffer: Out<u8>, length: usize, maximum: usize) -> Self {
+        let short = |size| u16::try_from(size).unwrap_or(u16::MAX);
+        Self {
+            length: short(length),
+            maximum: short(maximum),
+            buffer,
+        }
+    }
+
     /// Its bytes.
     fn bytes(self) -> Vec<u8> {
         let mut bytes = vec![0; usize::from(self.length)];

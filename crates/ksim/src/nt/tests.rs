@@ -3,6 +3,7 @@
 mod locks;
 mod pool;
 mod power;
+mod processes;
 
 use std::ffi::c_void;
 use std::sync::Arc;
