@@ -29,6 +29,7 @@ pub(crate) fn create(driver: Driver, passive: Passive) -> Result {
         wide!(DEVICE_NAME),
         wide!(SECURITY_DESCRIPTOR),
         DEVICE_TYPE,
+        None,
     )?;
     if let Err(status) = DEVICE.try_set(device, passive) {
         // SAFETY: nobody knows of the device yet.

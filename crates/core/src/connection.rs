@@ -1,7 +1,8 @@
 //! What is known of a connection when it is decided.
 
 use core::net::IpAddr;
-use portcullis_proto::policy::{Direction, map_v4};
+use portcullis_proto::event::MAX_PATH_UNITS;
+use portcullis_proto::policy::{Direction, fold_unit, map_v4};
 
 /// IP protocol number of TCP.
 pub const TCP: u8 = 6;
@@ -86,6 +87,13 @@ impl<'a> Application<'a> {
         self.utf16
     }
 
+    /// Whether both are one path, as far as it is kept; upper and lower case of ASCII are the same.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        let kept = |path: &Self| path.units().take(MAX_PATH_UNITS).map(fold_unit);
+        kept(self).eq(kept(other))
+    }
+
     /// The path's code units.
     #[must_use]
     pub fn units(&self) -> impl ExactSizeIterator<Item = u16> + Clone + use<'a> {
@@ -136,6 +144,21 @@ pub struct Listener<'a> {
     /// Where it listens; the unspecified address if everywhere.
     pub local: Endpoint,
     /// Who owns the endpoint.
+    pub application: Application<'a>,
+    /// As in [`Connection::user`].
+    pub user: &'a [u8],
+    /// As in [`Connection::process_id`].
+    pub process_id: u64,
+}
+
+/// What is known of a socket that is bound, before it is.
+#[derive(Clone, Copy, Debug)]
+pub struct Binding<'a> {
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Where it is to be bound; the unspecified address and port 0 where the system chooses.
+    pub local: Endpoint,
+    /// As in [`Connection::application`].
     pub application: Application<'a>,
     /// As in [`Connection::user`].
     pub user: &'a [u8],

@@ -21,9 +21,11 @@ pub mod flow;
 mod free_list;
 pub mod inspect;
 pub mod policy;
+pub mod process;
+pub mod redirect;
 pub mod statistics;
 
-pub use connection::{Application, Connection, Endpoint, Listener};
+pub use connection::{Application, Binding, Connection, Endpoint, Listener};
 pub use engine::{
     Clock, DatagramVerdict, EventSink, Indication, NotFollowed, PolicySource, Portcullis,
     StreamVerdict,
@@ -36,4 +38,6 @@ pub use policy::{
 };
 pub use portcullis_proto::effect::{EffectKind, EffectSet};
 pub use portcullis_proto::policy::{Action, Direction};
+pub use process::{Ancestry, PathSlot, ProcessSlot, ProcessTable};
+pub use redirect::{OriginalSlot, Originals, Proxies, Proxy, Way};
 pub use statistics::Statistics;

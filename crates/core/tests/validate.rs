@@ -227,7 +227,7 @@ fn bytes_after_the_end_are_refused() {
 
 #[test]
 fn each_field_of_the_header_is_checked_and_named() {
-    let cases: [(usize, u8, Reason); 9] = [
+    let cases: [(usize, u8, Reason); 10] = [
         (0, b'X', Reason::Magic),
         (4, 99, Reason::Version),
         (6, 1, Reason::Size),
@@ -236,7 +236,8 @@ fn each_field_of_the_header_is_checked_and_named() {
         (20, 3, Reason::Value),
         (21, 1, Reason::Reserved),
         (28, 0, Reason::Reference),
-        (32, 1, Reason::SectionOffset),
+        (32, 1, Reason::RunOffset),
+        (40, 1, Reason::SectionOffset),
     ];
     for (offset, byte, reason) in cases {
         let mut blob = blob();
@@ -596,4 +597,32 @@ proptest! {
             exercise(&view);
         }
     }
+}
+
+#[test]
+fn a_bind_is_decided_by_a_list_of_rules_that_ask_nothing_else() {
+    let blob = blob();
+    let [first, count] = header(&blob).binds;
+    // Rules with hosts, contents or a remote side are not in it.
+    assert!(count.get() > 0 && (count.get() as usize) < 9, "{count}");
+    let at = core::mem::offset_of!(PolicyHeader, binds);
+    let list = place(&blob, SectionKind::RuleLists, first.get() as usize);
+    for (offset, value, reason) in [
+        (at, first.get() + 1, Reason::RunOffset),
+        (at + 4, count.get() + 1, Reason::RunEnd),
+        (at + 4, count.get() - 1, Reason::Unused),
+        (at + 4, 1025, Reason::Count),
+        (list, 0, Reason::Reference),
+        (list, 1000, Reason::Reference),
+    ] {
+        let mut wrong = blob.clone();
+        wrong[offset..offset + 4].copy_from_slice(&value.to_le_bytes());
+        assert_eq!(refused(&with_checksum(wrong)).reason, reason, "{offset}");
+    }
+}
+
+#[test]
+fn only_applications_have_children() {
+    let wrong = changed_rule(8, |rule| rule.flags = 8.into());
+    assert_eq!(refused(&wrong).reason, Reason::Flags);
 }

@@ -3,11 +3,11 @@
 use core::ptr::{self, NonNull};
 
 use wdk_sys::{
-    DRIVER_OBJECT, NTSTATUS, PCUNICODE_STRING, PFN_WDF_DRIVER_UNLOAD,
+    DRIVER_OBJECT, NTSTATUS, PCUNICODE_STRING, PFN_WDF_DRIVER_UNLOAD, PFN_WDF_FILE_CLEANUP,
     PFN_WDF_IO_QUEUE_IO_DEVICE_CONTROL, PFN_WDF_WORKITEM, PWDFDEVICE_INIT, ULONG, UNICODE_STRING,
-    WDF_DRIVER_CONFIG, WDF_IO_QUEUE_CONFIG, WDF_NO_OBJECT_ATTRIBUTES, WDF_OBJECT_ATTRIBUTES,
-    WDF_WORKITEM_CONFIG, WDFDEVICE, WDFDRIVER, WDFOBJECT, WDFQUEUE, WDFREQUEST, WDFWORKITEM,
-    call_unsafe_wdf_function_binding,
+    WDF_DRIVER_CONFIG, WDF_FILEOBJECT_CONFIG, WDF_IO_QUEUE_CONFIG, WDF_NO_OBJECT_ATTRIBUTES,
+    WDF_OBJECT_ATTRIBUTES, WDF_WORKITEM_CONFIG, WDFDEVICE, WDFDRIVER, WDFOBJECT, WDFQUEUE,
+    WDFREQUEST, WDFWORKITEM, call_unsafe_wdf_function_binding,
 };
 use wfp::{NtStatus, Result, device::Device, wide::Wide};
 
@@ -126,6 +126,10 @@ impl ControlDevice {
     /// `descriptor` (SDDL) says who may open it. `FILE_DEVICE_SECURE_OPEN` makes the I/O manager
     /// apply that to names below the device's too.
     ///
+    /// `file_gone` is called when the last handle of an open file is closed, as at the end of its
+    /// process, and again when no request refers to it any more: what a request has tied to its
+    /// [`File`] ends there at the latest.
+    ///
     /// # Errors
     /// Whatever the framework answers; nothing is left of the device then.
     pub fn create(
@@ -133,6 +137,7 @@ impl ControlDevice {
         name: Wide<'_>,
         descriptor: Wide<'_>,
         device_type: ULONG,
+        file_gone: PFN_WDF_FILE_CLEANUP,
     ) -> Result<Self> {
         let descriptor = unicode(descriptor)?;
         let name = unicode(name)?;
@@ -161,6 +166,25 @@ impl ControlDevice {
                 1,
             );
         };
+        let mut files = WDF_FILEOBJECT_CONFIG {
+            Size: size_of_ulong::<WDF_FILEOBJECT_CONFIG>(),
+            EvtFileCleanup: file_gone,
+            EvtFileClose: file_gone,
+            AutoForwardCleanupClose: wdk_sys::_WDF_TRI_STATE::WdfUseDefault,
+            FileObjectClass: wdk_sys::_WDF_FILEOBJECT_CLASS::WdfFileObjectWdfCanUseFsContext,
+            ..Default::default()
+        };
+        if file_gone.is_some() {
+            // SAFETY: as above; the framework copies the configuration.
+            unsafe {
+                call_unsafe_wdf_function_binding!(
+                    WdfDeviceInitSetFileObjectConfig,
+                    init.0,
+                    &raw mut files,
+                    WDF_NO_OBJECT_ATTRIBUTES,
+                );
+            };
+        }
         // SAFETY: as above; the framework copies the name.
         check(unsafe {
             call_unsafe_wdf_function_binding!(WdfDeviceInitAssignName, init.0, &raw const name,)

@@ -11,4 +11,4 @@ mod framework;
 mod request;
 
 pub use framework::{ControlDevice, Driver, Queue, WorkItem};
-pub use request::Request;
+pub use request::{File, Request};

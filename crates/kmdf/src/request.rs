@@ -1,11 +1,44 @@
 //! Control requests: each is completed exactly once, by its type.
 
-use core::{mem::ManuallyDrop, ptr};
+use core::{
+    ffi::c_void,
+    mem::ManuallyDrop,
+    ptr::{self, NonNull},
+};
 
-use wdk_sys::{NTSTATUS, PVOID, WDFREQUEST, call_unsafe_wdf_function_binding};
+use wdk_sys::{NTSTATUS, PVOID, WDFFILEOBJECT, WDFREQUEST, call_unsafe_wdf_function_binding};
 use wfp::{NtStatus, Result};
 
 use crate::Queue;
+
+/// An open file of the device, as long as it is open: what a program has asked for is tied to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct File(NonNull<c_void>);
+
+// SAFETY: it is only compared.
+unsafe impl Send for File {}
+// SAFETY: as above.
+unsafe impl Sync for File {}
+
+impl File {
+    /// The file that the framework calls `file`.
+    ///
+    /// # Safety
+    /// `file` is of an open file of this driver's device, or NULL.
+    #[must_use]
+    pub const unsafe fn new(file: WDFFILEOBJECT) -> Option<Self> {
+        match NonNull::new(file.cast()) {
+            Some(file) => Some(Self(file)),
+            None => None,
+        }
+    }
+
+    /// A number that no other open file has.
+    #[must_use]
+    pub fn number(self) -> u64 {
+        self.0.addr().get() as u64
+    }
+}
 
 /// A request that the driver owns. Dropping it completes it with `STATUS_CANCELLED`.
 #[must_use]
@@ -68,6 +101,22 @@ impl Request {
         unsafe { start.write_bytes(0, length) };
         // SAFETY: as in `input`, and the exclusive borrow rules out another view of the buffer.
         unsafe { core::slice::from_raw_parts_mut(start, length) }
+    }
+
+    /// The open file that the request came by.
+    #[must_use]
+    pub fn file(&self) -> Option<File> {
+        // SAFETY: the request is the driver's.
+        let file = unsafe { call_unsafe_wdf_function_binding!(WdfRequestGetFileObject, self.0) };
+        // SAFETY: the framework gives the file of a request, or NULL.
+        unsafe { File::new(file) }
+    }
+
+    /// The process whose request it is.
+    #[must_use]
+    pub fn process_id(&self) -> u32 {
+        // SAFETY: the request is the driver's.
+        unsafe { call_unsafe_wdf_function_binding!(WdfRequestGetRequestorProcessId, self.0) }
     }
 
     /// Completes the request: with so many bytes of output, or a failure.

@@ -22,6 +22,8 @@ pub enum Effect {
         address: IpAddr,
         /// Its port.
         port: u16,
+        /// What happens while there is no proxy: permit, and it goes straight, or block.
+        otherwise: Action,
     },
     /// Give sockets this local address.
     Bind(IpAddr),
@@ -115,7 +117,12 @@ impl Effect {
                 values[0] = *milliseconds;
                 flag(*otherwise == Action::Permit, EffectRecord::PERMIT);
             }
-            Self::Redirect { address, port } => {
+            Self::Redirect {
+                address,
+                port,
+                otherwise,
+            } => {
+                flag(*otherwise == Action::Permit, EffectRecord::PERMIT);
                 record.address = number(*address);
                 record.port = U16::new(*port);
             }

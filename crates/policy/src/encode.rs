@@ -4,13 +4,13 @@ use crate::automaton;
 use crate::index::{Child, Index};
 use crate::model::{Policy, Rule};
 use crate::ranges::Ranges;
-use portcullis_proto::effect::{EffectRecord, EffectSet, MAX_EFFECT_TEXT, MAX_EFFECTS};
+use portcullis_proto::effect::{EffectKind, EffectRecord, EffectSet, MAX_EFFECT_TEXT, MAX_EFFECTS};
 use portcullis_proto::policy::{
     AddressRange, ApplicationRecord, CRC_FROM, ContentRecord, ContentStateRecord, FORMAT_VERSION,
-    HOST_SUFFIX, HostRecord, LEAF, LeafRecord, MAGIC, MAX_CONTENT, MAX_ELEMENTS, MAX_LIST,
-    MAX_PATTERN_UNITS, MAX_RULES, MAX_SIZE, NodeRecord, POLICY_EVENTS_ALL, PolicyHeader,
-    RULE_CONTENT, RULE_HOST, RULE_LOG, Range16, RuleRecord, Run, SECTIONS, Section, SectionKind,
-    UserRecord, crc32,
+    HOST_SUFFIX, HostRecord, LEAF, LeafRecord, MAGIC, MAX_BINDS, MAX_CONTENT, MAX_ELEMENTS,
+    MAX_LIST, MAX_PATTERN_UNITS, MAX_RULES, MAX_SIZE, NodeRecord, POLICY_EVENTS_ALL, PolicyHeader,
+    RULE_CHILDREN, RULE_CONTENT, RULE_HOST, RULE_LOG, Range16, RuleRecord, Run, SECTIONS, Section,
+    SectionKind, UserRecord, crc32,
 };
 use std::collections::BTreeMap;
 use zerocopy::little_endian::{U16, U32, U64};
@@ -29,6 +29,8 @@ pub enum EncodeError {
     Content(usize),
     /// A text of a rule's effect is too long.
     Effect(usize),
+    /// Too many rules are tried when a socket is bound.
+    Binds(usize),
     /// A section has too many elements.
     Section(SectionKind, usize),
     /// The whole is too large.
@@ -51,6 +53,10 @@ impl std::fmt::Display for EncodeError {
             Self::Effect(_) => write!(
                 f,
                 "a text of more than {MAX_EFFECT_TEXT} bytes to replace, or to put in its place"
+            ),
+            Self::Binds(count) => write!(
+                f,
+                "{count} rules up to the last with `bind`, and at most {MAX_BINDS} are possible"
             ),
             Self::Section(kind, count) => write!(
                 f,
@@ -79,6 +85,7 @@ pub(crate) fn encode(policy: &Policy) -> Result<Vec<u8>, EncodeError> {
     sections.index(&index);
     sections.hosts(policy);
     sections.contents(policy)?;
+    sections.binds(policy)?;
     let root = reference(index.root);
     sections.finish(policy, root)
 }
@@ -118,6 +125,7 @@ struct Sections {
     content_states: Vec<ContentStateRecord>,
     effects: Vec<EffectRecord>,
     effect_set: EffectSet,
+    binds: [U32; 2],
     /// Texts in the order in which they are read: all of the applications', the users', the hosts', the effects'.
     application_text: Vec<u8>,
     user_text: Vec<u8>,
@@ -183,6 +191,9 @@ impl Sections {
         if !rule.contents.is_empty() {
             flags |= RULE_CONTENT;
         }
+        if rule.children {
+            flags |= RULE_CHILDREN;
+        }
         let applications = self.application_records(place, rule)?;
         let (effects, effect_set) = self.effect_records(place, rule)?;
         let users = rule.users.iter().map(|user| {
@@ -215,6 +226,27 @@ impl Sections {
             effects: run(place, &mut self.effects, effects)?,
             effect_set: U32::new(effect_set.bits()),
         });
+        Ok(())
+    }
+
+    /// The rules that decide about binds: up to the last one that does something about them.
+    fn binds(&mut self, policy: &Policy) -> Result<(), EncodeError> {
+        let binds = |rule: &Rule| {
+            let bind = |effect: &crate::Effect| effect.kind() == EffectKind::Bind;
+            rule.knows_a_bind() && rule.effects.iter().any(bind)
+        };
+        let end = policy
+            .rules
+            .iter()
+            .rposition(binds)
+            .map_or(0, |last| last + 1);
+        let rules: Vec<_> = (0..end)
+            .filter(|&rule| policy.rules[rule].knows_a_bind())
+            .collect();
+        if rules.len() > MAX_BINDS {
+            return Err(EncodeError::Binds(rules.len()));
+        }
+        self.binds = self.rule_list(&rules).into();
         Ok(())
     }
 
@@ -422,6 +454,7 @@ impl Sections {
         });
         header.default_action = policy.default.raw();
         header.root = U32::new(root);
+        header.binds = self.binds;
         header.effects = U32::new(self.effect_set.bits());
         let mut blob = [&[header.as_bytes()], contents.as_slice()]
             .concat()

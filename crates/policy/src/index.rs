@@ -151,6 +151,8 @@ impl Shape {
                 Dimension::RemoteAddress => rule.remote_addresses.clone(),
                 Dimension::LocalPort => rule.local_ports.clone(),
                 Dimension::RemotePort => rule.remote_ports.clone(),
+                // What an application starts may be of any path.
+                Dimension::Application if rule.children => Ranges::default(),
                 Dimension::Application => {
                     let keys: Option<Vec<_>> = rule
                         .applications

@@ -26,6 +26,7 @@
 //! | `local_address`, `remote_address` | `-LocalAddress`, `localip` … | `a`, `a/prefix`, `a/mask` (IPv4), `a-b` |
 //! | `local_port`, `remote_port` | `-LocalPort`, `localport` … | a number or `"a-b"`; means TCP and UDP unless `protocol` says which |
 //! | `application` | `-Program`, `program` | a path; `*` stands for any characters, `?` for one, upper and lower case are the same |
+//! | `children` | | `true`: `application` also stands for what such an application has started, directly or not |
 //! | `user` | `-LocalUser` | a SID, or SYSTEM, LOCAL SERVICE, NETWORK SERVICE |
 //! | `host` | | `"name"`, or `"*.name"` for all names below it, without itself |
 //! | `content`, `content_hex` | | bytes that are looked for in the data, both ways; as text, or as hexadecimal digits |
@@ -49,7 +50,8 @@
 //! | key | value | what it does |
 //! |---|---|---|
 //! | `redirect` | `"127.0.0.1:8080"`, or a list of one for each IP version | sends outgoing TCP and UDP connections to a proxy of this machine |
-//! | `bind` | an address, or a list of one for each IP version | the local address of sockets that are bound |
+//! | `redirect_default` | `"block"` unless written, or `"permit"` | what happens to them while no proxy is registered there: `"permit"` lets them go straight |
+//! | `bind` | an address, or a list of one for each IP version | the local address of sockets that are bound; in rules without a condition on the remote side |
 //! | `replace` | `[{ find = "…", with = "…", direction = "sent" }]`; also `find_hex`, `with_hex`; `"received"`, or both ways | replaces bytes in TCP streams |
 //! | `http_header` | `{ User-Agent = "…" }`; `false` takes it out | replaces or adds headers of HTTP/1 requests |
 //! | `dscp` | 0 to 63 | marks the packets that are sent |

@@ -60,6 +60,8 @@ pub struct Rule {
     pub remote_ports: Ranges,
     /// Applications.
     pub applications: Vec<ApplicationPattern>,
+    /// The applications stand for what they have started, directly or not, too.
+    pub children: bool,
     /// Users.
     pub users: Vec<Sid>,
     /// Hosts.
@@ -86,12 +88,22 @@ impl Rule {
             local_ports: Ranges::default(),
             remote_ports: Ranges::default(),
             applications: Vec::new(),
+            children: false,
             users: Vec::new(),
             hosts: Vec::new(),
             contents: Vec::new(),
             effects: Vec::new(),
             log: false,
         }
+    }
+
+    /// Whether it has a condition on nothing that a bind does not tell.
+    pub(crate) fn knows_a_bind(&self) -> bool {
+        self.direction != Some(Direction::Inbound)
+            && self.remote_addresses.is_any()
+            && self.remote_ports.is_any()
+            && self.hosts.is_empty()
+            && self.contents.is_empty()
     }
 
     /// Whether this rule matches whatever `other` matches.
@@ -105,6 +117,7 @@ impl Rule {
             && self.local_ports.covers(&other.local_ports)
             && self.remote_ports.covers(&other.remote_ports)
             && all_covered(&self.users, &other.users, PartialEq::eq)
+            && (self.children || !other.children || self.applications.is_empty())
             && all_covered(
                 &self.applications,
                 &other.applications,

@@ -243,6 +243,7 @@ impl Reader<'_> {
                     rule.contents.extend(contents);
                 }
                 _ => match value.get_ref() {
+                    DeValue::Boolean(children) if name == "children" => rule.children = *children,
                     DeValue::Boolean(log) => rule.log = *log,
                     other => {
                         self.report(value.span(), wrong_type(name, "`true` or `false`", other));
@@ -285,6 +286,11 @@ impl Reader<'_> {
             let issue = Issue::new(format!("{what} go with TCP and UDP only"))
                 .hint("leave other protocols to a rule of their own");
             self.report(place("protocol"), issue);
+        }
+        if rule.children && rule.applications.is_empty() {
+            let issue = Issue::new("`children` are those of an application")
+                .hint("write which as `application`, or leave it out");
+            self.report(place("children"), issue);
         }
         if !rule.contents.is_empty() && rule.action != Action::Block {
             let issue = Issue::new("a rule with contents can only block")

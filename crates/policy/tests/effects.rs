@@ -65,10 +65,27 @@ fn connections_go_to_a_proxy_and_sockets_to_an_address_of_each_version() {
             }
         );
         let ports = proxies.iter().map(|effect| match effect {
-            Effect::Redirect { to } => (to.address.is_ipv4(), to.port),
+            Effect::Redirect { to, otherwise } => {
+                assert_eq!(*otherwise, Action::Block);
+                (to.address.is_ipv4(), to.port)
+            }
             other => panic!("{other:?}"),
         });
         assert_eq!(ports.collect::<Vec<_>>(), [(true, 8080), (false, 8081)]);
+    });
+}
+
+#[test]
+fn connections_go_straight_without_a_proxy_where_a_rule_says_so() {
+    let lines = "redirect_default = \"permit\"\nredirect = [\"127.0.0.1:8080\", \"[::1]:8080\"]";
+    effects("permit", lines, |found| {
+        assert_eq!(found.len(), 2);
+        for effect in found {
+            assert!(
+                matches!(effect, Effect::Redirect { otherwise, .. } if *otherwise == Action::Permit),
+                "{effect:?}"
+            );
+        }
     });
 }
 
@@ -260,4 +277,25 @@ fn values_that_cannot_be_are_refused_with_a_hint() {
 fn the_default_decides_and_does_not_ask() {
     let found = compile("default = \"ask\"", &Options::default()).expect_err("is refused");
     assert_eq!(found[0].message, "the default does not ask");
+}
+
+#[test]
+fn a_rule_whose_keys_about_proxies_binds_and_children_contradict_it_is_refused() {
+    for (lines, message) in [
+        ("children = true", "`children` are those of an application"),
+        (
+            "redirect_default = \"permit\"",
+            "`redirect_default` goes with a proxy",
+        ),
+        (
+            "redirect = \"127.0.0.1:1\"\nredirect_default = \"ask\"",
+            "nobody is asked about a proxy that is not there",
+        ),
+        (
+            "bind = \"192.0.2.7\"\nremote_port = 443",
+            "`bind` goes with no condition on the remote side",
+        ),
+    ] {
+        assert_eq!(complaint("permit", lines).0, message);
+    }
 }

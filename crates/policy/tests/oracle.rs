@@ -1,7 +1,8 @@
 //! Whatever policy is meant, its compiled form is valid and decides like the rules read one by one.
 
 use portcullis_core::{
-    Action, Application, Connection, Direction, EffectSet, Endpoint, Host, PolicyView,
+    Action, Ancestry, Application, Binding, Connection, Direction, EffectSet, Endpoint, Host,
+    PolicyView,
 };
 use portcullis_policy::{ApplicationPattern, Effect, HostPattern, Policy, Ranges, Rule, Sid};
 use proptest::prelude::*;
@@ -105,6 +106,7 @@ fn rule() -> impl Strategy<Value = Rule> {
                 below,
             }),
         ),
+        any::<bool>(),
     );
     let sides = (addresses(), addresses(), ports(), ports());
     let protocols = ranges(PROTOCOLS.map(u128::from).to_vec());
@@ -123,6 +125,7 @@ fn rule() -> impl Strategy<Value = Rule> {
             remote_addresses: sides.1,
             local_ports: sides.2,
             remote_ports: sides.3,
+            children: owner.3 && !owner.0.is_empty(),
             applications: owner.0,
             users: owner.1,
             hosts: owner.2,
@@ -166,7 +169,11 @@ fn rule() -> impl Strategy<Value = Rule> {
 fn effect() -> impl Strategy<Value = Effect> {
     let address: IpAddr = "2001:db8::1".parse().unwrap();
     select(vec![
-        Effect::Redirect { address, port: 1 },
+        Effect::Redirect {
+            address,
+            port: 1,
+            otherwise: Action::Permit,
+        },
         Effect::Bind(address),
         Effect::Replace {
             sent: true,
@@ -234,6 +241,23 @@ struct Subject {
     remote: Endpoint,
     path: Vec<u8>,
     user: Option<Sid>,
+    family: Family,
+}
+
+/// The paths of a process's ancestors.
+#[derive(Clone, Debug)]
+struct Family(Vec<Vec<u8>>);
+
+impl Ancestry for Family {
+    fn any_ancestor(
+        &self,
+        process_id: u64,
+        _application: Application<'_>,
+        matches: &mut dyn FnMut(Application<'_>) -> bool,
+    ) -> bool {
+        assert_eq!(process_id, 4);
+        self.0.iter().any(|path| matches(Application::new(path)))
+    }
 }
 
 impl Subject {
@@ -250,8 +274,28 @@ impl Subject {
         }
     }
 
-    fn path_units(&self) -> Vec<u16> {
-        self.connection().application.units().collect()
+    fn binding(&self) -> Binding<'_> {
+        let connection = self.connection();
+        Binding {
+            protocol: self.protocol,
+            local: self.local,
+            application: connection.application,
+            user: connection.user,
+            process_id: 4,
+        }
+    }
+
+    /// Whether a rule's application condition matches, as it reads.
+    fn is_of(&self, rule: &Rule) -> bool {
+        let units = |path: &[u8]| Application::new(path).units().collect::<Vec<_>>();
+        let any = |path: &[u8]| {
+            let units = units(path);
+            let mut patterns = rule.applications.iter();
+            patterns.any(|pattern| pattern.matches(&units))
+        };
+        rule.applications.is_empty()
+            || any(&self.path)
+            || (rule.children && self.family.0.iter().any(|path| any(path)))
     }
 }
 
@@ -261,30 +305,35 @@ fn subject() -> impl Strategy<Value = Subject> {
             select(ADDRESSES.to_vec()).prop_map(|address| address.parse::<IpAddr>().unwrap());
         (address, select(PORTS.to_vec())).prop_map(|(address, port)| Endpoint::new(address, port))
     };
-    let path = select(PATHS.to_vec())
-        .prop_map(|path| path.encode_utf16().flat_map(u16::to_le_bytes).collect());
+    let path = || {
+        select(PATHS.to_vec())
+            .prop_map(|path| path.encode_utf16().flat_map(u16::to_le_bytes).collect())
+    };
     let user = prop::option::of((0..5_u32).prop_map(sid));
     (
         direction(),
         select(PROTOCOLS.to_vec()),
         endpoint(),
         endpoint(),
-        path,
+        path(),
         user,
+        prop::collection::vec(path(), 0..3),
     )
-        .prop_map(|(direction, protocol, local, remote, path, user)| Subject {
-            direction,
-            protocol,
-            local,
-            remote,
-            path,
-            user,
-        })
+        .prop_map(
+            |(direction, protocol, local, remote, path, user, family)| Subject {
+                direction,
+                protocol,
+                local,
+                remote,
+                path,
+                user,
+                family: Family(family),
+            },
+        )
 }
 
 /// Whether everything about the rule but its host matches, as it reads.
 fn matches(rule: &Rule, subject: &Subject) -> bool {
-    let path = subject.path_units();
     rule.direction
         .is_none_or(|direction| direction == subject.direction)
         && rule.protocols.contains(subject.protocol.into())
@@ -292,11 +341,7 @@ fn matches(rule: &Rule, subject: &Subject) -> bool {
         && rule.remote_addresses.contains(subject.remote.number())
         && rule.local_ports.contains(subject.local.port.into())
         && rule.remote_ports.contains(subject.remote.port.into())
-        && (rule.applications.is_empty()
-            || rule
-                .applications
-                .iter()
-                .any(|pattern| pattern.matches(&path)))
+        && subject.is_of(rule)
         && (rule.users.is_empty()
             || subject
                 .user
@@ -321,6 +366,7 @@ fn action_of(policy: &Policy, rule: Option<usize>) -> Action {
 }
 
 fn check(policy: &Policy, view: &PolicyView<'_>, subject: &Subject, host: Option<&str>) {
+    let view = &view.with_ancestry(&subject.family);
     let connection = subject.connection();
     let known = host.map_or(Host::Never, |host| Host::Known(host.as_bytes()));
     let decision = view.decide(&connection, known);
@@ -395,6 +441,38 @@ proptest! {
     }
 
     #[test]
+    fn a_bind_is_decided_by_the_rules_that_ask_nothing_else(
+        policy in policy(), mut subjects in prop::collection::vec(subject(), 20), anywhere in any::<bool>(),
+    ) {
+        let blob = policy.encode().expect("small enough");
+        let view = PolicyView::validate(&blob).expect("valid");
+        let has_bind = |rule: &Rule| rule.effects.iter().any(|effect| matches!(effect, Effect::Bind(_)));
+        let takes_part = |rule: &Rule| {
+            rule.direction != Some(Direction::Inbound) && rule.remote_addresses.is_any() && rule.remote_ports.is_any()
+                && rule.hosts.is_empty() && rule.contents.is_empty()
+        };
+        let last = policy.rules.iter().rposition(|rule| takes_part(rule) && has_bind(rule));
+        let rules = &policy.rules[..last.map_or(0, |last| last + 1)];
+        for subject in &mut subjects {
+            subject.direction = Direction::Outbound;
+            if anywhere {
+                subject.local.address = "::".parse().unwrap();
+            }
+            let expected = rules.iter().position(|rule| {
+                let known = if anywhere && rule.local_addresses.is_any() {
+                    Rule { local_addresses: Ranges::default(), ..rule.clone() }
+                } else {
+                    rule.clone()
+                };
+                takes_part(rule) && matches(&known, subject) && (!anywhere || rule.local_addresses.is_any())
+            });
+            let decision = view.with_ancestry(&subject.family).decide_bind(&subject.binding());
+            prop_assert_eq!(decision.rule.map(|rule| rule.0 as usize), expected);
+            prop_assert_eq!(decision.is_permit(), expected.is_none_or(|rule| rules[rule].action == Action::Permit));
+        }
+    }
+
+    #[test]
     fn a_rule_that_covers_another_matches_whatever_that_matches(
         other in rule(), narrow in rule(), other_for in 0..10_usize, any_for in any::<[bool; 10]>(),
         subjects in prop::collection::vec(subject(), 20), host in any::<Index>(),
@@ -414,6 +492,7 @@ proptest! {
             local_ports: from(4).local_ports.clone(),
             remote_ports: from(5).remote_ports.clone(),
             applications: from(6).applications.clone(),
+            children: from(6).children,
             users: from(7).users.clone(),
             hosts: from(8).hosts.clone(),
             contents: from(9).contents.clone(),

@@ -29,8 +29,9 @@ wire_enum! {
         /// [`MAX_ASK`]. [`EffectRecord::PERMIT`]: it is permitted if no answer comes. The rule's action is
         /// [`Ask`](crate::Action::Ask), and every such rule has one.
         Ask = 0, "ask";
-        /// Outgoing connections go to a proxy of this machine. `address`, `port`: where it listens. A rule may have one
-        /// for each IP version.
+        /// Outgoing connections go to a proxy of this machine. `address`, `port`: where it listens.
+        /// [`EffectRecord::PERMIT`]: while no proxy is registered there, they go straight; else they are blocked. A rule
+        /// may have one for each IP version.
         Redirect = 1, "redirect";
         /// The local address of sockets that are bound. `address`. A rule may have one for each IP version.
         Bind = 2, "bind";
@@ -155,7 +156,7 @@ impl EffectRecord {
     pub const SENT: u8 = 1;
     /// For what it receives.
     pub const RECEIVED: u8 = 2;
-    /// Permit if no answer comes.
+    /// Permit if no answer comes, or if there is no proxy.
     pub const PERMIT: u8 = 4;
     /// Take it out.
     pub const REMOVE: u8 = 8;

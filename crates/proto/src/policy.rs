@@ -61,6 +61,8 @@ pub const MAX_ELEMENTS: usize = 1 << 20;
 pub const MAX_PATTERN_UNITS: usize = 1024;
 /// Longest literal that is looked for in a flow's data, in bytes.
 pub const MAX_CONTENT: usize = 255;
+/// Most rules that are tried when a socket is bound.
+pub const MAX_BINDS: usize = 1024;
 /// Deepest leaf of the index: most steps of one lookup.
 pub const MAX_DEPTH: usize = 64;
 
@@ -188,6 +190,9 @@ pub struct PolicyHeader {
     pub root: U32,
     /// The [`EffectSet`](crate::effect::EffectSet) of all rules.
     pub effects: U32,
+    /// The rules that decide where a socket is bound: index within the rule lists of the first, and their number, up to
+    /// [`MAX_BINDS`]. They have no condition on what a bind does not tell, and the last one has an effect for it.
+    pub binds: [U32; 2],
     /// The sections, by [`SectionKind`].
     pub sections: [Section; SECTIONS],
 }
@@ -220,7 +225,7 @@ pub struct RuleRecord {
     pub action: u8,
     /// 0 any, else a [`Direction`].
     pub direction: u8,
-    /// [`RULE_LOG`], and at most one of [`RULE_HOST`] and [`RULE_CONTENT`].
+    /// [`RULE_LOG`], [`RULE_CHILDREN`], and at most one of [`RULE_HOST`] and [`RULE_CONTENT`].
     pub flags: U16,
     /// Protocol numbers: a run of [`SectionKind::Protocols`], ends at most 255.
     pub protocols: Run,
@@ -249,6 +254,8 @@ pub const RULE_HOST: u16 = 2;
 /// [`RuleRecord::flags`]: the rule matches only if one of its literals is in the flow's data; the content records whose
 /// lists hold the rule say which. Its action is [`Action::Block`].
 pub const RULE_CONTENT: u16 = 4;
+/// [`RuleRecord::flags`]: an application condition also matches what such an application has started, directly or not.
+pub const RULE_CHILDREN: u16 = 8;
 
 /// Numbers from `first` to `last`, both included.
 #[derive(
@@ -433,7 +440,7 @@ pub struct ContentStateRecord {
 pub const NO_BASE: u32 = u32::MAX;
 
 const _: () = {
-    assert!(size_of::<PolicyHeader>() == 32 + 8 * SECTIONS);
+    assert!(size_of::<PolicyHeader>() == 40 + 8 * SECTIONS);
     assert!(size_of::<RuleRecord>() == 56);
     assert!(size_of::<NodeRecord>() == 32);
     assert!(core::mem::offset_of!(PolicyHeader, crc) + 4 == CRC_FROM);

@@ -3,7 +3,7 @@
 use super::content::ContentMatch;
 use super::matching::Facts;
 use super::view::PolicyView;
-use crate::connection::{Connection, Listener, TCP, UDP};
+use crate::connection::{Binding, Connection, Listener, TCP, UDP};
 use portcullis_proto::effect::EffectSet;
 use portcullis_proto::event::NO_RULE;
 use portcullis_proto::policy::{
@@ -242,6 +242,31 @@ impl<'p> PolicyView<'p> {
                 decides(found) && self.matches_listener(found.1, &mut facts, anywhere)
             }),
         )
+    }
+
+    /// Decides where a socket is bound, by what is known then: the rules without a condition on anything else are tried
+    /// in order, up to the last one with an effect for it, and the first that matches decides.
+    #[must_use]
+    pub fn decide_bind(&self, binding: &Binding<'_>) -> Decision {
+        let mut facts = Facts::new(&Connection {
+            // No rule among these is for one direction alone, or it is for this one.
+            direction: Direction::Outbound,
+            protocol: binding.protocol,
+            local: binding.local,
+            remote: binding.local,
+            application: binding.application,
+            user: binding.user,
+            process_id: binding.process_id,
+            flow: 0,
+        });
+        let anywhere = binding.local.address.is_unspecified();
+        let [first, count] = self.binds;
+        self.listed(self.rule_list(first, count))
+            .find(|(_, rule)| {
+                !(anywhere && rule.local_addresses.count.get() != 0)
+                    && self.matches_listener(rule, &mut facts, anywhere)
+            })
+            .map_or(Decision::permit(), |found| self.decision(Some(found)))
     }
 
     fn decision(&self, decider: Option<Match<'_>>) -> Decision {

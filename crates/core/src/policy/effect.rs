@@ -41,6 +41,8 @@ pub enum Effect<'p> {
     Redirect {
         /// Where the proxy listens.
         to: Endpoint,
+        /// What happens while there is no proxy: permit, and it goes straight, or block.
+        otherwise: Action,
     },
     /// Give sockets this local address.
     Bind {
@@ -112,6 +114,19 @@ impl<'p> PolicyView<'p> {
             .filter_map(move |record| policy.effect(record).ok())
     }
 
+    /// Where a rule sends connections of the IP version of `like`, and what happens to them while there is no proxy. An
+    /// IPv4-mapped address is an IPv4 one.
+    #[must_use]
+    pub fn redirect(&self, rule: Option<RuleIndex>, like: IpAddr) -> Option<(Endpoint, Action)> {
+        let is_v4 = like.to_canonical().is_ipv4();
+        self.effects(rule).find_map(|effect| match effect {
+            Effect::Redirect { to, otherwise } if to.address.is_ipv4() == is_v4 => {
+                Some((to, otherwise))
+            }
+            _ => None,
+        })
+    }
+
     /// What a record says; it says what is wrong with one that is not valid.
     pub(super) fn effect(&self, record: &EffectRecord) -> Result<Effect<'p>, Reason> {
         let kind = EffectKind::from_raw(record.kind).ok_or(Reason::Value)?;
@@ -133,19 +148,21 @@ impl<'p> PolicyView<'p> {
         };
         let address = Ipv6Addr::from_octets(record.address);
         let port = record.port.get();
+        let otherwise = if record.flags & EffectRecord::PERMIT == 0 {
+            Action::Block
+        } else {
+            Action::Permit
+        };
         Ok(match kind {
             EffectKind::Ask => Effect::Ask {
                 milliseconds: within(first, 1, MAX_ASK)?,
-                otherwise: if record.flags & EffectRecord::PERMIT == 0 {
-                    Action::Block
-                } else {
-                    Action::Permit
-                },
+                otherwise,
             },
             EffectKind::Redirect => {
                 ensure(!address.is_unspecified() && port != 0, Reason::Range)?;
                 Effect::Redirect {
                     to: Endpoint::new(address.to_canonical(), port),
+                    otherwise,
                 }
             }
             EffectKind::Bind => {
@@ -221,11 +238,10 @@ pub(super) fn check_unused(kind: EffectKind, record: &EffectRecord) -> Check {
         EffectKind::Dscp | EffectKind::HopLimit | EffectKind::Loss => (0, 1),
         EffectKind::Rate => (0, 3),
         EffectKind::Delay => (0, 2),
-        EffectKind::Redirect
-        | EffectKind::Bind
-        | EffectKind::Translate
-        | EffectKind::Mirror
-        | EffectKind::OutOfBand => (0, 0),
+        EffectKind::Redirect => (EffectRecord::PERMIT, 0),
+        EffectKind::Bind | EffectKind::Translate | EffectKind::Mirror | EffectKind::OutOfBand => {
+            (0, 0)
+        }
     };
     let has_text = matches!(kind, EffectKind::Replace | EffectKind::Header);
     let has_address = matches!(

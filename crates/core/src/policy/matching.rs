@@ -4,7 +4,8 @@ use super::view::{PolicyView, run};
 use crate::connection::{Application, Connection};
 use portcullis_proto::policy::{
     APPLICATION_ANY_VOLUME, APPLICATION_WILDCARD, Action, AddressRange, ApplicationRecord,
-    Direction, Range16, RuleRecord, Run, application_key, fold_unit, user_key, without_volume,
+    Direction, RULE_CHILDREN, Range16, RuleRecord, Run, application_key, fold_unit, user_key,
+    without_volume,
 };
 
 /// A connection's facts in the form in which rules are compared with them. What costs is worked out when first asked
@@ -18,6 +19,7 @@ pub(super) struct Facts<'c> {
     pub(super) local_address: u128,
     pub(super) remote_address: u128,
     application: Application<'c>,
+    process_id: u64,
     user: &'c [u8],
     volume_units: Option<usize>,
     application_place: Option<u128>,
@@ -34,6 +36,7 @@ impl<'c> Facts<'c> {
             local_address: connection.local.number(),
             remote_address: connection.remote.number(),
             application: connection.application,
+            process_id: connection.process_id,
             user: connection.user,
             volume_units: None,
             application_place: None,
@@ -139,26 +142,49 @@ impl PolicyView<'_> {
     }
 
     fn application_matches(&self, rule: &RuleRecord, facts: &mut Facts<'_>) -> bool {
-        let patterns = run(self.applications, rule.applications);
-        if patterns.is_empty() {
+        if rule.applications.count.get() == 0 {
             return true;
         }
-        if facts.application.is_truncated() {
-            return rule.action == Action::Block.raw();
-        }
-        patterns
-            .iter()
-            .any(|&pattern| self.pattern_matches(pattern, facts))
+        let volume = facts.volume_units();
+        let (application, process_id) = (facts.application, facts.process_id);
+        self.one_matches(rule, application, || volume)
+            || (rule.flags.get() & RULE_CHILDREN != 0
+                && self.ancestry.is_some_and(|ancestry| {
+                    let matches = &mut |ancestor: Application<'_>| {
+                        self.one_matches(rule, ancestor, || without_volume(ancestor.units()))
+                    };
+                    ancestry.any_ancestor(process_id, application, matches)
+                }))
     }
 
-    fn pattern_matches(&self, record: ApplicationRecord, facts: &mut Facts<'_>) -> bool {
+    /// Whether one of the rule's patterns matches an application, the name of whose volume is so long.
+    fn one_matches(
+        &self,
+        rule: &RuleRecord,
+        application: Application<'_>,
+        volume: impl Fn() -> usize + Copy,
+    ) -> bool {
+        if application.is_truncated() {
+            return rule.action == Action::Block.raw();
+        }
+        run(self.applications, rule.applications)
+            .iter()
+            .any(|&pattern| self.pattern_matches(pattern, application, volume))
+    }
+
+    fn pattern_matches(
+        &self,
+        record: ApplicationRecord,
+        application: Application<'_>,
+        volume: impl Fn() -> usize,
+    ) -> bool {
         let pattern = self
             .text(record.text, 2 * usize::from(record.units.get()))
             .as_chunks()
             .0;
-        let mut path = facts.application.as_utf16().as_chunks().0;
+        let mut path = application.as_utf16().as_chunks().0;
         if record.flags.get() & APPLICATION_ANY_VOLUME != 0 {
-            match facts.volume_units() {
+            match volume() {
                 0 => return false,
                 volume => path = path.get(volume..).unwrap_or_default(),
             }

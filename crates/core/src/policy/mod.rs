@@ -40,6 +40,17 @@
 //! a rule without conditions on the remote side or the host decides; one with such conditions permits if it permits,
 //! and is passed over if it blocks.
 //!
+//! # Binding
+//!
+//! When a socket is bound nothing is known of the other side, nor what the socket is for. Only rules without a condition
+//! on these take part ([`PolicyView::decide_bind`]): the first of them that matches decides whether, and by which
+//! effect, the socket gets another local address.
+//!
+//! # Children
+//!
+//! An application condition with `children` also matches what such an application has started, directly or not, as far
+//! as an [`Ancestry`](crate::process::Ancestry) knows.
+//!
 //! # Cost
 //!
 //! A decision walks at most [`MAX_DEPTH`](format::MAX_DEPTH) nodes and tries the rules of one leaf, in the worst case

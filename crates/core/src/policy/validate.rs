@@ -10,10 +10,10 @@ use super::effect;
 use super::view::PolicyView;
 use portcullis_proto::effect::EffectKind;
 use portcullis_proto::policy::{
-    APPLICATION_ANY_VOLUME, APPLICATION_WILDCARD, Action, CRC_FROM, Dimension, FORMAT_VERSION,
-    HOST_SUFFIX, HostRecord, LEAF, MAGIC, MAX_CONTENT, MAX_DEPTH, MAX_ELEMENTS, MAX_PATTERN_UNITS,
-    MAX_RULES, MAX_SIZE, NO_BASE, POLICY_EVENTS_ALL, PolicyHeader, RULE_CONTENT, RULE_HOST, Run,
-    SectionKind, crc32,
+    APPLICATION_ANY_VOLUME, APPLICATION_WILDCARD, Action, CRC_FROM, Dimension, Direction,
+    FORMAT_VERSION, HOST_SUFFIX, HostRecord, LEAF, MAGIC, MAX_BINDS, MAX_CONTENT, MAX_DEPTH,
+    MAX_ELEMENTS, MAX_PATTERN_UNITS, MAX_RULES, MAX_SIZE, NO_BASE, POLICY_EVENTS_ALL, PolicyHeader,
+    RULE_CONTENT, RULE_HOST, RuleRecord, Run, SectionKind, crc32,
 };
 use zerocopy::FromBytes;
 use zerocopy::little_endian::{U32, U64};
@@ -187,6 +187,13 @@ fn header(bytes: &[u8]) -> Result<[usize; portcullis_proto::policy::SECTIONS], P
     Ok(offsets)
 }
 
+/// Whether a rule asks for nothing that a bind does not tell.
+const fn knows_a_bind(rule: &RuleRecord) -> bool {
+    rule.direction != Direction::Inbound.raw()
+        && rule.remote_ports.count.get() == 0
+        && rule.remote_addresses.count.get() == 0
+}
+
 /// How far a section is used up.
 #[derive(Default)]
 pub(super) struct Cursor(usize);
@@ -256,6 +263,10 @@ impl Contents<'_> {
                 offset: root_at,
                 reason,
             })?;
+        self.binds().map_err(|reason| PolicyError {
+            offset: core::mem::offset_of!(PolicyHeader, binds),
+            reason,
+        })?;
         self.used(
             SectionKind::RuleLists,
             self.lists.0,
@@ -447,6 +458,18 @@ impl Contents<'_> {
             Reason::Order,
         )?;
         self.rule_list(record.first, record.count, RULE_HOST)
+    }
+
+    /// The rules that decide about binds.
+    fn binds(&mut self) -> Check {
+        let [first, count] = self.policy.binds;
+        ensure(count.get() as usize <= MAX_BINDS, Reason::Count)?;
+        self.rule_list(first, count, 0)?;
+        for rule in self.policy.rule_list(first, count) {
+            let rule = self.policy.rules.get(rule.get() as usize);
+            ensure(rule.is_some_and(knows_a_bind), Reason::Reference)?;
+        }
+        Ok(())
     }
 
     /// A list of rules, all with just these of the flags [`RULE_HOST`] and [`RULE_CONTENT`].

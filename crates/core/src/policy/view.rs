@@ -1,6 +1,7 @@
 //! A compiled policy's sections as slices.
 
 use super::validate::{self, PolicyError};
+use crate::process::Ancestry;
 use portcullis_proto::effect::{EffectRecord, EffectSet};
 use portcullis_proto::policy::{
     Action, AddressRange, ApplicationRecord, ContentRecord, ContentStateRecord, HostRecord,
@@ -45,7 +46,7 @@ impl<B: AsRef<[u8]>> Policy<B> {
 }
 
 /// A compiled policy, borrowed.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct PolicyView<'p> {
     pub(super) default_action: Action,
     pub(super) flags: u32,
@@ -66,7 +67,19 @@ pub struct PolicyView<'p> {
     pub(super) content_states: &'p [ContentStateRecord],
     pub(super) effects: &'p [EffectRecord],
     pub(super) effect_set: EffectSet,
+    pub(super) binds: [U32; 2],
+    pub(super) ancestry: Option<&'p dyn Ancestry>,
     pub(super) text: &'p [u8],
+}
+
+impl core::fmt::Debug for PolicyView<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("PolicyView")
+            .field("default_action", &self.default_action)
+            .field("rules", &self.rules.len())
+            .field("effects", &self.effect_set)
+            .finish_non_exhaustive()
+    }
 }
 
 impl<'p> PolicyView<'p> {
@@ -91,6 +104,8 @@ impl<'p> PolicyView<'p> {
         content_states: &[],
         effects: &[],
         effect_set: EffectSet::NONE,
+        binds: [U32::ZERO; 2],
+        ancestry: None,
         text: &[],
     };
 
@@ -127,8 +142,19 @@ impl<'p> PolicyView<'p> {
             content_states: section(bytes, header, SectionKind::ContentStates)?,
             effects: section(bytes, header, SectionKind::Effects)?,
             effect_set: EffectSet::from_bits(header.effects.get()),
+            binds: header.binds,
+            ancestry: None,
             text: section(bytes, header, SectionKind::Text)?,
         })
+    }
+
+    /// The policy, with what is known of who started whom. Without it no process has ancestors.
+    #[must_use]
+    pub const fn with_ancestry(self, ancestry: &'p dyn Ancestry) -> Self {
+        Self {
+            ancestry: Some(ancestry),
+            ..self
+        }
     }
 
     /// Number of rules.

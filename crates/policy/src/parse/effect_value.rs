@@ -105,6 +105,17 @@ pub(super) fn ask_default(text: &str) -> Result<Action, Issue> {
     }
 }
 
+/// What happens while there is no proxy.
+pub(super) fn redirect_default(text: &str) -> Result<Action, Issue> {
+    match value::action(text)? {
+        Action::Ask => Err(
+            Issue::new("nobody is asked about a proxy that is not there")
+                .hint("it is \"permit\", and connections go straight, or \"block\""),
+        ),
+        action => Ok(action),
+    }
+}
+
 /// Bytes a second.
 pub(super) fn rate(text: &str) -> Result<u64, Issue> {
     let bits = quantity(text, RATES, "8 Mbit/s")?;

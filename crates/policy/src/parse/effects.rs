@@ -15,6 +15,7 @@ pub(super) struct Written {
     effects: Vec<Effect>,
     ask_seconds: Option<u64>,
     ask_default: Option<Action>,
+    redirect_default: Option<Action>,
     rate: Option<u64>,
     burst: Option<u64>,
     queue: Option<u64>,
@@ -65,8 +66,12 @@ impl Reader<'_> {
                     written.effects.push(Effect::Redirect {
                         address: proxy.ip(),
                         port: proxy.port(),
+                        otherwise: Action::Block,
                     });
                 }
+            }
+            "redirect_default" => {
+                written.redirect_default = self.one(value, name, effect_value::redirect_default);
             }
             "bind" => {
                 let addresses = self.many(value, name, effect_value::bind);
@@ -232,6 +237,7 @@ impl Reader<'_> {
     /// Puts a rule's effects together, and says where they contradict the rule.
     pub(super) fn effects(&mut self, mut written: Written, rule: &mut Rule, action: Range<usize>) {
         self.shape(&mut written);
+        self.proxy(&mut written);
         if rule.action == Action::Ask {
             written.effects.insert(
                 0,
@@ -253,10 +259,12 @@ impl Reader<'_> {
         }
         let is_out_of_band = written.effects.contains(&Effect::OutOfBand);
         if rule.action == Action::Block {
-            let changes = written
-                .keys
-                .iter()
-                .find(|(name, _)| !matches!(*name, "inspect" | "ask_seconds" | "ask_default"));
+            let changes = written.keys.iter().find(|(name, _)| {
+                !matches!(
+                    *name,
+                    "inspect" | "ask_seconds" | "ask_default" | "redirect_default"
+                )
+            });
             if let Some((name, place)) = changes.cloned() {
                 let issue = Issue::new(format!("`{name}` is for rules that let through"))
                     .hint("write `action = \"permit\"`, or leave it out");
@@ -273,6 +281,24 @@ impl Reader<'_> {
         }
         self.reach(&written, rule);
         rule.effects = written.effects;
+    }
+
+    /// What happens while there is no proxy.
+    fn proxy(&mut self, written: &mut Written) {
+        let Some(default) = written.redirect_default else {
+            return;
+        };
+        if written.place("redirect").is_none() {
+            let issue = Issue::new("`redirect_default` goes with a proxy")
+                .hint("write where it listens as `redirect`, or leave it out");
+            let place = written.place("redirect_default").unwrap_or(0..0);
+            self.report(place, issue);
+        }
+        for effect in &mut written.effects {
+            if let Effect::Redirect { otherwise, .. } = effect {
+                *otherwise = default;
+            }
+        }
     }
 
     /// How fast, how late.
@@ -321,6 +347,15 @@ impl Reader<'_> {
                     .hint("it happens before the first data, and so before the host is known");
                 self.report(place, issue);
             }
+        }
+        if let Some(place) = written.place("bind")
+            && !rule.knows_a_bind()
+            && rule.direction != Some(Direction::Inbound)
+            && rule.hosts.is_empty()
+        {
+            let issue = Issue::new("`bind` goes with no condition on the remote side")
+                .hint("a socket is bound before it is known whom it is for");
+            self.report(place, issue);
         }
         let of = |tcp_only: bool| {
             rule.protocols.is_any()

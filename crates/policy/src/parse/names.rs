@@ -2,7 +2,7 @@
 
 use super::{Issue, nearest};
 
-const RULE_KEYS: [&str; 31] = [
+const RULE_KEYS: [&str; 33] = [
     "name",
     "action",
     "direction",
@@ -12,6 +12,7 @@ const RULE_KEYS: [&str; 31] = [
     "local_port",
     "remote_port",
     "application",
+    "children",
     "user",
     "host",
     "content",
@@ -20,6 +21,7 @@ const RULE_KEYS: [&str; 31] = [
     "ask_seconds",
     "ask_default",
     "redirect",
+    "redirect_default",
     "bind",
     "replace",
     "http_header",

@@ -31,6 +31,7 @@ pub(crate) fn create(driver: Driver, passive: Passive) -> Result {
         wide!(DEVICE_NAME),
         wide!(SECURITY_DESCRIPTOR),
         DEVICE_TYPE,
+        None,
     )?;
     let finished = device
         .create_symbolic_link(wide!(SYMBOLIC_LINK_NAME))

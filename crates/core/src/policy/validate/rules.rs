@@ -3,7 +3,9 @@
 use super::{Check, Cursor, Reason, ensure};
 use crate::policy::view::PolicyView;
 use portcullis_proto::effect::{EffectKind, EffectSet, MAX_EFFECTS};
-use portcullis_proto::policy::{Action, Direction, RULE_CONTENT, RULE_HOST, RULE_LOG, RuleRecord};
+use portcullis_proto::policy::{
+    Action, Direction, RULE_CHILDREN, RULE_CONTENT, RULE_HOST, RULE_LOG, RuleRecord,
+};
 
 /// How far the sections that rules refer to are used up.
 #[derive(Default)]
@@ -26,13 +28,18 @@ impl Cursors {
         )?;
         let flags = rule.flags.get();
         ensure(
-            flags & !(RULE_LOG | RULE_HOST | RULE_CONTENT) == 0,
+            flags & !(RULE_LOG | RULE_HOST | RULE_CONTENT | RULE_CHILDREN) == 0,
             Reason::Flags,
         )?;
         // What looks for contents has no host, and comes too late to permit.
         ensure(
             flags & RULE_CONTENT == 0
                 || (flags & RULE_HOST == 0 && rule.action == Action::Block.raw()),
+            Reason::Flags,
+        )?;
+        // Only applications have children.
+        ensure(
+            flags & RULE_CHILDREN == 0 || rule.applications.count.get() > 0,
             Reason::Flags,
         )?;
         // Who is asked is asked before a host can be known.
