@@ -6,6 +6,7 @@ mod connection;
 mod datagram;
 mod flow;
 mod listen;
+mod redirect;
 mod stream;
 
 use core::{
@@ -14,7 +15,7 @@ use core::{
 };
 
 use portcullis_core::{EffectSet, connection::TCP};
-use portcullis_proto::{CALLOUTS, CalloutKind, Family, status::CalloutStatus};
+use portcullis_proto::{CALLOUTS, CalloutKind, EffectKind, Family, status::CalloutStatus};
 use wfp::{
     Result,
     callout::{Callout, Counters},
@@ -34,7 +35,6 @@ pub(crate) enum Demand {
     /// While the filter engine runs.
     Always,
     /// While a rule of the policy in force has one of these effects.
-    #[expect(dead_code, reason = "the callouts for effects are added one by one")]
     Effects(EffectSet),
 }
 
@@ -89,7 +89,6 @@ impl Row {
     }
 
     /// The row with a filter that exists only on demand.
-    #[expect(dead_code, reason = "the callouts for effects are added one by one")]
     const fn on(self, demand: Demand) -> Self {
         Self { demand, ..self }
     }
@@ -133,6 +132,15 @@ const TABLE: [Row; COUNT / 2] = [
         MERGED,
         CalloutAction::Inspection,
     ),
+    // No packet is looked at: what is redirected has none yet.
+    Row::new::<redirect::ConnectRedirect>(
+        CalloutKind::ConnectRedirect,
+        MERGED,
+        CalloutAction::Unknown,
+    )
+    .on(Demand::Effects(EffectSet::of(&[EffectKind::Redirect]))),
+    Row::new::<redirect::BindRedirect>(CalloutKind::BindRedirect, MERGED, CalloutAction::Unknown)
+        .on(Demand::Effects(EffectSet::of(&[EffectKind::Bind]))),
 ];
 
 static ROWS: [Row; COUNT / 2] = TABLE;

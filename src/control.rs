@@ -3,6 +3,7 @@
 //! Whatever is wrong with a request has a status of its own, and changes nothing.
 
 use kmdf::{Driver, Request};
+use portcullis_core::Endpoint;
 use portcullis_proto::{
     Counter,
     counter::StatisticsReply,
@@ -11,6 +12,7 @@ use portcullis_proto::{
     message::{
         Request as Parameterless, RequestError, SetPolicyRequest, VersionReply, read_request,
     },
+    redirect::RegisterProxyRequest,
     status::{CalloutStatus, StatusReply},
 };
 use wdk_sys::{ULONG, WDFQUEUE, WDFREQUEST};
@@ -18,7 +20,7 @@ use wfp::{NtStatus, Result, irql::Passive};
 use zerocopy::IntoBytes;
 
 use crate::{
-    callouts, device, events, policy,
+    callouts, device, events, policy, redirect,
     state::{self, Core},
 };
 
@@ -90,6 +92,7 @@ fn dispatch(core: &Core, mut request: Request, control_code: u32, passive: Passi
             Err(error) => Err(Refusal::Request(error)),
         },
         Some(ControlCode::SetPolicy) => set_policy(core, &request, passive),
+        Some(ControlCode::RegisterProxy) => register_proxy(&request),
         None => Err(Refusal::Unknown),
     };
     request.complete(result.map_err(|refusal| refusal.count(core)));
@@ -189,6 +192,19 @@ fn get_status(core: &Core, request: &mut Request) -> Answer {
 fn set_policy(core: &Core, request: &Request, passive: Passive) -> Answer {
     let policy = SetPolicyRequest::policy(request.input()).map_err(Refusal::Request)?;
     policy::set(core, policy, passive)
+        .map(|()| 0)
+        .map_err(Refusal::Failed)
+}
+
+/// The process that asks listens there, as long as its handle is open.
+fn register_proxy(request: &Request) -> Answer {
+    let (listens, protocol) =
+        RegisterProxyRequest::parse(request.input()).map_err(Refusal::Request)?;
+    let file = request
+        .file()
+        .ok_or(Refusal::Failed(NtStatus::INVALID_HANDLE))?;
+    let endpoint = Endpoint::new(listens.ip(), listens.port());
+    redirect::register(endpoint, protocol, request.process_id(), file)
         .map(|()| 0)
         .map_err(Refusal::Failed)
 }

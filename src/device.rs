@@ -1,11 +1,11 @@
 //! The control device: its name, who may open it, its queues and its work items.
 
-use kmdf::{ControlDevice, Driver, Queue, WorkItem};
+use kmdf::{ControlDevice, Driver, File, Queue, WorkItem};
 use portcullis_proto::device::{DEVICE_NAME, DEVICE_TYPE, SECURITY_DESCRIPTOR, SYMBOLIC_LINK_NAME};
-use wdk_sys::WDFWORKITEM;
+use wdk_sys::{WDFFILEOBJECT, WDFWORKITEM};
 use wfp::{NtStatus, Result, cell::KernelCell, device::Device, irql::Passive, wide};
 
-use crate::{control, events, management, state::tag};
+use crate::{control, events, management, redirect, state::tag};
 
 static DEVICE: KernelCell<ControlDevice> = KernelCell::new(tag::GLOBAL);
 static QUEUES: KernelCell<Queues> = KernelCell::new(tag::GLOBAL);
@@ -29,7 +29,7 @@ pub(crate) fn create(driver: Driver, passive: Passive) -> Result {
         wide!(DEVICE_NAME),
         wide!(SECURITY_DESCRIPTOR),
         DEVICE_TYPE,
-        None,
+        Some(file_gone),
     )?;
     if let Err(status) = DEVICE.try_set(device, passive) {
         // SAFETY: nobody knows of the device yet.
@@ -118,6 +118,17 @@ pub(crate) fn flush_work() {
 
 fn device() -> Result<ControlDevice> {
     DEVICE.get().copied().ok_or(NtStatus::DEVICE_NOT_READY)
+}
+
+/// A program has closed its handle, or has ended.
+///
+/// # Safety
+/// Called by the framework, with a file of the device.
+unsafe extern "C" fn file_gone(file: WDFFILEOBJECT) {
+    // SAFETY: the framework calls this with a file.
+    if let Some(file) = unsafe { File::new(file) } {
+        redirect::file_gone(file);
+    }
 }
 
 /// # Safety

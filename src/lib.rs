@@ -22,6 +22,8 @@ mod events;
 mod lifecycle;
 mod management;
 mod policy;
+mod processes;
+mod redirect;
 mod registration;
 mod state;
 

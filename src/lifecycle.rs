@@ -5,13 +5,14 @@
 //!
 //! refuse new control requests → delete the filters → remove flow contexts and wait for the last
 //! one's end → unregister each callout by its identifier → delete the management objects, close
-//! the session, end the subscription → free memory → delete the device.
+//! the session, end the subscription → destroy the redirect handle, end the watch over processes → free memory → delete
+//! the device.
 
 use kmdf::Driver;
 use portcullis_proto::LifecycleStep;
 use wfp::{Result, irql::Passive};
 
-use crate::{control, device, management, registration, state};
+use crate::{control, device, management, processes, redirect, registration, state};
 
 /// A row of the list.
 struct Step {
@@ -22,7 +23,7 @@ struct Step {
 }
 
 /// The list. A row may rely on all that is above it.
-static STEPS: [Step; 8] = [
+static STEPS: [Step; 10] = [
     Step {
         name: LifecycleStep::CreateDevice,
         start: device::create,
@@ -42,6 +43,16 @@ static STEPS: [Step; 8] = [
         name: LifecycleStep::CreateFlowTable,
         start: state::create,
         stop: state::delete,
+    },
+    Step {
+        name: LifecycleStep::WatchProcesses,
+        start: processes::watch,
+        stop: processes::end_watch,
+    },
+    Step {
+        name: LifecycleStep::CreateRedirectHandle,
+        start: redirect::create,
+        stop: redirect::delete,
     },
     // The session is opened further down, when the base filtering engine runs, and reopened
     // whenever it returns. What is left of it after the filters is closed here, because callouts

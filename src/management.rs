@@ -197,7 +197,7 @@ impl Management {
             .map_err(|status| (LifecycleStep::OpenSession, status))?;
         match add_all(&mut session, self.effects, passive) {
             Ok(filters) => {
-                self.keep(filters, true);
+                self.keep(&filters, true);
                 self.session = Some(session);
                 Ok(())
             }
@@ -221,15 +221,15 @@ impl Management {
         {
             let filters = change_filters(session, self.filters, effects, passive)
                 .inspect_err(|&status| failed((LifecycleStep::AddFilters, status)))?;
-            self.keep(filters, true);
+            self.keep(&filters, true);
         }
         self.effects = effects;
         Ok(())
     }
 
     /// Keeps the filters' identifiers, and whether the callouts' objects exist, also for status replies.
-    fn keep(&mut self, filters: Filters, is_added: bool) {
-        self.filters = filters;
+    fn keep(&mut self, filters: &Filters, is_added: bool) {
+        self.filters = *filters;
         for (entry, filter) in callouts::entries().zip(filters) {
             entry.set_objects(is_added, filter.map_or(0, FilterId::get));
         }
@@ -248,7 +248,7 @@ impl Management {
             transaction.commit()
         });
         match deleted {
-            Ok(()) => self.keep([None; callouts::COUNT], true),
+            Ok(()) => self.keep(&[None; callouts::COUNT], true),
             Err(status) => {
                 failed((LifecycleStep::DeleteFilters, status));
                 self.forget(passive);
@@ -281,7 +281,7 @@ impl Management {
             // After the engine's stop that is to be expected; the handle is gone all the same.
             state::record(LifecycleStep::CloseSession, status);
         }
-        self.keep([None; callouts::COUNT], false);
+        self.keep(&[None; callouts::COUNT], false);
     }
 }
 

@@ -7,7 +7,7 @@ use portcullis_proto::{Counter, EventKind, EventRecord};
 use wfp::{NtStatus, Result, irql::Passive, pool::PoolVec, swap::Swap, sync::WaitLock};
 
 use crate::{
-    management,
+    management, processes,
     state::{self, Core, tag},
 };
 
@@ -76,7 +76,11 @@ impl PolicySource for PolicyStore {
 
     fn with<T>(&self, with: impl FnOnce(Option<PolicyView<'_>>, u64) -> T) -> T {
         match self.current.read() {
-            Some(loaded) => with(Some(loaded.policy.view()), loaded.epoch),
+            Some(loaded) => {
+                let view = loaded.policy.view();
+                let view = processes::ancestry().map_or(view, |known| view.with_ancestry(known));
+                with(Some(view), loaded.epoch)
+            }
             None => with(None, self.epoch()),
         }
     }

@@ -42,6 +42,10 @@ pub(crate) mod tag {
     pub(crate) const QUIC: Tag = Tag::new(*b"PcQu");
     /// The event ring.
     pub(crate) const EVENTS: Tag = Tag::new(*b"PcEv");
+    /// Redirection: original destinations, and what proxies are told.
+    pub(crate) const REDIRECT: Tag = Tag::new(*b"PcRd");
+    /// Processes and their applications.
+    pub(crate) const PROCESSES: Tag = Tag::new(*b"PcPr");
     /// Policies.
     pub(crate) const POLICY: Tag = Tag::new(*b"PcPo");
 }

@@ -13,7 +13,7 @@ use wfp::{
 };
 
 use super::connection;
-use crate::state;
+use crate::{redirect, state};
 
 /// Established connections, and exchanges of datagrams with a peer.
 pub(super) struct FlowEstablished;
@@ -41,7 +41,10 @@ impl Callout for FlowEstablished {
 /// deletion may come before the association returns.
 fn follow(core: &state::Core, call: &Classify<'_, AleFlowEstablished>, id: FlowId) {
     let direction = connection::expect(core, call.fields.direction(), Direction::Outbound);
-    let connection = connection::connection(core, call, connection::direction(direction));
+    let mut connection = connection::connection(core, call, connection::direction(direction));
+    if let Some(original) = redirect::original(id.get()) {
+        connection.remote = original;
+    }
     let handle = match core.flow_established(&connection) {
         Ok(handle) => handle,
         Err(NotFollowed::TableFull) => return,

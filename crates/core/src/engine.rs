@@ -11,17 +11,20 @@
 
 mod content;
 mod host;
+mod redirect;
 mod report;
 
 use crate::connection::{Connection, Listener};
 use crate::flow::{Flow, FlowHandle, FlowSlot, FlowTable, Transfer};
 use crate::inspect::{AssemblyPool, AssemblySlot};
 use crate::policy::{ContentState, Decision, Host, PolicyView};
+use crate::redirect::Way;
 use crate::statistics::Statistics;
 use lock_api::RawMutex;
 use portcullis_proto::Counter;
 use portcullis_proto::event::{EventKind, EventRecord, HostSource, Operation};
 use portcullis_proto::policy::Action;
+pub use redirect::Detour;
 
 /// Where the policy in force comes from.
 pub trait PolicySource {
@@ -160,6 +163,21 @@ where
         connection: &Connection<'_>,
         is_reauthorization: bool,
     ) -> Decision {
+        self.authorize_on(Way::Straight, operation, connection, is_reauthorization)
+    }
+
+    /// [`authorize`](Self::authorize), of a connection that came this way. Its remote side is where it was to go, before
+    /// anybody redirected it.
+    ///
+    /// A connection whose rule sends it to a proxy, and that goes straight all the same, because no proxy is there or
+    /// something failed, is blocked unless the rule says otherwise.
+    pub fn authorize_on(
+        &self,
+        way: Way,
+        operation: Operation,
+        connection: &Connection<'_>,
+        is_reauthorization: bool,
+    ) -> Decision {
         let (decision, epoch, is_reported) = self.policy.with(|policy, epoch| {
             let Some(policy) = policy else {
                 self.statistics.count(Counter::NoPolicy);
@@ -169,12 +187,18 @@ where
             if decision.host_dependent && self.flows.is_full() && !is_reauthorization {
                 decision = policy.decide(connection, Host::Never);
             }
+            if way == Way::Straight && operation == Operation::Connect {
+                self.require_proxy(&policy, connection, &mut decision);
+            }
             (decision, epoch, policy.events_all() || decision.log)
         });
         self.count_decision(decision);
         if is_reported {
             let mut event = self.event(EventKind::Authorize, decision, epoch);
             report::authorize(&mut event, operation, connection, is_reauthorization);
+            if let Way::Redirected(target) = way {
+                report::target(&mut event, target);
+            }
             self.send(&event);
         }
         decision

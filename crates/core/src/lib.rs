@@ -27,7 +27,7 @@ pub mod statistics;
 
 pub use connection::{Application, Binding, Connection, Endpoint, Listener};
 pub use engine::{
-    Clock, DatagramVerdict, EventSink, Indication, NotFollowed, PolicySource, Portcullis,
+    Clock, DatagramVerdict, Detour, EventSink, Indication, NotFollowed, PolicySource, Portcullis,
     StreamVerdict,
 };
 pub use events::EventRing;

@@ -19,6 +19,10 @@ wire_enum! {
         Datagram = 6, "datagram";
         /// Sees an endpoint's end.
         EndpointClosure = 7, "endpoint-closure";
+        /// Sends outgoing connections to a proxy.
+        ConnectRedirect = 8, "connect-redirect";
+        /// Gives sockets another local address.
+        BindRedirect = 9, "bind-redirect";
     }
 }
 
@@ -46,7 +50,7 @@ pub struct CalloutInfo {
 }
 
 /// Every callout, in the order of registration and of a status reply.
-pub const CALLOUTS: [CalloutInfo; 14] = [
+pub const CALLOUTS: [CalloutInfo; 18] = [
     callout(
         CalloutKind::Connect,
         Family::V4,
@@ -120,6 +124,30 @@ pub const CALLOUTS: [CalloutInfo; 14] = [
         Family::V6,
         "endpoint-closure-v6",
         "ALE_ENDPOINT_CLOSURE_V6",
+    ),
+    callout(
+        CalloutKind::ConnectRedirect,
+        Family::V4,
+        "connect-redirect-v4",
+        "ALE_CONNECT_REDIRECT_V4",
+    ),
+    callout(
+        CalloutKind::ConnectRedirect,
+        Family::V6,
+        "connect-redirect-v6",
+        "ALE_CONNECT_REDIRECT_V6",
+    ),
+    callout(
+        CalloutKind::BindRedirect,
+        Family::V4,
+        "bind-redirect-v4",
+        "ALE_BIND_REDIRECT_V4",
+    ),
+    callout(
+        CalloutKind::BindRedirect,
+        Family::V6,
+        "bind-redirect-v6",
+        "ALE_BIND_REDIRECT_V6",
     ),
 ];
 

@@ -122,6 +122,32 @@ wire_enum! {
         ContentMatched = 51, "content found";
         /// Connections, accepts and listens that somebody was asked about.
         Asked = 52, "asked";
+        /// Connections sent to a proxy.
+        Redirected = 53, "redirected";
+        /// Connections that were to be sent to a proxy, and for which there was no memory.
+        RedirectFailed = 54, "redirect failed";
+        /// Connections of rules with a proxy that was not there, or not for them.
+        ProxyMissing = 55, "no proxy";
+        /// Connections of rules with a proxy that another product had redirected.
+        RedirectedByOthers = 56, "redirected by others";
+        /// Connections of rules with a proxy that were a proxy's own, or had been redirected before.
+        RedirectedBefore = 57, "not redirected again";
+        /// Redirected connections that took the place of another, which then was not yet established.
+        OriginalForgotten = 58, "original destination forgotten";
+        /// Sockets bound to another address.
+        Bound = 59, "bound";
+        /// Sockets that were to be bound to another address, and were not.
+        BindFailed = 60, "bind failed";
+        /// Proxies registered.
+        ProxiesRegistered = 61, "proxies registered";
+        /// Proxies whose program closed its handle.
+        ProxiesGone = 62, "proxies gone";
+        /// Proxies refused: another one is there, or there are too many.
+        ProxyRefused = 63, "proxies refused";
+        /// Processes that began without a place in the table: rules do not take them for children.
+        ProcessNoRoom = 64, "no room for process";
+        /// Processes that began whose image has no name.
+        ProcessNameless = 65, "process without a name";
     }
 }
 

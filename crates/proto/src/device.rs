@@ -42,6 +42,8 @@ wire_enum! {
         ReadEvents = 0x0012_600c, "read events";
         /// In: [`SetPolicyRequest`](crate::message::SetPolicyRequest), then the compiled policy. Out: nothing.
         SetPolicy = 0x0012_a010, "set policy";
+        /// In: [`RegisterProxyRequest`](crate::redirect::RegisterProxyRequest). Out: nothing.
+        RegisterProxy = 0x0012_a080, "register a proxy";
     }
 }
 
@@ -51,4 +53,5 @@ const _: () = {
     assert!(ControlCode::GetStatistics.raw() == control_code(0x802, FILE_READ_DATA));
     assert!(ControlCode::ReadEvents.raw() == control_code(0x803, FILE_READ_DATA));
     assert!(ControlCode::SetPolicy.raw() == control_code(0x804, FILE_WRITE_DATA));
+    assert!(ControlCode::RegisterProxy.raw() == control_code(0x820, FILE_WRITE_DATA));
 };

@@ -35,6 +35,11 @@ wire_enum! {
         Dropped = 8, "dropped";
         /// A literal that a rule looks for was found in a flow's data.
         Content = 9, "content";
+        /// A connection was sent to a proxy of this machine, at `target`; `value[0]` is the proxy's process. The remote
+        /// side is where it was to go.
+        Redirected = 10, "redirected";
+        /// A socket was given another local address, `target`.
+        Bound = 11, "bound";
     }
 }
 
@@ -232,6 +237,13 @@ pub struct EventRecord {
     pub host: [u8; MAX_HOST],
     /// The application's path in NT form (`\device\harddiskvolume…`), UTF-16; `application_length` units.
     pub application: [U16; MAX_PATH_UNITS],
+    /// Where a redirected connection goes instead of its remote side, or a socket is bound instead of its local one, in
+    /// network order; IPv4 in the first four bytes.
+    pub target_address: [u8; 16],
+    /// The port there; 0 where nothing was redirected, and of a bind whose port the system chooses.
+    pub target_port: U16,
+    /// Zero.
+    pub reserved: [u8; 6],
 }
 
 impl EventRecord {

@@ -6,6 +6,7 @@
 //! - [`device`]: the control device's names, who may open it, and its I/O control codes;
 //! - [`message`]: requests and replies, and how their versions are checked;
 //! - [`status`], [`counter`], [`event`]: what the replies hold;
+//! - [`redirect`]: how proxies register, and what they are told;
 //! - [`effect`]: what rules do besides deciding;
 //! - [`policy`]: the compiled policy, which user mode makes and the driver validates and reads in place.
 //!
@@ -20,6 +21,7 @@ pub mod effect;
 pub mod event;
 pub mod message;
 pub mod policy;
+pub mod redirect;
 pub mod status;
 mod wire;
 

@@ -72,6 +72,10 @@ wire_enum! {
         CloseSession = 21, "close session";
         /// `FwpmBfeStateUnsubscribeChanges0`.
         UnsubscribeBfe = 22, "unsubscribe from BFE state";
+        /// `PsSetCreateProcessNotifyRoutineEx`, and the table of processes.
+        WatchProcesses = 23, "watch processes";
+        /// `FwpsRedirectHandleCreate0`.
+        CreateRedirectHandle = 24, "create redirect handle";
     }
 }
 

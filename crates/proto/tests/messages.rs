@@ -218,7 +218,7 @@ fn lengths_in_a_hostile_record_are_bounded() {
 fn control_codes_ask_for_the_rights_they_need() {
     for code in ControlCode::ALL {
         let access = (code.raw() >> 14) & 3;
-        let is_change = *code == ControlCode::SetPolicy;
+        let is_change = matches!(code, ControlCode::SetPolicy | ControlCode::RegisterProxy);
         assert_eq!(access, if is_change { 2 } else { 1 }, "{code}");
         assert_eq!(code.raw() & 3, 0, "{code} is buffered");
         assert_eq!(ControlCode::from_raw(code.raw()), Some(*code));

@@ -55,6 +55,25 @@ impl<T> KernelCell<T> {
         self.get().ok_or(NtStatus::UNSUCCESSFUL)
     }
 
+    /// Makes a value in the pool and publishes it. There is memory for it when `make` is called, so what it makes is not
+    /// dropped for want of any.
+    ///
+    /// # Errors
+    /// As [`try_set`](Self::try_set), and `make` is not called; or why `make` failed.
+    pub fn try_set_with(
+        &self,
+        make: impl FnOnce() -> Result<T, NtStatus>,
+        _passive: Passive,
+    ) -> Result<&T, NtStatus> {
+        if self.get().is_some() {
+            return Err(NtStatus::OBJECT_NAME_COLLISION);
+        }
+        let new = PoolBox::try_new_with(self.tag, make)?.into_raw();
+        // Starting is one thread's: nobody has set it in between.
+        self.value.store(new, Ordering::Release);
+        self.get().ok_or(NtStatus::UNSUCCESSFUL)
+    }
+
     /// The value, if it has been set and not yet taken.
     pub fn get(&self) -> Option<&T> {
         let value = NonNull::new(self.value.load(Ordering::Acquire))?;

@@ -46,6 +46,8 @@ pub mod metadata;
 #[cfg(windows)]
 pub mod nbl;
 pub mod pool;
+#[cfg(windows)]
+pub mod process;
 mod processor;
 #[cfg(windows)]
 pub mod redirect;

@@ -6,7 +6,7 @@
 use core::{
     fmt,
     marker::PhantomData,
-    mem::ManuallyDrop,
+    mem::{ManuallyDrop, MaybeUninit},
     ops::{Deref, DerefMut},
     ptr::{self, NonNull},
 };
@@ -69,6 +69,35 @@ impl<T> PoolBox<T> {
             tag,
             _owns: PhantomData,
         })
+    }
+
+    /// Makes a value for which there is memory already.
+    ///
+    /// # Errors
+    /// `STATUS_INSUFFICIENT_RESOURCES`, and `make` is not called; or why `make` failed.
+    pub fn try_new_with(
+        tag: Tag,
+        make: impl FnOnce() -> Result<T, NtStatus>,
+    ) -> Result<Self, NtStatus> {
+        let place = PoolBox::try_new(tag, MaybeUninit::<T>::uninit())?;
+        let value = make()?;
+        let place =
+            NonNull::new(place.into_raw().cast::<T>()).ok_or(NtStatus::INSUFFICIENT_RESOURCES)?;
+        // SAFETY: the allocation is as large as `T`, aligned for it, and nobody else's.
+        unsafe { place.write(value) };
+        // SAFETY: it came from a box with this tag, and holds a value now.
+        Ok(unsafe { Self::from_raw(place, tag) })
+    }
+
+    /// The value, moved out of the pool.
+    #[must_use]
+    pub fn into_inner(self) -> T {
+        let given = ManuallyDrop::new(self);
+        // SAFETY: the value is initialized, and not used in its place any more.
+        let value = unsafe { given.value.read() };
+        // SAFETY: as in `drop`, without the value.
+        unsafe { backend::free(given.value.cast(), size_of::<T>(), given.tag) };
+        value
     }
 
     /// Gives the value up to a raw pointer; [`PoolBox::from_raw`] takes it back.

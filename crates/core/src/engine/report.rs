@@ -70,6 +70,12 @@ pub(super) fn authorize(
     }
 }
 
+/// Where something goes instead.
+pub(super) const fn target(event: &mut EventRecord, target: Endpoint) {
+    (_, event.target_address) = address(target);
+    event.target_port = U16::new(target.port);
+}
+
 /// A listener's authorization. It has no remote side.
 pub(super) fn listener(event: &mut EventRecord, listener: &Listener<'_>) {
     let subject = Connection {
