@@ -7,6 +7,7 @@ use portcullis_proto::Counter;
 use portcullis_proto::device::{ControlCode, WIN32_PATH};
 use portcullis_proto::event::{EventRecord, EventsReply, ReadEventsRequest};
 use portcullis_proto::message::{Request, SetPolicyRequest};
+use portcullis_proto::redirect::RegisterProxyRequest;
 use portcullis_proto::status::{CalloutStatus, StatusReply};
 use wfp_schema::NtStatus;
 use zerocopy::IntoBytes as _;
@@ -81,6 +82,14 @@ impl Device {
         entry
             .map(|(_, value)| value)
             .expect("the driver has the counter")
+    }
+
+    /// The program that has opened the device listens there for redirected connections.
+    #[must_use]
+    pub fn register_proxy(&self, listens: &str, protocol: u8) -> NtStatus {
+        let listens = listens.parse().expect("an address with a port");
+        let request = RegisterProxyRequest::new(listens, protocol);
+        self.answer(ControlCode::RegisterProxy, request.as_bytes(), 0)
     }
 
     /// Takes all events that wait.

@@ -1,8 +1,11 @@
 //! A host's network stack on one processor.
 
 use ksim::fwp::KernelFiltering;
+use std::net::SocketAddr;
+
 use ksim::net::{
-    FlowReport, Host, Opened, Output, PacketId, PacketReport, Processes, Setup, Socket,
+    End, FlowReport, Host, Opened, Output, PacketId, PacketReport, Processes, Redirection, Setup,
+    Socket,
 };
 use ksim::{Cpu, Kernel};
 
@@ -84,6 +87,22 @@ impl Net {
             settle(cpu, host);
             opened
         })
+    }
+
+    /// The redirect records of a connection that was redirected, by the handle of either end's flow: what a proxy asks its
+    /// socket for.
+    #[must_use]
+    pub fn redirection(&mut self, flow_handle: u64) -> Option<Redirection> {
+        self.run(|_, host| host.redirect_records(flow_handle).cloned())
+    }
+
+    /// A proxy says that its next connection from `local` serves one with these records.
+    pub fn serve(&mut self, protocol: u8, local: SocketAddr, records: Redirection) {
+        let local = End {
+            address: local.ip(),
+            port: local.port(),
+        };
+        self.run(|_, host| host.set_redirect_records(protocol, local, records));
     }
 
     /// What has left the stack since the last call, if the setup asks for it.

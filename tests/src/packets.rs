@@ -132,6 +132,24 @@ impl Tcp {
         ]
     }
 
+    /// The same connection as the wire knows it when the client's system sends it to another server: where it has got to
+    /// is kept.
+    #[must_use]
+    pub fn at(&self, server: &str) -> Self {
+        Self {
+            server: socket(server),
+            ..self.clone()
+        }
+    }
+
+    /// What is left of the handshake after the first segment.
+    pub fn handshake_rest(&mut self) -> Vec<Vec<u8>> {
+        vec![
+            self.segment(false, SYN | ACK, &[]),
+            self.segment(true, ACK, &[]),
+        ]
+    }
+
     /// The client says something, in one segment.
     pub fn client_says(&mut self, data: &[u8]) -> Vec<u8> {
         self.segment(true, ACK, data)

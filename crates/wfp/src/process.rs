@@ -2,7 +2,9 @@
 
 use core::{marker::PhantomData, ptr};
 
-use wdk_sys::{HANDLE, PEPROCESS, PPS_CREATE_NOTIFY_INFO, PUNICODE_STRING};
+use wdk_sys::{
+    HANDLE, PCREATE_PROCESS_NOTIFY_ROUTINE_EX, PEPROCESS, PPS_CREATE_NOTIFY_INFO, PUNICODE_STRING,
+};
 use wfp_schema::NtStatus;
 
 use crate::irql::Passive;
@@ -21,7 +23,10 @@ pub trait Watcher: 'static {
 /// A watch over the system's processes, as long as it lasts.
 #[derive(Debug)]
 #[must_use = "a watch lasts until it is ended"]
-pub struct Watch<W: Watcher>(PhantomData<W>);
+pub struct Watch<W: Watcher> {
+    routine: PCREATE_PROCESS_NOTIFY_ROUTINE_EX,
+    _watcher: PhantomData<W>,
+}
 
 impl<W: Watcher> Watch<W> {
     /// `PsSetCreateProcessNotifyRoutineEx`. Processes that run already are not told of.
@@ -30,11 +35,14 @@ impl<W: Watcher> Watch<W> {
     /// `STATUS_ACCESS_DENIED` for a driver whose image is linked without `/INTEGRITYCHECK`, and
     /// `STATUS_INVALID_PARAMETER` if there are too many watches, or this one exists.
     pub fn begin(_passive: Passive) -> Result<Self, NtStatus> {
+        let watch = Self {
+            routine: Some(changed::<W>),
+            _watcher: PhantomData,
+        };
         // SAFETY: the routine is static, and the token says PASSIVE_LEVEL.
-        let status =
-            unsafe { wdk_sys::ntddk::PsSetCreateProcessNotifyRoutineEx(Some(changed::<W>), 0) };
+        let status = unsafe { wdk_sys::ntddk::PsSetCreateProcessNotifyRoutineEx(watch.routine, 0) };
         NtStatus::from_i32(status).ok()?;
-        Ok(Self(PhantomData))
+        Ok(watch)
     }
 
     /// Ends the watch, and waits for calls of the watcher that run.
@@ -43,8 +51,7 @@ impl<W: Watcher> Watch<W> {
     /// Whatever the kernel answers.
     pub fn end(self, _passive: Passive) -> Result<(), NtStatus> {
         // SAFETY: the routine was registered, and the token says PASSIVE_LEVEL.
-        let status =
-            unsafe { wdk_sys::ntddk::PsSetCreateProcessNotifyRoutineEx(Some(changed::<W>), 1) };
+        let status = unsafe { wdk_sys::ntddk::PsSetCreateProcessNotifyRoutineEx(self.routine, 1) };
         NtStatus::from_i32(status).ok()
     }
 }

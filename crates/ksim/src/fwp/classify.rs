@@ -342,6 +342,10 @@ impl Filtering for KernelFiltering {
         }
     }
 
+    fn redirection_ended(&mut self, redirection: &Redirection) {
+        super::redirect::ended(self.cpu().machine(), redirection);
+    }
+
     fn options(&self) -> Options {
         self.options.clone()
     }

@@ -97,7 +97,7 @@ impl LayerData {
             modifier_filter: version.modifier_filter,
             redirect_handle: handle(version.redirect_handle),
             context: handle(version.context),
-            context_size: 0,
+            context_size: handle(version.context_size),
         };
         self.memory.put(raw).offset(0)
     }
@@ -139,6 +139,7 @@ impl LayerData {
             target_process: raw.target_process,
             redirect_handle: raw.redirect_handle as u64,
             context: raw.context as u64,
+            context_size: raw.context_size as u64,
             modifier_filter: filter,
         })
     }

@@ -1,6 +1,6 @@
 //! Redirectors: their handles, and what the redirect records of a connection tell them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use parking_lot::Mutex;
 use wfp_engine::Provenance;
@@ -10,6 +10,7 @@ use wfp_schema::{Guid, NtStatus};
 use crate::access::{In, Out};
 use crate::cpu::{DISPATCH, PASSIVE};
 use crate::export::{Call, exports};
+use crate::kernel::{Kernel, Machine};
 use crate::net::{Redirection, Request};
 use crate::verifier::{ARGUMENT, LAYER_DATA, OBJECT_STALE};
 
@@ -52,11 +53,52 @@ pub(super) fn check_applied(call: &Call<'_>, version: &Request) {
     }
     let context = usize::try_from(version.context).unwrap_or(0);
     if context != 0 {
-        if verifier.is_tracked(POOL, context) {
-            verifier.forget(POOL, context);
-        } else if call.machine().nt().pool().block(context).is_none() {
-            call.violation(&ARGUMENT, "localRedirectContext is no block of pool");
+        verifier.forget(POOL, context);
+        let size = usize::try_from(version.context_size).unwrap_or(usize::MAX);
+        match call.machine().nt().pool().block(context) {
+            None => call.violation(&ARGUMENT, "localRedirectContext is no block of pool"),
+            Some(block) if size == 0 || size > block.size => call.violation(
+                &ARGUMENT,
+                format!(
+                    "localRedirectContextSize is {size}, and localRedirectContext has {} bytes",
+                    block.size
+                ),
+            ),
+            Some(_) => {}
         }
+    }
+}
+
+/// The contexts that redirectors gave along, each once.
+fn contexts(redirection: &Redirection) -> impl Iterator<Item = usize> {
+    let given = redirection.versions().iter().map(|version| version.context);
+    let distinct: BTreeSet<u64> = given.filter(|context| *context != 0).collect();
+    distinct
+        .into_iter()
+        .filter_map(|context| usize::try_from(context).ok())
+}
+
+/// Frees the contexts of a connection that is over.
+pub(super) fn ended(machine: &Machine, redirection: &Redirection) {
+    for context in contexts(redirection) {
+        if machine.nt().pool().block(context).is_some() {
+            machine.nt().pool().free(context, 0);
+        }
+    }
+}
+
+impl Kernel {
+    /// What the socket of a redirected connection answers to `SIO_QUERY_WFP_CONNECTION_REDIRECT_CONTEXT`: the context
+    /// that the last redirector gave along. `None`: it gave none, or the connection is over.
+    #[must_use]
+    pub fn redirect_context(&self, records: &Redirection) -> Option<Vec<u8>> {
+        let last = records.records().last()?;
+        let context = usize::try_from(last.context).ok().filter(|at| *at != 0)?;
+        let block = self.nt().pool().block(context)?;
+        let size = usize::try_from(last.context_size).ok()?.min(block.size);
+        let mut bytes = vec![0; size];
+        In::<u8>::member(last.context).copy_to(&mut bytes);
+        Some(bytes)
     }
 }
 

@@ -266,6 +266,11 @@ pub trait Filtering {
     /// The data flow is over: its contexts are to be removed. Called exactly once for each handle.
     fn flow_ended(&mut self, flow_handle: u64);
 
+    /// A redirected connection is over, or never came to be: what redirectors gave along for it is not needed any more.
+    fn redirection_ended(&mut self, redirection: &Redirection) {
+        let _ = redirection;
+    }
+
     /// A number that changes when filters of a layer change. An authorized flow is reauthorized at the
     /// layer that authorized it by its next packet after a change.
     fn epoch(&self, layer: LayerId) -> u64 {

@@ -118,6 +118,8 @@ pub struct Request {
     pub redirect_handle: u64,
     /// `localRedirectContext`, named by the implementer of [`Filtering`](super::Filtering), 0 without.
     pub context: u64,
+    /// `localRedirectContextSize`, in bytes.
+    pub context_size: u64,
     /// `modifierFilterId`: the filter whose callout made this version, 0 for the original.
     pub modifier_filter: u64,
 }
@@ -133,6 +135,7 @@ impl Request {
             target_process: 0,
             redirect_handle: 0,
             context: 0,
+            context_size: 0,
             modifier_filter: 0,
         }
     }

@@ -173,6 +173,7 @@ impl<F: Filtering> Host<F> {
             }
             Outcome::Block | Outcome::Absorb => {
                 let layer = self.indicator.layer(point, conversation.version);
+                self.indicator.filtering.redirection_ended(&redirection);
                 self.kill(flow, layer);
                 Err(Reason::Blocked(layer))
             }
@@ -193,6 +194,7 @@ impl<F: Filtering> Host<F> {
         let same_version =
             |end: End| end.address.is_ipv4() == conversation.local_end().address.is_ipv4();
         if !same_version(local) || !same_version(remote) {
+            self.indicator.filtering.redirection_ended(&redirection);
             return;
         }
         if is_bind {
@@ -255,6 +257,9 @@ impl<F: Filtering> Host<F> {
         let Some(redirected) = self.flows.all[flow].redirection.take() else {
             return;
         };
+        self.indicator
+            .filtering
+            .redirection_ended(&redirected.redirection);
         let entry = &mut self.flows.all[flow];
         let (key, _) = FlowKey::between(&entry.conversation);
         entry.conversation = redirected.original;
