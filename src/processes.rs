@@ -7,7 +7,7 @@ use wfp::{
     Result,
     cell::KernelCell,
     irql::Passive,
-    pool::PoolVec,
+    pool::{PoolVec, Tag},
     process::{Watch, Watcher},
     sync::RawSpinLock,
 };
@@ -29,6 +29,8 @@ static WATCH: KernelCell<Watch<Processes>> = KernelCell::new(tag::PROCESSES);
 struct Processes;
 
 impl Watcher for Processes {
+    const TAG: Tag = tag::PROCESSES;
+
     fn began(process_id: u64, parent_id: u64, image: Option<&[u8]>) {
         let Some(table) = TABLE.get() else {
             return;

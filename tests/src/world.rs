@@ -248,6 +248,25 @@ pub const fn sublayer_key() -> Guid {
     Guid::from_u128(KEYS | 2)
 }
 
+/// The callouts whose filters exist whatever the policy, and whether or not somebody captures.
+pub const ALWAYS_FILTERED: [CalloutKind; 7] = [
+    CalloutKind::Connect,
+    CalloutKind::RecvAccept,
+    CalloutKind::Listen,
+    CalloutKind::FlowEstablished,
+    CalloutKind::Stream,
+    CalloutKind::Datagram,
+    CalloutKind::EndpointClosure,
+];
+
+/// Whether a callout's filter exists whatever is wanted.
+#[must_use]
+pub fn is_always_filtered(callout: &CalloutStatus) -> bool {
+    ALWAYS_FILTERED
+        .iter()
+        .any(|kind| kind.raw() == callout.kind)
+}
+
 /// The key of the callout at this place of [`CALLOUTS`].
 #[must_use]
 pub const fn callout_key(place: usize) -> Guid {

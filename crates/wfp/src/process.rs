@@ -7,13 +7,19 @@ use wdk_sys::{
 };
 use wfp_schema::NtStatus;
 
-use crate::irql::Passive;
+use crate::{
+    irql::Passive,
+    pool::{PoolVec, Tag},
+};
 
 /// Who is told.
 pub trait Watcher: 'static {
+    /// The tag of the memory that images' names are copied to.
+    const TAG: Tag;
+
     /// A process begins: its first thread has not run yet. `image` is the path of its file in NT form, UTF-16 bytes
     /// without a terminator, as [`Metadata::process_path`](crate::metadata::Metadata::process_path) begins; `None` if
-    /// it has none, or there was no memory for it. At `PASSIVE_LEVEL`.
+    /// it has none, or there was no memory for it; in memory that is not paged. At `PASSIVE_LEVEL`.
     fn began(process_id: u64, parent_id: u64, image: Option<&[u8]>);
 
     /// A process ends. At `PASSIVE_LEVEL`.
@@ -70,11 +76,13 @@ unsafe extern "C" fn changed<W: Watcher>(
     let Some(info) = (unsafe { info.as_ref() }) else {
         return W::ended(number(process_id));
     };
-    let image = ImageName::of(process);
+    // The kernel's string may be in paged memory, which nobody may touch who holds a spin lock.
+    let image =
+        ImageName::of(process).and_then(|image| PoolVec::try_copy_of(W::TAG, image.bytes()).ok());
     W::began(
         number(process_id),
         number(info.ParentProcessId),
-        image.as_ref().map(ImageName::bytes),
+        image.as_deref(),
     );
 }
 
