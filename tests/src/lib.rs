@@ -7,6 +7,7 @@
 //! packets  IP packets and TCP connections
 //! messages what clients say first: TLS, HTTP, DNS
 //! product  another product's objects in the filter engine
+//! proxy    a browser whose connections go to a proxy of this machine
 //! image    the driver's image, and one like it
 //! random   numbers from a seed
 //! foreign  drivers that are not ours: those in C of tests/drivers, and one that Microsoft's tools have built
@@ -24,6 +25,7 @@ pub mod messages;
 pub mod net;
 pub mod packets;
 pub mod product;
+pub mod proxy;
 pub mod random;
 pub mod world;
 

@@ -96,7 +96,7 @@ impl ImageName {
         let mut name = ptr::null_mut();
         // SAFETY: the process is the one that the kernel tells of, at PASSIVE_LEVEL.
         let status = unsafe { wdk_sys::ntddk::SeLocateProcessImageName(process, &raw mut name) };
-        (NtStatus::from_i32(status).is_success() && !name.is_null()).then_some(Self(name))
+        (NtStatus::from_i32(status).is_success() && !name.is_null()).then(|| Self(name))
     }
 
     const fn bytes(&self) -> &[u8] {
