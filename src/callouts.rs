@@ -6,6 +6,7 @@ mod connection;
 mod datagram;
 mod flow;
 mod listen;
+mod packet;
 mod redirect;
 mod stream;
 
@@ -14,7 +15,7 @@ use core::{
     sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
 };
 
-use portcullis_core::{EffectSet, connection::TCP};
+use portcullis_core::{EffectSet, connection::TCP, packet::PACKET_EFFECTS};
 use portcullis_proto::{CALLOUTS, CalloutKind, EffectKind, Family, status::CalloutStatus};
 use wfp::{
     Result,
@@ -101,6 +102,9 @@ const MERGED: CalloutFlags = CalloutFlags::ALLOW_OFFLOAD
     .union(CalloutFlags::ALLOW_USO)
     .union(CalloutFlags::ALLOW_URO);
 
+/// As above, but each datagram is seen as one.
+const SEGMENTS: CalloutFlags = CalloutFlags::ALLOW_OFFLOAD.union(CalloutFlags::ALLOW_RSC);
+
 /// The table, in the order of [`CALLOUTS`].
 const TABLE: [Row; COUNT / 2] = [
     // Only addresses, ports and identities count: no packet is looked at.
@@ -141,6 +145,16 @@ const TABLE: [Row; COUNT / 2] = [
     .on(Demand::Effects(EffectSet::of(&[EffectKind::Redirect]))),
     Row::new::<redirect::BindRedirect>(CalloutKind::BindRedirect, MERGED, CalloutAction::Unknown)
         .on(Demand::Effects(EffectSet::of(&[EffectKind::Bind]))),
+    // What is changed or shaped is taken packet by packet. Checksums are made whole, and large TCP sends are split, as the card
+    // would; datagrams that it would split or has merged (USO, URO) could not be put back as they were.
+    Row::new::<packet::Inbound>(CalloutKind::InboundPacket, SEGMENTS, CalloutAction::Unknown)
+        .on(Demand::Effects(PACKET_EFFECTS)),
+    Row::new::<packet::Outbound>(
+        CalloutKind::OutboundPacket,
+        SEGMENTS,
+        CalloutAction::Unknown,
+    )
+    .on(Demand::Effects(PACKET_EFFECTS)),
 ];
 
 static ROWS: [Row; COUNT / 2] = TABLE;

@@ -1,11 +1,11 @@
 //! The control device: its name, who may open it, its queues and its work items.
 
-use kmdf::{ControlDevice, Driver, File, Queue, WorkItem};
+use kmdf::{ControlDevice, Driver, File, Queue, Timer, WorkItem};
 use portcullis_proto::device::{DEVICE_NAME, DEVICE_TYPE, SECURITY_DESCRIPTOR, SYMBOLIC_LINK_NAME};
 use wdk_sys::{WDFFILEOBJECT, WDFWORKITEM};
 use wfp::{NtStatus, Result, cell::KernelCell, device::Device, irql::Passive, wide};
 
-use crate::{control, events, management, redirect, state::tag};
+use crate::{control, events, management, packets, redirect, state::tag};
 
 static DEVICE: KernelCell<ControlDevice> = KernelCell::new(tag::GLOBAL);
 static QUEUES: KernelCell<Queues> = KernelCell::new(tag::GLOBAL);
@@ -20,6 +20,8 @@ struct Queues {
     event_work: WorkItem,
     /// Follows the base filtering engine.
     bfe_work: WorkItem,
+    /// Puts packets back that have waited.
+    packet_timer: Timer,
 }
 
 /// Creates the device, which takes no requests before [`open`].
@@ -59,6 +61,7 @@ pub(crate) fn create_queues(_driver: Driver, passive: Passive) -> Result {
         read: Queue::create_manual(device)?,
         event_work: WorkItem::create(device, Some(event_work))?,
         bfe_work: WorkItem::create(device, Some(bfe_work))?,
+        packet_timer: Timer::create(device, Some(packets::serve))?,
     };
     QUEUES.try_set(queues, passive)?;
     Ok(())
@@ -92,6 +95,12 @@ pub(crate) fn wdm() -> Result<Device> {
 /// Where requests wait for events.
 pub(crate) fn read_queue() -> Option<Queue> {
     QUEUES.get().map(|queues| queues.read)
+}
+
+/// The timer that runs [`packets::serve`].
+pub(crate) fn timer() -> Result<Timer> {
+    let queues = QUEUES.get().ok_or(NtStatus::DEVICE_NOT_READY)?;
+    Ok(queues.packet_timer)
 }
 
 /// Asks for a run of [`events::serve_readers`].

@@ -21,6 +21,7 @@ mod device;
 mod events;
 mod lifecycle;
 mod management;
+mod packets;
 mod policy;
 mod processes;
 mod redirect;

@@ -5,14 +5,14 @@
 //!
 //! refuse new control requests → delete the filters → remove flow contexts and wait for the last
 //! one's end → unregister each callout by its identifier → delete the management objects, close
-//! the session, end the subscription → destroy the redirect handle, end the watch over processes → free memory → delete
-//! the device.
+//! the session, end the subscription → destroy the redirect handle, end the watch over processes → drop packets
+//! that wait, destroy the injection handles → free memory → delete the device.
 
 use kmdf::Driver;
 use portcullis_proto::LifecycleStep;
 use wfp::{Result, irql::Passive};
 
-use crate::{control, device, management, processes, redirect, registration, state};
+use crate::{control, device, management, packets, processes, redirect, registration, state};
 
 /// A row of the list.
 struct Step {
@@ -23,7 +23,7 @@ struct Step {
 }
 
 /// The list. A row may rely on all that is above it.
-static STEPS: [Step; 10] = [
+static STEPS: [Step; 11] = [
     Step {
         name: LifecycleStep::CreateDevice,
         start: device::create,
@@ -43,6 +43,11 @@ static STEPS: [Step; 10] = [
         name: LifecycleStep::CreateFlowTable,
         start: state::create,
         stop: state::delete,
+    },
+    Step {
+        name: LifecycleStep::CreateInjectionHandles,
+        start: packets::create,
+        stop: packets::delete,
     },
     Step {
         name: LifecycleStep::WatchProcesses,

@@ -2,12 +2,12 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use portcullis_core::{EffectSet, Policy, PolicySource, PolicyView};
+use portcullis_core::{Connection, Decision, EffectSet, Policy, PolicySource, PolicyView};
 use portcullis_proto::{Counter, EventKind, EventRecord};
 use wfp::{NtStatus, Result, irql::Passive, pool::PoolVec, swap::Swap, sync::WaitLock};
 
 use crate::{
-    management, processes,
+    management, packets, processes,
     state::{self, Core, tag},
 };
 
@@ -83,6 +83,19 @@ impl PolicySource for PolicyStore {
             }
             None => with(None, self.epoch()),
         }
+    }
+
+    fn decided(
+        &self,
+        policy: &PolicyView<'_>,
+        connection: &Connection<'_>,
+        decision: Decision,
+    ) -> bool {
+        packets::decided(policy, connection, decision)
+    }
+
+    fn ended(&self, connection: &Connection<'_>) {
+        packets::ended(connection);
     }
 }
 

@@ -46,6 +46,8 @@ pub(crate) mod tag {
     pub(crate) const REDIRECT: Tag = Tag::new(*b"PcRd");
     /// Processes and their applications.
     pub(crate) const PROCESSES: Tag = Tag::new(*b"PcPr");
+    /// Packets that are changed or wait, and their paths.
+    pub(crate) const PACKETS: Tag = Tag::new(*b"PcPk");
     /// Policies.
     pub(crate) const POLICY: Tag = Tag::new(*b"PcPo");
 }

@@ -157,6 +157,45 @@ impl Net {
         });
     }
 
+    /// So many 100-nanosecond units pass without packets, from one timer to the next. What leaves the stack meanwhile, if the
+    /// setup asks for it, each with the time when it does.
+    pub fn pass(&mut self, ticks: u64) -> Vec<(u64, Output)> {
+        self.run(|cpu, host| {
+            let machine = cpu.machine();
+            let end = machine.time().now() + ticks;
+            let mut left = Vec::new();
+            loop {
+                settle(cpu, host);
+                let now = machine.time().now();
+                left.extend(host.output().into_iter().map(|output| (now, output)));
+                if now >= end {
+                    return left;
+                }
+                let next = machine.time().next_due().map_or(end, |due| due.min(end));
+                machine.time().advance_to(next);
+                host.advance_to(next);
+            }
+        })
+    }
+
+    /// Packets that all come at once. What leaves the stack, if the setup asks for it.
+    pub fn at_once(&mut self, packets: &[Vec<u8>]) -> Vec<Output> {
+        self.run(|cpu, host| {
+            let now = cpu.machine().time().now();
+            for packet in packets {
+                host.packet(now, packet);
+                settle(cpu, host);
+            }
+            host.output()
+        })
+    }
+
+    /// The machine's time.
+    #[must_use]
+    pub fn now(&self) -> u64 {
+        self.kernel.time().now()
+    }
+
     /// Ends every flow and endpoint, as a shutdown does.
     pub fn finish(&mut self) {
         self.run(|cpu, host| {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use ksim::fwp::KernelHost;
-use ksim::net::Processes;
+use ksim::net::{Processes, Setup};
 use ksim::{Caller, Config, Driver, Kernel, LoadOptions, Report};
 use portcullis_proto::status::{CalloutStatus, StatusReply};
 use portcullis_proto::{CALLOUTS, CalloutKind, Counter, DriverState, EventRecord, Family};
@@ -84,6 +84,16 @@ impl World {
     /// The host's endpoints belong to these from now on; its flows are over.
     pub fn owned_by(&mut self, processes: Processes) {
         self.net = Net::owned(&self.kernel, 0, processes);
+    }
+
+    /// The host tells what leaves it from now on; its flows are over.
+    pub fn with_output(mut self) -> Self {
+        let setup = Setup {
+            output: true,
+            ..Setup::default()
+        };
+        self.net = Net::with_setup(&self.kernel, 0, setup);
+        self
     }
 
     /// The device.

@@ -10,8 +10,14 @@ use crate::setup::Tools;
 use crate::shell::{self, run, step};
 
 /// The packages that only build for a Windows target.
-pub(crate) const PACKAGES: &[&str] =
-    &["portcullis", "conformance-driver", "kmdf", "wfp", "wfp-sys"];
+pub(crate) const PACKAGES: &[&str] = &[
+    "portcullis",
+    "conformance-driver",
+    "marking-driver",
+    "kmdf",
+    "wfp",
+    "wfp-sys",
+];
 
 /// The KMDF version the driver asks for, as Cargo.toml's metadata has it.
 pub(crate) const KMDF_VERSION: &str = "1.31";

@@ -33,6 +33,20 @@ pub trait PolicySource {
 
     /// Calls `with` with the policy in force, if there is one, and its epoch. The policy stays for the call.
     fn with<T>(&self, with: impl FnOnce(Option<PolicyView<'_>>, u64) -> T) -> T;
+
+    /// A connection was decided, or decided again, under `policy`: what the rule does to its packets begins, changes or ends.
+    /// `false`: it cannot be done, and without it the connection may not be. Called with the flow's lock held.
+    fn decided(
+        &self,
+        _policy: &PolicyView<'_>,
+        _connection: &Connection<'_>,
+        _decision: Decision,
+    ) -> bool {
+        true
+    }
+
+    /// A flow has ended: so does what is done to its packets. Called with the flow's lock held.
+    fn ended(&self, _connection: &Connection<'_>) {}
 }
 
 /// The time.
@@ -190,6 +204,9 @@ where
             if way == Way::Straight && operation == Operation::Connect {
                 self.require_proxy(&policy, connection, &mut decision);
             }
+            if !self.policy.decided(&policy, connection, decision) {
+                decision.action = Action::Block;
+            }
             (decision, epoch, policy.events_all() || decision.log)
         });
         self.count_decision(decision);
@@ -236,6 +253,8 @@ where
         let (decision, epoch, is_reported) = self.policy.with(|policy, epoch| {
             policy.map_or((Decision::permit(), epoch, false), |policy| {
                 let decision = policy.decide(connection, host);
+                // It was decided before; if the policy is another now, its packets are treated by it.
+                let _ = self.policy.decided(&policy, connection, decision);
                 (decision, epoch, policy.events_all() || decision.log)
             })
         });
@@ -385,6 +404,7 @@ where
     pub fn flow_deleted(&self, handle: FlowHandle) {
         let ended = self.flows.remove(handle, |flow| {
             self.assemblies.release(&mut flow.quic);
+            self.policy.ended(&flow.connection());
             let is_unknown = flow.host_source.is_none();
             let event = flow.reported.then(|| {
                 let mut event = self.event(EventKind::FlowClosed, flow.decision, flow.epoch);
@@ -456,6 +476,11 @@ where
             let has_changed = (decision.action, decision.rule) != (before.action, before.rule);
             let is_reported = policy.is_some_and(|policy| policy.events_all() || decision.log);
             flow.decision = decision;
+            if let Some(policy) = &policy
+                && !self.policy.decided(policy, &flow.connection(), decision)
+            {
+                flow.decision.action = Action::Block;
+            }
             if flow.epoch != epoch {
                 // Another policy has other literals: what the old one's began with is forgotten.
                 flow.contents = [ContentState::START; 2];

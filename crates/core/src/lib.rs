@@ -20,9 +20,11 @@ pub mod events;
 pub mod flow;
 mod free_list;
 pub mod inspect;
+pub mod packet;
 pub mod policy;
 pub mod process;
 pub mod redirect;
+pub mod shape;
 pub mod statistics;
 
 pub use connection::{Application, Binding, Connection, Endpoint, Listener};

@@ -4,12 +4,13 @@ use core::ptr::{self, NonNull};
 
 use wdk_sys::{
     DRIVER_OBJECT, NTSTATUS, PCUNICODE_STRING, PFN_WDF_DRIVER_UNLOAD, PFN_WDF_FILE_CLEANUP,
-    PFN_WDF_IO_QUEUE_IO_DEVICE_CONTROL, PFN_WDF_WORKITEM, PWDFDEVICE_INIT, ULONG, UNICODE_STRING,
-    WDF_DRIVER_CONFIG, WDF_FILEOBJECT_CONFIG, WDF_IO_QUEUE_CONFIG, WDF_NO_OBJECT_ATTRIBUTES,
-    WDF_OBJECT_ATTRIBUTES, WDF_WORKITEM_CONFIG, WDFDEVICE, WDFDRIVER, WDFOBJECT, WDFQUEUE,
-    WDFREQUEST, WDFWORKITEM, call_unsafe_wdf_function_binding,
+    PFN_WDF_IO_QUEUE_IO_DEVICE_CONTROL, PFN_WDF_TIMER, PFN_WDF_WORKITEM, PWDFDEVICE_INIT, ULONG,
+    UNICODE_STRING, WDF_DRIVER_CONFIG, WDF_FILEOBJECT_CONFIG, WDF_IO_QUEUE_CONFIG,
+    WDF_NO_OBJECT_ATTRIBUTES, WDF_OBJECT_ATTRIBUTES, WDF_TIMER_CONFIG, WDF_WORKITEM_CONFIG,
+    WDFDEVICE, WDFDRIVER, WDFOBJECT, WDFQUEUE, WDFREQUEST, WDFTIMER, WDFWORKITEM,
+    call_unsafe_wdf_function_binding,
 };
-use wfp::{NtStatus, Result, device::Device, wide::Wide};
+use wfp::{NtStatus, Result, device::Device, irql::Passive, wide::Wide};
 
 use crate::Request;
 
@@ -386,5 +387,57 @@ impl WorkItem {
     pub fn flush(self) {
         // SAFETY: the work item exists, and is not what runs this.
         unsafe { call_unsafe_wdf_function_binding!(WdfWorkItemFlush, self.0) };
+    }
+}
+
+/// A timer that fires once for each time it is started, at `DISPATCH_LEVEL`.
+#[derive(Clone, Copy)]
+pub struct Timer(WDFTIMER);
+
+// SAFETY: the framework's functions may be called on a handle from any thread.
+unsafe impl Send for Timer {}
+// SAFETY: as above.
+unsafe impl Sync for Timer {}
+
+impl Timer {
+    /// `WdfTimerCreate`, with the resolution of the hardware. The timer goes with the device.
+    ///
+    /// # Errors
+    /// Whatever the framework answers.
+    pub fn create(device: ControlDevice, expired: PFN_WDF_TIMER) -> Result<Self> {
+        let mut config = WDF_TIMER_CONFIG {
+            Size: size_of_ulong::<WDF_TIMER_CONFIG>(),
+            EvtTimerFunc: expired,
+            UseHighResolutionTimer: 1,
+            ..Default::default()
+        };
+        let mut attributes = attributes(device.0.cast(), false);
+        attributes.ExecutionLevel = wdk_sys::_WDF_EXECUTION_LEVEL::WdfExecutionLevelDispatch;
+        let mut timer: WDFTIMER = ptr::null_mut();
+        // SAFETY: the device exists, and the configuration is complete.
+        check(unsafe {
+            call_unsafe_wdf_function_binding!(
+                WdfTimerCreate,
+                &raw mut config,
+                &raw mut attributes,
+                &raw mut timer,
+            )
+        })?;
+        Ok(Self(timer))
+    }
+
+    /// Lets the timer fire in `ticks` units of 100 nanoseconds, at the soonest; sets it anew if it was started. At IRQL <=
+    /// `DISPATCH_LEVEL`.
+    pub fn start(self, ticks: u64) {
+        // A due time that is not positive is relative to now.
+        let due = i64::try_from(ticks).map_or(i64::MIN, |ticks| -ticks);
+        // SAFETY: the timer exists. Whether it was started says nothing.
+        let _ = unsafe { call_unsafe_wdf_function_binding!(WdfTimerStart, self.0, due) };
+    }
+
+    /// Stops the timer, and waits until what it calls has returned. Not from what it calls.
+    pub fn stop(self, _passive: Passive) {
+        // SAFETY: the timer exists, and the token says PASSIVE_LEVEL. Whether it was started says nothing.
+        let _ = unsafe { call_unsafe_wdf_function_binding!(WdfTimerStop, self.0, 1) };
     }
 }

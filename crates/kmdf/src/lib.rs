@@ -1,5 +1,5 @@
 //! The part of the Kernel-Mode Driver Framework (KMDF) that a driver without hardware uses: a control device,
-//! its queues, requests that are completed exactly once, and work items.
+//! its queues, requests that are completed exactly once, work items and timers.
 //!
 //! A handle here is valid from its creation until the device is deleted, which is the last thing that stopping
 //! a driver does; the framework checks no handle, so nothing outside this crate makes one.
@@ -10,5 +10,5 @@
 mod framework;
 mod request;
 
-pub use framework::{ControlDevice, Driver, Queue, WorkItem};
+pub use framework::{ControlDevice, Driver, Queue, Timer, WorkItem};
 pub use request::{File, Request};

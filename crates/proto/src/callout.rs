@@ -23,6 +23,10 @@ wire_enum! {
         ConnectRedirect = 8, "connect-redirect";
         /// Gives sockets another local address.
         BindRedirect = 9, "bind-redirect";
+        /// Changes and shapes packets that arrive.
+        InboundPacket = 10, "inbound-packet";
+        /// Changes and shapes packets that are sent.
+        OutboundPacket = 11, "outbound-packet";
     }
 }
 
@@ -50,7 +54,7 @@ pub struct CalloutInfo {
 }
 
 /// Every callout, in the order of registration and of a status reply.
-pub const CALLOUTS: [CalloutInfo; 18] = [
+pub const CALLOUTS: [CalloutInfo; 22] = [
     callout(
         CalloutKind::Connect,
         Family::V4,
@@ -148,6 +152,30 @@ pub const CALLOUTS: [CalloutInfo; 18] = [
         Family::V6,
         "bind-redirect-v6",
         "ALE_BIND_REDIRECT_V6",
+    ),
+    callout(
+        CalloutKind::InboundPacket,
+        Family::V4,
+        "inbound-packet-v4",
+        "INBOUND_IPPACKET_V4",
+    ),
+    callout(
+        CalloutKind::InboundPacket,
+        Family::V6,
+        "inbound-packet-v6",
+        "INBOUND_IPPACKET_V6",
+    ),
+    callout(
+        CalloutKind::OutboundPacket,
+        Family::V4,
+        "outbound-packet-v4",
+        "OUTBOUND_IPPACKET_V4",
+    ),
+    callout(
+        CalloutKind::OutboundPacket,
+        Family::V6,
+        "outbound-packet-v6",
+        "OUTBOUND_IPPACKET_V6",
     ),
 ];
 

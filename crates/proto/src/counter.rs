@@ -148,6 +148,29 @@ wire_enum! {
         ProcessNoRoom = 64, "no room for process";
         /// Processes that began whose image has no name.
         ProcessNameless = 65, "process without a name";
+
+        /// Packets changed and put back at once.
+        PacketsChanged = 66, "packets changed";
+        /// Packets that waited.
+        PacketsDelayed = 67, "packets delayed";
+        /// Packets lost because a rule wants so many to be.
+        PacketsLost = 68, "packets lost";
+        /// Packets dropped because too much was waiting.
+        PacketQueueFull = 69, "packet queue full";
+        /// Packets for which there was no memory.
+        PacketMemoryFull = 70, "packet memory full";
+        /// Packets dropped because they could not be copied or changed, or the driver stopped.
+        PacketsDropped = 71, "packets dropped";
+        /// Packets that the stack did not take back.
+        PacketNotInjected = 72, "packet not injected";
+        /// Packets whose headers could not be read; they passed.
+        PacketMalformed = 73, "packet malformed";
+        /// Packets that another driver injected again and again; they passed.
+        PacketLoops = 74, "packet loops";
+        /// Connections whose packets could not be followed.
+        PathTableFull = 75, "path table full";
+        /// Connections whose translated remote side was another's already.
+        PathTaken = 76, "path taken";
     }
 }
 

@@ -20,6 +20,7 @@ use core::{
     ffi::c_void,
     fmt,
     marker::PhantomData,
+    mem::ManuallyDrop,
     net::IpAddr,
     ptr::{self, NonNull},
 };
@@ -71,9 +72,9 @@ kinds! {
     StreamData = STREAM;
 }
 
-/// `FwpsInjectionHandleCreate0`. It has to be [destroyed](Self::destroy) before the driver
-/// unloads: one that is dropped stays, because its completions call the driver.
-#[must_use = "a handle stays until it is destroyed"]
+/// `FwpsInjectionHandleCreate0`. It is destroyed when it is dropped at `PASSIVE_LEVEL`, which waits as
+/// [`destroy`](Self::destroy) does; one that is dropped above stays for ever.
+#[must_use = "a handle that is dropped is destroyed"]
 pub struct InjectionHandle<K> {
     handle: NonNull<c_void>,
     version: IpVersion,
@@ -109,10 +110,8 @@ impl<K: Kind> InjectionHandle<K> {
     ///
     /// # Errors
     /// Whatever WFP answers; none is documented.
-    pub fn destroy(self, _passive: Passive) -> Result<(), NtStatus> {
-        // SAFETY: the handle is ours, and the token says PASSIVE_LEVEL.
-        NtStatus::from_i32(unsafe { wfp_sys::FwpsInjectionHandleDestroy0(self.handle.as_ptr()) })
-            .ok()
+    pub fn destroy(self, passive: Passive) -> Result<(), NtStatus> {
+        destroy(ManuallyDrop::new(self).handle, passive)
     }
 
     /// For which IP version it is.
@@ -151,6 +150,20 @@ impl<K: Kind> InjectionHandle<K> {
             _ => InjectionState::NotInjected,
         }
     }
+}
+
+impl<K> Drop for InjectionHandle<K> {
+    fn drop(&mut self) {
+        if let Some(passive) = Passive::check() {
+            // No failure is documented, and nothing could be done about one.
+            let _ = destroy(self.handle, passive);
+        }
+    }
+}
+
+fn destroy(handle: NonNull<c_void>, _passive: Passive) -> Result<(), NtStatus> {
+    // SAFETY: the caller gives the handle up, and the token says PASSIVE_LEVEL.
+    NtStatus::from_i32(unsafe { wfp_sys::FwpsInjectionHandleDestroy0(handle.as_ptr()) }).ok()
 }
 
 impl<K> fmt::Debug for InjectionHandle<K> {

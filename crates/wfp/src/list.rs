@@ -88,8 +88,8 @@ struct Inner {
     slots: Slots,
     /// Where each slot's memory begins, and what describes it.
     places: PoolVec<Place>,
-    /// Behind what `places` point to.
-    _memory: PoolVec<u128>,
+    /// What `places` point to: packets, then descriptions of their memory.
+    _memory: [PoolVec<u128>; 2],
     /// Bytes of a slot.
     size: usize,
     lists: ListPool,
@@ -113,15 +113,6 @@ unsafe impl Send for ListPool {}
 // SAFETY: as above.
 unsafe impl Sync for ListPool {}
 
-impl Drop for Inner {
-    fn drop(&mut self) {
-        for place in self.places.iter() {
-            // SAFETY: `allocate_mdl` made it, and no list uses it any more.
-            unsafe { wdk_sys::ntddk::IoFreeMdl(place.mdl.as_ptr()) };
-        }
-    }
-}
-
 impl PacketPool {
     /// Memory for `count` packets of at most `size` bytes (rounded up to a multiple of 16).
     ///
@@ -132,11 +123,15 @@ impl PacketPool {
 
         let slots = Slots::try_new(tag, count)?;
         let units = (size as usize).div_ceil(UNIT);
-        let total = units
-            .checked_mul(count as usize)
-            .ok_or(NtStatus::INSUFFICIENT_RESOURCES)?;
-        let mut memory = PoolVec::<u128>::try_from_fn(tag, total, |_| 0)?;
-        let start = memory.as_mut_ptr();
+        let mdl_units = mdl_size(units * UNIT).div_ceil(UNIT);
+        let allocate = |units: usize| {
+            let total = units
+                .checked_mul(count as usize)
+                .ok_or(NtStatus::INSUFFICIENT_RESOURCES)?;
+            PoolVec::<u128>::try_from_fn(tag, total, |_| 0)
+        };
+        let mut memory = [allocate(units)?, allocate(mdl_units)?];
+        let [packets, mdls] = memory.each_mut().map(|memory| memory.as_mut_ptr());
         let mut inner = Inner {
             slots,
             places: PoolVec::try_with_capacity(tag, count as usize)?,
@@ -146,9 +141,13 @@ impl PacketPool {
         };
         for index in 0..count as usize {
             // SAFETY: within the memory, which has `units` for each of the `count` slots.
-            let start = unsafe { start.add(index * units) };
+            let start = unsafe { packets.add(index * units) };
+            // SAFETY: likewise.
+            let mdl = unsafe { mdls.add(index * mdl_units) };
             let start = NonNull::new(start.cast()).ok_or(NtStatus::UNSUCCESSFUL)?;
-            let mdl = allocate_mdl(start, inner.size)?;
+            let mdl = NonNull::new(mdl.cast()).ok_or(NtStatus::UNSUCCESSFUL)?;
+            // SAFETY: there is room for a description of so much memory, and nobody else's.
+            unsafe { describe(mdl, start, inner.size) };
             // There is room for each.
             let _ = inner.places.push(Place { start, mdl });
         }
@@ -243,17 +242,36 @@ impl Drop for ListPool {
     }
 }
 
-/// A description of `size` bytes of our non-paged memory.
-fn allocate_mdl(start: NonNull<u8>, size: usize) -> Result<NonNull<MDL>, NtStatus> {
-    let size = u32::try_from(size).map_err(|_| NtStatus::INVALID_PARAMETER)?;
-    // SAFETY: the memory lives longer than its description; no request is charged for it.
-    let mdl = unsafe {
-        wdk_sys::ntddk::IoAllocateMdl(start.as_ptr().cast(), size, 0, 0, ptr::null_mut())
+const PAGE: usize = 0x1000;
+
+/// Bytes of the description of `size` bytes of memory, wherever they begin (`MmSizeOfMdl`).
+const fn mdl_size(size: usize) -> usize {
+    size_of::<MDL>() + size_of::<u64>() * (size.div_ceil(PAGE) + 1)
+}
+
+/// Describes `size` bytes of our non-paged memory (`MmInitializeMdl`, which the header defines inline, and
+/// `MmBuildMdlForNonPagedPool`).
+///
+/// # Safety
+/// At `mdl` are [`mdl_size`] zeroed bytes, and both they and the memory stay where they are.
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    reason = "a description of at most a few hundred bytes; an offset within a page"
+)]
+unsafe fn describe(mdl: NonNull<MDL>, start: NonNull<u8>, size: usize) {
+    let offset = start.as_ptr().addr() % PAGE;
+    let header = MDL {
+        Size: mdl_size(size) as i16,
+        StartVa: start.as_ptr().wrapping_sub(offset).cast(),
+        ByteOffset: offset as u32,
+        ByteCount: size as u32,
+        ..Default::default()
     };
-    let mdl = NonNull::new(mdl).ok_or(NtStatus::INSUFFICIENT_RESOURCES)?;
-    // SAFETY: the memory is of the non-paged pool.
+    // SAFETY: the caller vouches for the room.
+    unsafe { mdl.write(header) };
+    // SAFETY: the memory is of the non-paged pool, and the description has room for its pages.
     unsafe { wdk_sys::ntddk::MmBuildMdlForNonPagedPool(mdl.as_ptr()) };
-    Ok(mdl)
 }
 
 /// A slot of a pool, given back when it is dropped.

@@ -66,6 +66,23 @@ impl<'a> Packet<'a> {
         })
     }
 
+    /// What the network card was left to do with the packet, or has done.
+    #[must_use]
+    pub fn offload(&self) -> Offload {
+        // SAFETY: the list is alive during `'a`.
+        let list = unsafe { self.list.as_ref() };
+        let slot = |index: usize| {
+            list.NetBufferListInfo
+                .get(index)
+                .map_or(0, |info| info.addr())
+        };
+        Offload {
+            checksum: slot(Offload::CHECKSUM),
+            large_send: slot(Offload::LARGE_SEND),
+            coalesced: slot(Offload::COALESCED),
+        }
+    }
+
     /// Shows the packet with its data's start moved back by `bytes` in each net buffer
     /// (`NdisRetreatNetBufferListDataStart`), and moves it forth again before this returns.
     ///
@@ -128,6 +145,53 @@ impl fmt::Debug for Packet<'_> {
     }
 }
 
+/// What a list says of work that its network card is left to do, or has done (`NET_BUFFER_LIST_INFO`).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Offload {
+    checksum: usize,
+    large_send: usize,
+    coalesced: usize,
+}
+
+impl Offload {
+    /// `TcpIpChecksumNetBufferListInfo`.
+    const CHECKSUM: usize = 0;
+    /// `TcpLargeSendNetBufferListInfo`.
+    const LARGE_SEND: usize = 2;
+    /// `TcpRecvSegCoalesceInfo`, since NDIS 6.30.
+    const COALESCED: usize = 23;
+
+    /// Of a packet that is sent: the IP header's checksum is left to the card
+    /// (`NDIS_TCP_IP_CHECKSUM_NET_BUFFER_LIST_INFO.Transmit.IpHeaderChecksum`).
+    #[must_use]
+    pub const fn leaves_ip_checksum(self) -> bool {
+        self.checksum & 0x10 != 0 || self.large_send != 0
+    }
+
+    /// Of a packet that is sent: its transport's checksum is left to the card (`Transmit.TcpChecksum`, `UdpChecksum`).
+    #[must_use]
+    pub const fn leaves_transport_checksum(self) -> bool {
+        self.checksum & 0xC != 0 || self.large_send != 0
+    }
+
+    /// Of a packet that is sent: the card is to split its TCP data into segments of so many bytes
+    /// (`NDIS_TCP_LARGE_SEND_OFFLOAD_NET_BUFFER_LIST_INFO.MSS`).
+    #[must_use]
+    pub const fn segment_size(self) -> Option<usize> {
+        match self.large_send & 0xF_FFFF {
+            0 => None,
+            size => Some(size),
+        }
+    }
+
+    /// Of a packet that was received: the card has found its transport's checksum right (`Receive.TcpChecksumSucceeded`,
+    /// `UdpChecksumSucceeded`), or has put it together from several segments, whose checksums it has looked at.
+    #[must_use]
+    pub const fn has_checked_transport(self) -> bool {
+        self.checksum & 0x18 != 0 || self.coalesced & 0xFFFF != 0
+    }
+}
+
 /// One net buffer.
 #[derive(Clone, Copy)]
 pub struct Buffer<'a> {
@@ -161,6 +225,31 @@ impl<'a> Buffer<'a> {
         };
         chunks.enter(self.buffer);
         chunks
+    }
+}
+
+impl Buffer<'_> {
+    /// Copies the bytes behind the first `skip` to `to`, all of which they fill.
+    ///
+    /// # Errors
+    /// [`Unmapped`], also if there are not so many.
+    pub fn copy_to(self, skip: usize, to: &mut [u8]) -> Result<(), Unmapped> {
+        let mut rest = to;
+        for chunk in self.chunks(skip) {
+            if rest.is_empty() {
+                return Ok(());
+            }
+            let chunk = chunk?;
+            let length = chunk.len().min(rest.len());
+            let (now, later) = rest.split_at_mut(length);
+            now.copy_from_slice(chunk.get(..length).ok_or(Unmapped)?);
+            rest = later;
+        }
+        if rest.is_empty() {
+            Ok(())
+        } else {
+            Err(Unmapped)
+        }
     }
 }
 

@@ -1,0 +1,233 @@
+//! Taking a packet out of the stack.
+
+use portcullis_core::{
+    Clock, Transfer,
+    packet::{Checksums, Edit, Layout, Segments, Treatment},
+};
+use portcullis_proto::Counter;
+use wfp::{
+    inject::{Arrival, InjectionState},
+    list::PacketBuffer,
+    nbl::{Buffer, Offload, Packet},
+    schema::IpVersion,
+};
+
+use super::{Departure, Held, Packets};
+use crate::state::{self, SystemClock};
+
+/// Bytes of a packet that are looked at in place: the longest headers of IPv4 and TCP, or those of IPv6 with some extension headers.
+const HEADERS: usize = 192;
+
+/// A packet that a layer shows, which begins with its IP header.
+#[derive(Clone, Copy)]
+pub(crate) struct Shown<'a> {
+    pub(crate) packet: Packet<'a>,
+    pub(crate) version: IpVersion,
+    pub(crate) transfer: Transfer,
+    pub(crate) at: Arrival,
+}
+
+/// The packet's headers.
+struct Head {
+    bytes: [u8; HEADERS],
+    used: usize,
+    layout: Layout,
+}
+
+impl Head {
+    fn of(buffer: Buffer<'_>) -> Option<Self> {
+        let mut bytes = [0; HEADERS];
+        let used = buffer.length().min(HEADERS);
+        buffer.copy_to(0, bytes.get_mut(..used)?).ok()?;
+        let layout = Layout::of_first(bytes.get(..used)?, buffer.length()).ok()?;
+        Some(Self {
+            bytes,
+            used,
+            layout,
+        })
+    }
+
+    fn first(&self) -> &[u8] {
+        self.bytes.get(..self.used).unwrap_or_default()
+    }
+}
+
+/// Takes a packet that a rule changes or shapes. Whether it was taken; if not, it goes on as it is.
+pub(crate) fn take(packets: &Packets, shown: &Shown<'_>) -> bool {
+    let Some(handle) = packets.handle(shown.version) else {
+        return false;
+    };
+    let state = handle.state(shown.packet);
+    if state.is_own() {
+        return false;
+    }
+    // All net buffers of a list are of one flow.
+    let mut buffers = shown.packet.buffers();
+    let Some(first) = buffers.next() else {
+        return false;
+    };
+    let Some(head) = Head::of(first) else {
+        state::count(Counter::PacketMalformed);
+        return false;
+    };
+    if !packets.paths.follows(shown.transfer, &head.layout) {
+        return false;
+    }
+    let now = SystemClock.now();
+    if state == InjectionState::ByOther && packets.hops.note(head.first(), &head.layout, now) {
+        state::count(Counter::PacketLoops);
+        return false;
+    }
+    let offload = shown.packet.offload();
+    if buffers.next().is_none() && large_send(shown, offload).is_none() {
+        return take_one(packets, shown, first, &head, offload);
+    }
+    for buffer in shown.packet.buffers() {
+        let Some(head) = Head::of(buffer) else {
+            state::count(Counter::PacketMalformed);
+            continue;
+        };
+        take_each(packets, shown, buffer, &head, offload);
+    }
+    true
+}
+
+/// Bytes of data of each segment of a packet that a network card is to split.
+fn large_send(shown: &Shown<'_>, offload: Offload) -> Option<usize> {
+    (shown.transfer == Transfer::Sent)
+        .then(|| offload.segment_size())
+        .flatten()
+}
+
+/// What has become of the packet's checksums.
+const fn checksums(transfer: Transfer, offload: Offload) -> Checksums {
+    match transfer {
+        Transfer::Sent => Checksums {
+            ip_missing: offload.leaves_ip_checksum(),
+            transport_missing: offload.leaves_transport_checksum(),
+        },
+        // The receive path wants a right one (a datagram that was put together has none), and what the card has found right is
+        // not looked at again.
+        Transfer::Received => Checksums {
+            ip_missing: true,
+            transport_missing: offload.has_checked_transport(),
+        },
+    }
+}
+
+/// A packet by itself: one that is neither changed nor waits is not taken.
+fn take_one(
+    packets: &Packets,
+    shown: &Shown<'_>,
+    buffer: Buffer<'_>,
+    head: &Head,
+    offload: Offload,
+) -> bool {
+    let length = head.layout.total;
+    let treatment = treat(packets, shown, head, length);
+    if treatment == Treatment::Pass {
+        return false;
+    }
+    if let Treatment::Now(edit) = treatment
+        && !edit.changes(head.first(), &head.layout)
+    {
+        return false;
+    }
+    apply(packets, shown, treatment, length, |memory| {
+        buffer.copy_to(0, memory).ok()?;
+        Some((head.layout, checksums(shown.transfer, offload)))
+    });
+    true
+}
+
+/// One of several packets of a list, or one that a network card is to split: all of them are taken.
+fn take_each(
+    packets: &Packets,
+    shown: &Shown<'_>,
+    buffer: Buffer<'_>,
+    head: &Head,
+    offload: Offload,
+) {
+    let segments =
+        large_send(shown, offload).and_then(|size| Segments::new(head.first(), &head.layout, size));
+    let Some(segments) = segments else {
+        let length = head.layout.total;
+        let treatment = treat(packets, shown, head, length);
+        return apply(packets, shown, treatment, length, |memory| {
+            buffer.copy_to(0, memory).ok()?;
+            Some((head.layout, checksums(shown.transfer, offload)))
+        });
+    };
+    for index in 0..segments.count() {
+        let length = segments.length(index);
+        let treatment = treat(packets, shown, head, length);
+        apply(packets, shown, treatment, length, |memory| {
+            let (headers, data) = memory.split_at_mut_checked(segments.headers())?;
+            headers.copy_from_slice(head.first().get(..segments.headers())?);
+            buffer.copy_to(segments.data(index).start, data).ok()?;
+            Some((segments.finish(index, memory), Checksums::default()))
+        });
+    }
+}
+
+fn treat(packets: &Packets, shown: &Shown<'_>, head: &Head, length: usize) -> Treatment {
+    let now = SystemClock.now();
+    packets
+        .paths
+        .packet(shown.transfer, &head.layout, length as u64, now)
+}
+
+/// Does what is to be done with a packet of `length` bytes that `write` copies.
+fn apply(
+    packets: &Packets,
+    shown: &Shown<'_>,
+    treatment: Treatment,
+    length: usize,
+    write: impl FnOnce(&mut PacketBuffer) -> Option<(Layout, Checksums)>,
+) {
+    let make = |edit: &Edit| {
+        let departure = copy(packets, shown, edit, length, write);
+        if departure.is_none() {
+            state::count(Counter::PacketsDropped);
+        }
+        departure
+    };
+    match treatment {
+        Treatment::Pass => {
+            if let Some(departure) = make(&Edit::default()) {
+                packets.depart(departure);
+            }
+        }
+        Treatment::Now(edit) => {
+            if let Some(departure) = make(&edit) {
+                state::count(Counter::PacketsChanged);
+                packets.depart(departure);
+            }
+        }
+        Treatment::At(edit, due, ticket) => match make(&edit) {
+            Some(departure) => packets.hold(due, Held { departure, ticket }),
+            None => packets.paths.gone(ticket),
+        },
+        Treatment::Lost => state::count(Counter::PacketsLost),
+        Treatment::Full => state::count(Counter::PacketQueueFull),
+    }
+}
+
+/// Copies and changes a packet.
+fn copy(
+    packets: &Packets,
+    shown: &Shown<'_>,
+    edit: &Edit,
+    length: usize,
+    write: impl FnOnce(&mut PacketBuffer) -> Option<(Layout, Checksums)>,
+) -> Option<Departure> {
+    let mut memory = packets.memory(length)?;
+    let (layout, checksums) = write(&mut memory)?;
+    edit.apply(&mut memory, &layout, checksums).ok()?;
+    Some(Departure {
+        list: memory.into_list(0).ok()?,
+        version: shown.version,
+        transfer: shown.transfer,
+        at: shown.at,
+    })
+}

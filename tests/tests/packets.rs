@@ -1,0 +1,294 @@
+//! Packets that rules change: exactly what leaves the machine, and what comes back.
+
+use ksim::net::Output;
+use portcullis_core::packet::{Checksums, Layout, complete};
+use portcullis_proto::status::CalloutStatus;
+use portcullis_proto::{CalloutKind, Counter, Family};
+use portcullis_tests::{Tcp, World, udp};
+
+/// The packet with every checksum in its place, as a host's stack sends it.
+fn whole(mut packet: Vec<u8>) -> Vec<u8> {
+    let layout = Layout::new_checked(&packet).expect("a packet");
+    let missing = Checksums {
+        ip_missing: true,
+        transport_missing: true,
+    };
+    complete(&mut packet, &layout, missing);
+    packet
+}
+
+fn datagram(source: &str, destination: &str, data: &[u8]) -> Vec<u8> {
+    whole(udp(source, destination, data))
+}
+
+/// The packets that have left the machine.
+fn sent(output: Vec<Output>) -> Vec<Vec<u8>> {
+    output
+        .into_iter()
+        .filter_map(|output| match output {
+            Output::Sent(packet) => Some(packet),
+            _ => None,
+        })
+        .collect()
+}
+
+/// The datagrams that sockets have got.
+fn received(output: Vec<Output>) -> Vec<Vec<u8>> {
+    output
+        .into_iter()
+        .filter_map(|output| match output {
+            Output::Datagram { bytes, .. } => Some(bytes),
+            _ => None,
+        })
+        .collect()
+}
+
+/// How often somebody asked to be let in.
+fn accepted(world: &World) -> u64 {
+    [Family::V4, Family::V6]
+        .map(|family| {
+            world
+                .callout(CalloutKind::RecvAccept, family)
+                .classify
+                .get()
+        })
+        .iter()
+        .sum()
+}
+
+fn world(rule: &str) -> World {
+    let world = World::with_policy(&format!(
+        "default = 'permit'\n[[rule]]\naction = 'permit'\n{rule}\n"
+    ));
+    world.with_output()
+}
+
+const V4: (&str, &str) = ("192.0.2.10:50000", "198.51.100.1:9999");
+const V6: (&str, &str) = ("[2001:db8::10]:50000", "[2001:db8::80]:9999");
+
+#[test]
+fn what_a_rule_marks_leaves_marked_and_nothing_else_is_changed() {
+    let mut world = world("remote_port = 9999\ndscp = 46\nttl = 9");
+    for (local, remote) in [V4, V6] {
+        let packet = datagram(local, remote, b"to be marked");
+        let out = sent(world.net.at_once(std::slice::from_ref(&packet)));
+        let mut wanted = packet.clone();
+        if local.starts_with('[') {
+            // Traffic class 0xB8: version and half of the class, then the other half.
+            wanted[..2].copy_from_slice(&[0x6B, 0x80]);
+            wanted[7] = 9;
+        } else {
+            wanted[1] = 46 << 2;
+            wanted[8] = 9;
+        }
+        assert_eq!(out, [whole(wanted)]);
+        // Answers are left alone.
+        let answer = datagram(remote, local, b"an answer");
+        assert_eq!(received(world.net.at_once(&[answer])), [b"an answer"]);
+    }
+    assert_eq!(world.counter(Counter::PacketsChanged), 2);
+    let other = datagram("192.0.2.10:50000", "198.51.100.1:9998", b"not to be marked");
+    assert_eq!(
+        sent(world.net.at_once(std::slice::from_ref(&other))),
+        [other]
+    );
+    assert_eq!(world.counter(Counter::PacketsChanged), 2);
+    world.end();
+}
+
+#[test]
+fn a_packet_that_has_the_marks_already_is_not_taken() {
+    let mut world = world("remote_port = 9999\nttl = 64");
+    let packet = datagram(V4.0, V4.1, b"right already");
+    assert_eq!(
+        sent(world.net.at_once(std::slice::from_ref(&packet))),
+        [packet]
+    );
+    assert_eq!(world.counter(Counter::PacketsChanged), 0);
+    assert_eq!(
+        world
+            .callout(CalloutKind::OutboundPacket, Family::V4)
+            .block
+            .get(),
+        0
+    );
+    world.end();
+}
+
+#[test]
+fn every_segment_of_a_connection_is_marked_from_the_first_on() {
+    for (client, server) in [
+        ("192.0.2.10:50000", "198.51.100.1:443"),
+        ("[2001:db8::10]:50000", "[2001:db8::80]:443"),
+    ] {
+        let mut world = world("protocol = 'tcp'\nttl = 5");
+        let mut tcp = Tcp::new(client, server);
+        let mut packets = tcp.handshake();
+        packets.push(tcp.client_says(b"hello"));
+        packets.push(tcp.server_says(b"hello yourself"));
+        packets.extend(tcp.close());
+        let packets: Vec<Vec<u8>> = packets.into_iter().map(whole).collect();
+        let out = sent(world.net.at_once(&packets));
+        let hops = |packet: &Vec<u8>| packet[if packet[0] >> 4 == 6 { 7 } else { 8 }];
+        assert_eq!(out.len(), 5, "SYN, ACK, data, FIN, ACK");
+        assert!(out.iter().all(|packet| hops(packet) == 5), "{client}");
+        world.end();
+    }
+}
+
+#[test]
+fn a_translated_remote_side_gets_the_packets_and_its_answers_look_as_from_the_other() {
+    let cases = [
+        (V4, "198.51.100.7:53", "198.51.100.7:53"),
+        (V6, "[2001:db8::7]:53", "[2001:db8::7]:53"),
+        (V4, ":53", "198.51.100.1:53"),
+        (V6, "2001:db8::7", "[2001:db8::7]:9999"),
+    ];
+    for ((local, remote), to, wire) in cases {
+        let mut world = world(&format!("remote_port = 9999\ntranslate = '{to}'"));
+        let out = sent(world.net.at_once(&[datagram(local, remote, b"question")]));
+        assert_eq!(out, [datagram(local, wire, b"question")], "{to}");
+        let answer = datagram(wire, local, b"answer");
+        assert_eq!(received(world.net.at_once(&[answer])), [b"answer"]);
+        assert_eq!(
+            accepted(&world),
+            0,
+            "the answer came in the flow that asked"
+        );
+        world.net.finish();
+        world.end();
+    }
+}
+
+#[test]
+fn a_connection_lives_on_a_translated_remote_side() {
+    for (client, server, wire) in [
+        ("192.0.2.10:50000", "198.51.100.1:443", "198.51.100.7:8443"),
+        (
+            "[2001:db8::10]:50000",
+            "[2001:db8::80]:443",
+            "[2001:db8::7]:8443",
+        ),
+    ] {
+        let mut world = world(&format!("protocol = 'tcp'\ntranslate = '{wire}'"));
+        // What the application says, and what comes from the wire's other side.
+        let mut known = Tcp::new(client, server);
+        let mut there = Tcp::new(client, wire);
+        let mut got = Vec::new();
+        let mut say = |world: &mut World, from_client: bool, flags: u8, data: &[u8]| {
+            let known = whole(known.segment(from_client, flags, data));
+            let there = whole(there.segment(from_client, flags, data));
+            let output = world
+                .net
+                .at_once(&[if from_client { known } else { there.clone() }]);
+            if from_client {
+                assert_eq!(sent(output), [there]);
+            } else {
+                got.extend(output.into_iter().filter_map(|output| match output {
+                    Output::Stream { bytes, .. } if !bytes.is_empty() => Some(bytes),
+                    _ => None,
+                }));
+            }
+        };
+        let (syn, ack, fin) = (2, 16, 1);
+        say(&mut world, true, syn, b"");
+        say(&mut world, false, syn | ack, b"");
+        say(&mut world, true, ack, b"");
+        say(&mut world, true, ack, b"GET / HTTP/1.1\r\n\r\n");
+        say(&mut world, false, ack, b"HTTP/1.1 204 No Content\r\n\r\n");
+        say(&mut world, true, fin | ack, b"");
+        say(&mut world, false, fin | ack, b"");
+        say(&mut world, true, ack, b"");
+        assert_eq!(got, [b"HTTP/1.1 204 No Content\r\n\r\n"]);
+        assert_eq!(accepted(&world), 0, "all in the connection that was made");
+        world.net.finish();
+        world.end();
+    }
+}
+
+#[test]
+fn two_paths_do_not_share_one_remote_side_on_the_wire() {
+    let mut world = world("remote_port = [9998, 9999]\ntranslate = '198.51.100.7:53'");
+    let first = datagram(V4.0, "198.51.100.1:9999", b"first");
+    let second = datagram(V4.0, "198.51.100.1:9998", b"second");
+    assert_eq!(sent(world.net.at_once(&[first])).len(), 1);
+    // From the same port its answers could not be told apart.
+    assert_eq!(sent(world.net.at_once(&[second])), Vec::<Vec<u8>>::new());
+    assert!(world.counter(Counter::PathTaken) > 0);
+    let other = datagram("192.0.2.10:50001", "198.51.100.1:9998", b"third");
+    assert_eq!(sent(world.net.at_once(&[other])).len(), 1);
+    world.end();
+}
+
+#[test]
+fn the_callouts_have_filters_only_while_a_rule_needs_them() {
+    let mut world = world("remote_port = 9999\nttl = 9");
+    let is_filtered = |world: &World| {
+        let status = world.callout(CalloutKind::OutboundPacket, Family::V6);
+        status.flags.get() & CalloutStatus::FILTERED != 0
+    };
+    assert!(is_filtered(&world));
+    let packet = datagram(V4.0, V4.1, b"x");
+    assert_ne!(
+        sent(world.net.at_once(std::slice::from_ref(&packet))),
+        [packet.clone()]
+    );
+    world.set_policy("default = 'permit'");
+    assert!(!is_filtered(&world));
+    assert_eq!(
+        sent(world.net.at_once(std::slice::from_ref(&packet))),
+        [packet]
+    );
+    world.end();
+}
+
+#[test]
+fn another_policy_changes_what_is_done_to_flows_that_exist() {
+    let mut world = world("remote_port = 9999\nttl = 9");
+    let packet = datagram(V4.0, V4.1, b"x");
+    let hops = |world: &mut World| sent(world.net.at_once(std::slice::from_ref(&packet)))[0][8];
+    assert_eq!(hops(&mut world), 9);
+    world.set_policy(
+        "default = 'permit'\n[[rule]]\naction = 'permit'\nremote_port = 9999\nttl = 11",
+    );
+    assert_eq!(hops(&mut world), 11);
+    world.set_policy("default = 'permit'\n[[rule]]\naction = 'permit'\nremote_port = 1\nttl = 11");
+    assert_eq!(hops(&mut world), 64);
+    world.end();
+}
+
+#[test]
+fn a_datagram_that_came_in_pieces_is_translated_when_it_is_whole() {
+    let mut world = world("remote_port = 9999\ntranslate = '198.51.100.7:53'");
+    world.net.at_once(&[datagram(V4.0, V4.1, b"question")]);
+    let answer = datagram("198.51.100.7:53", V4.0, &[7; 64]);
+    let pieces = [(0, 40), (40, 72)].map(|(from, to)| {
+        let mut piece = answer[..20].to_vec();
+        piece.extend_from_slice(&answer[20 + from..20 + to]);
+        let length = u16::try_from(piece.len()).expect("small");
+        piece[2..4].copy_from_slice(&length.to_be_bytes());
+        let more = if to < 72 { 0x2000 } else { 0 };
+        let field = more | u16::try_from(from / 8).expect("small");
+        piece[6..8].copy_from_slice(&field.to_be_bytes());
+        whole(piece)
+    });
+    assert_eq!(received(world.net.at_once(&pieces)), [vec![7; 64]]);
+    world.end();
+}
+
+#[test]
+fn what_is_no_packet_of_a_rules_passes_whatever_it_holds() {
+    let mut world = world("remote_port = 9999\nttl = 9\ndelay = '1 ms'");
+    let mut random = portcullis_tests::random::Random::new(7);
+    for round in 0..200 {
+        let mut packet = datagram(V4.0, V4.1, &[0; 40]);
+        // Anything in the headers behind the addresses.
+        for _ in 0..4 {
+            packet[20 + random.below(20)] = random.byte();
+        }
+        packet.truncate(20 + round % 49);
+        world.net.passes(&packet);
+    }
+    world.net.pass(100_000_000);
+    world.end();
+}
