@@ -6,6 +6,7 @@ use kmdf::{Driver, Request};
 use portcullis_core::Endpoint;
 use portcullis_proto::{
     Counter,
+    ask::AnswerRequest,
     counter::StatisticsReply,
     device::ControlCode,
     event::ReadEventsRequest,
@@ -20,7 +21,7 @@ use wfp::{NtStatus, Result, irql::Passive};
 use zerocopy::IntoBytes;
 
 use crate::{
-    callouts, device, events, policy, redirect,
+    ask, callouts, device, events, policy, redirect,
     state::{self, Core},
 };
 
@@ -44,10 +45,12 @@ pub(crate) fn open(_driver: Driver, _passive: Passive) -> Result {
     device::open()
 }
 
-/// Refuses new requests and completes those that wait.
-pub(crate) fn close(_passive: Passive) {
+/// Refuses new requests, completes those that wait, and lets go what is held.
+pub(crate) fn close(passive: Passive) {
     state::begin_stopping();
     device::purge_queues();
+    device::stop_ask_timer(passive);
+    ask::abandon(passive);
 }
 
 /// `EvtIoDeviceControl`.
@@ -93,6 +96,14 @@ fn dispatch(core: &Core, mut request: Request, control_code: u32, passive: Passi
         },
         Some(ControlCode::SetPolicy) => set_policy(core, &request, passive),
         Some(ControlCode::RegisterProxy) => register_proxy(&request),
+        Some(ControlCode::ReadQuestions) => match ReadEventsRequest::parse(request.input()) {
+            Ok(parameters) => {
+                let no_wait = parameters.flags.get() & ReadEventsRequest::NO_WAIT != 0;
+                return ask::read(core, request, no_wait);
+            }
+            Err(error) => Err(Refusal::Request(error)),
+        },
+        Some(ControlCode::Answer) => answer(core, &request, passive),
         None => Err(Refusal::Unknown),
     };
     request.complete(result.map_err(|refusal| refusal.count(core)));
@@ -169,6 +180,7 @@ fn get_status(core: &Core, request: &mut Request) -> Answer {
         flow_capacity: flows.capacity().into(),
         events: bounded(core.events().len()).into(),
         event_capacity: bounded(core.events().capacity()).into(),
+        held: ask::held().into(),
         started: state::started().into(),
         ..zerocopy::FromZeros::new_zeroed()
     };
@@ -205,6 +217,13 @@ fn register_proxy(request: &Request) -> Answer {
         .ok_or(Refusal::Failed(NtStatus::INVALID_HANDLE))?;
     let endpoint = Endpoint::new(listens.ip(), listens.port());
     redirect::register(endpoint, protocol, request.process_id(), file)
+        .map(|()| 0)
+        .map_err(Refusal::Failed)
+}
+
+fn answer(core: &Core, request: &Request, passive: Passive) -> Answer {
+    let (question, action) = AnswerRequest::parse(request.input()).map_err(Refusal::Request)?;
+    ask::answer(core, request, question, action, passive)
         .map(|()| 0)
         .map_err(Refusal::Failed)
 }

@@ -2,10 +2,10 @@
 
 use kmdf::{ControlDevice, Driver, File, Queue, Timer, WorkItem};
 use portcullis_proto::device::{DEVICE_NAME, DEVICE_TYPE, SECURITY_DESCRIPTOR, SYMBOLIC_LINK_NAME};
-use wdk_sys::{WDFFILEOBJECT, WDFWORKITEM};
+use wdk_sys::{WDFFILEOBJECT, WDFTIMER, WDFWORKITEM};
 use wfp::{NtStatus, Result, cell::KernelCell, device::Device, irql::Passive, wide};
 
-use crate::{control, events, management, packets, redirect, state::tag};
+use crate::{ask, control, events, management, packets, redirect, state::tag};
 
 static DEVICE: KernelCell<ControlDevice> = KernelCell::new(tag::GLOBAL);
 static QUEUES: KernelCell<Queues> = KernelCell::new(tag::GLOBAL);
@@ -22,6 +22,12 @@ struct Queues {
     bfe_work: WorkItem,
     /// Puts packets back that have waited.
     packet_timer: Timer,
+    /// Holds requests for questions until there are some.
+    questions: Queue,
+    /// Hands questions to those requests, and lets go what was held too long.
+    ask_work: WorkItem,
+    /// Asks for runs of that.
+    ask_timer: Timer,
 }
 
 /// Creates the device, which takes no requests before [`open`].
@@ -62,6 +68,9 @@ pub(crate) fn create_queues(_driver: Driver, passive: Passive) -> Result {
         event_work: WorkItem::create(device, Some(event_work))?,
         bfe_work: WorkItem::create(device, Some(bfe_work))?,
         packet_timer: Timer::create(device, Some(packets::serve))?,
+        questions: Queue::create_manual(device)?,
+        ask_work: WorkItem::create(device, Some(ask_work))?,
+        ask_timer: Timer::create(device, Some(ask_timer))?,
     };
     QUEUES.try_set(queues, passive)?;
     Ok(())
@@ -84,6 +93,7 @@ pub(crate) fn purge_queues() {
     if let Some(queues) = QUEUES.get() {
         queues.control.purge();
         queues.read.purge();
+        queues.questions.purge();
     }
 }
 
@@ -107,6 +117,39 @@ pub(crate) fn timer() -> Result<Timer> {
 pub(crate) fn enqueue_event_work() {
     if let Some(queues) = QUEUES.get() {
         queues.event_work.enqueue();
+    }
+}
+
+/// Where requests wait for questions.
+pub(crate) fn question_queue() -> Option<Queue> {
+    QUEUES.get().map(|queues| queues.questions)
+}
+
+/// Asks for a run of [`ask::work`].
+pub(crate) fn enqueue_ask_work() {
+    if let Some(queues) = QUEUES.get() {
+        queues.ask_work.enqueue();
+    }
+}
+
+/// Asks for a run of [`ask::work`] after so many units of 100 nanoseconds.
+pub(crate) fn start_ask_timer(after: u64) {
+    if let Some(queues) = QUEUES.get() {
+        queues.ask_timer.start(after);
+    }
+}
+
+/// Stops the timer, which nobody starts any more.
+pub(crate) fn stop_ask_timer(passive: Passive) {
+    if let Some(queues) = QUEUES.get() {
+        queues.ask_timer.stop(passive);
+    }
+}
+
+/// Waits until [`ask::work`] neither runs nor waits to run.
+pub(crate) fn flush_ask_work() {
+    if let Some(queues) = QUEUES.get() {
+        queues.ask_work.flush();
     }
 }
 
@@ -134,9 +177,12 @@ fn device() -> Result<ControlDevice> {
 /// # Safety
 /// Called by the framework, with a file of the device.
 unsafe extern "C" fn file_gone(file: WDFFILEOBJECT) {
+    // SAFETY: EvtFileCleanup and EvtFileClose are called at PASSIVE_LEVEL.
+    let passive = unsafe { Passive::assume() };
     // SAFETY: the framework calls this with a file.
     if let Some(file) = unsafe { File::new(file) } {
         redirect::file_gone(file);
+        ask::file_gone(file, passive);
     }
 }
 
@@ -152,4 +198,18 @@ unsafe extern "C" fn bfe_work(_item: WDFWORKITEM) {
     // SAFETY: work items run at PASSIVE_LEVEL.
     let passive = unsafe { Passive::assume() };
     management::follow_bfe(passive);
+}
+
+/// # Safety
+/// Called by the framework.
+unsafe extern "C" fn ask_work(_item: WDFWORKITEM) {
+    // SAFETY: work items run at PASSIVE_LEVEL.
+    let passive = unsafe { Passive::assume() };
+    ask::work(passive);
+}
+
+/// # Safety
+/// Called by the framework.
+unsafe extern "C" fn ask_timer(_timer: WDFTIMER) {
+    enqueue_ask_work();
 }

@@ -15,6 +15,7 @@
 #![no_std]
 #![warn(linker_messages)]
 
+mod ask;
 mod callouts;
 mod control;
 mod device;

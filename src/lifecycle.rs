@@ -3,7 +3,7 @@
 //! When a row's start fails it has left nothing itself, and the rows above it are stopped. So a
 //! failed start and a stop are the same way down. Its order, which WFP demands:
 //!
-//! refuse new control requests → delete the filters → remove flow contexts and wait for the last
+//! refuse new control requests and let go what is held → delete the filters → remove flow contexts and wait for the last
 //! one's end → unregister each callout by its identifier → delete the management objects, close
 //! the session, end the subscription → destroy the redirect handle, end the watch over processes → drop packets
 //! that wait, destroy the injection handles → free memory → delete the device.
@@ -12,7 +12,7 @@ use kmdf::Driver;
 use portcullis_proto::LifecycleStep;
 use wfp::{Result, irql::Passive};
 
-use crate::{control, device, management, packets, processes, redirect, registration, state};
+use crate::{ask, control, device, management, packets, processes, redirect, registration, state};
 
 /// A row of the list.
 struct Step {
@@ -23,7 +23,7 @@ struct Step {
 }
 
 /// The list. A row may rely on all that is above it.
-static STEPS: [Step; 11] = [
+static STEPS: [Step; 12] = [
     Step {
         name: LifecycleStep::CreateDevice,
         start: device::create,
@@ -58,6 +58,12 @@ static STEPS: [Step; 11] = [
         name: LifecycleStep::CreateRedirectHandle,
         start: redirect::create,
         stop: redirect::delete,
+    },
+    // Below the callouts: until they are gone an operation may still be held.
+    Step {
+        name: LifecycleStep::CreateInjectionHandles,
+        start: ask::create,
+        stop: ask::delete,
     },
     // The session is opened further down, when the base filtering engine runs, and reopened
     // whenever it returns. What is left of it after the filters is closed here, because callouts

@@ -25,6 +25,7 @@ use wfp::{
 };
 
 use crate::{
+    ask,
     callouts::{self, Object},
     device,
     state::{self, tag},
@@ -165,6 +166,7 @@ impl Management {
         if INTERRUPTED.swap(false, Ordering::SeqCst) && self.session.is_some() {
             // The engine took session and objects along when it stopped; it may be back already.
             state::count(Counter::BfeStopped);
+            ask::abandon(passive);
             self.forget(passive);
         }
         let is_running = self
@@ -184,6 +186,8 @@ impl Management {
                 added.inspect_err(|&failure| failed(failure))
             }
             (false, _) => {
+                // Nobody enforces an answer any more.
+                ask::abandon(passive);
                 self.forget(passive);
                 state::set(DriverState::WaitingForBfe);
                 Ok(())

@@ -1,10 +1,20 @@
 //! The policy in force.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::{
+    num::NonZeroU64,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use portcullis_core::{Connection, Decision, EffectSet, Policy, PolicySource, PolicyView};
 use portcullis_proto::{Counter, EventKind, EventRecord};
-use wfp::{NtStatus, Result, irql::Passive, pool::PoolVec, swap::Swap, sync::WaitLock};
+use wfp::{
+    NtStatus, Result,
+    flow::{self, FlowId},
+    irql::Passive,
+    pool::PoolVec,
+    swap::Swap,
+    sync::WaitLock,
+};
 
 use crate::{
     management, packets, processes,
@@ -129,6 +139,13 @@ pub(crate) fn set(core: &Core, bytes: &[u8], passive: Passive) -> Result {
             .inspect_err(|_| core.statistics().count(Counter::OutOfMemory))
     })?;
     core.statistics().count(Counter::PoliciesSet);
+    // What is held waits for its answer, or its time. What lives may not go on under every policy.
+    core.reexamine(|flow| {
+        let ended = NonZeroU64::new(flow).is_none_or(|id| flow::abort(FlowId::new(id)).is_ok());
+        if !ended {
+            core.statistics().count(Counter::FlowRemoveFailed);
+        }
+    });
     let event = EventRecord {
         kind: EventKind::PolicyChanged.raw(),
         time: wfp::time::system_time().into(),

@@ -40,6 +40,8 @@ pub(crate) mod tag {
     pub(crate) const FLOWS: Tag = Tag::new(*b"PcFl");
     /// Memory to read QUIC's first packets.
     pub(crate) const QUIC: Tag = Tag::new(*b"PcQu");
+    /// What is held until somebody answers.
+    pub(crate) const ASK: Tag = Tag::new(*b"PcAs");
     /// The event ring.
     pub(crate) const EVENTS: Tag = Tag::new(*b"PcEv");
     /// Redirection: original destinations, and what proxies are told.

@@ -1,16 +1,21 @@
 //! `ALE_AUTH_CONNECT` and `ALE_AUTH_RECV_ACCEPT`: may the connection be?
 
-use portcullis_core::{Action, Connection, Decision, Direction, Endpoint, Way};
+use portcullis_core::{
+    Action, Connection, Decision, Direction, Endpoint, Subject, Way, connection::TCP,
+};
 use portcullis_proto::{Counter, event::Operation};
 use wfp::{
+    NtStatus, Result,
     callout::{Callout, Classify, Counters},
     layer::{AleAuthConnect, AleAuthRecvAccept, LayerType},
+    nbl::Packet,
     schema::{ConditionFlags, IpVersion},
     verdict::Authorization,
 };
 
 use super::connection;
 use crate::{
+    ask::{self, HeldPacket},
     redirect,
     state::{self, Core},
 };
@@ -32,7 +37,19 @@ impl Callout for Connect {
         };
         let mut connection = connection::connection(core, call, Direction::Outbound);
         let way = way(core, call, &mut connection);
-        let decision = authorize(core, call, Operation::Connect, &connection, way);
+        // TCP has no packet to keep: its SYN is sent when the connect goes on.
+        let packet = call.data.filter(|_| connection.protocol != TCP);
+        let authorizing = Authorizing {
+            operation: Operation::Connect,
+            connection: &connection,
+            way,
+            packet,
+        };
+        let decision = authorizing.decide(core, call, || {
+            packet
+                .map(|packet| HeldPacket::of_connect(call, packet))
+                .transpose()
+        });
         if matches!(way, Way::Redirected(_)) && decision.action != Action::Block {
             // The layers that follow show where it goes, not where it was to go.
             redirect::remember(connection.flow, connection.remote);
@@ -56,28 +73,50 @@ impl Callout for RecvAccept {
         let Some(core) = state::core() else {
             return Authorization::Continue;
         };
-        let connection = connection::connection(core, call, Direction::Inbound);
-        verdict(&authorize(
-            core,
-            call,
-            Operation::Accept,
-            &connection,
-            Way::Free,
-        ))
+        let authorizing = Authorizing {
+            operation: Operation::Accept,
+            connection: &connection::connection(core, call, Direction::Inbound),
+            way: Way::Free,
+            packet: call.data,
+        };
+        let decision = authorizing.decide(core, call, || {
+            let packet = call.data.ok_or(NtStatus::UNSUCCESSFUL)?;
+            HeldPacket::of_accept(call, packet).map(Some)
+        });
+        verdict(&decision)
     }
 }
 
-/// The layer says who began the connection, also when it is authorized again by a packet that goes
-/// the other way.
-fn authorize<L: LayerType>(
-    core: &Core,
-    call: &Classify<'_, L>,
+/// What is authorized. The layer says who began the connection, also when it is authorized again by
+/// a packet that goes the other way.
+struct Authorizing<'c> {
     operation: Operation,
-    connection: &Connection<'_>,
+    connection: &'c Connection<'c>,
     way: Way,
-) -> Decision {
-    let again = call.fields.flags().contains(ConditionFlags::IS_REAUTHORIZE);
-    core.authorize_on(way, operation, connection, again)
+    /// The packet that waits with it.
+    packet: Option<Packet<'c>>,
+}
+
+impl Authorizing<'_> {
+    /// Decides, or asks; `keep` clones the packet for a connection that is held.
+    fn decide<L: LayerType>(
+        &self,
+        core: &Core,
+        call: &Classify<'_, L>,
+        keep: impl FnOnce() -> Result<Option<HeldPacket>>,
+    ) -> Decision {
+        let again = call.fields.flags().contains(ConditionFlags::IS_REAUTHORIZE);
+        core.authorize_or_ask(
+            self.way,
+            self.operation,
+            self.connection,
+            again,
+            |question| {
+                let subject = Subject::connection(self.connection);
+                ask::ask(core, call, &subject, question, self.packet, keep)
+            },
+        )
+    }
 }
 
 /// How a connection came here. One that was redirected, by whomever, is decided by where it was to go: its remote side
@@ -103,9 +142,10 @@ fn way(core: &Core, call: &Classify<'_, AleAuthConnect>, connection: &mut Connec
 
 /// What the core decided, as WFP says it.
 pub(super) const fn verdict(decision: &Decision) -> Authorization {
-    if decision.is_permit() {
-        Authorization::Permit
-    } else {
-        Authorization::Block
+    match decision.action {
+        Action::Permit => Authorization::Permit,
+        Action::Block => Authorization::Block,
+        // It is held, or a packet of what is held: neither may leave a trace.
+        Action::Ask => Authorization::BlockSilently,
     }
 }

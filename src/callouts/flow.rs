@@ -2,7 +2,7 @@
 
 use core::num::NonZeroU64;
 
-use portcullis_core::NotFollowed;
+use portcullis_core::{NotFollowed, Subject};
 use portcullis_proto::Counter;
 use wfp::{
     callout::{Callout, Classify, Counters},
@@ -13,7 +13,7 @@ use wfp::{
 };
 
 use super::connection;
-use crate::{redirect, state};
+use crate::{ask, redirect, state};
 
 /// Established connections, and exchanges of datagrams with a peer.
 pub(super) struct FlowEstablished;
@@ -45,10 +45,19 @@ fn follow(core: &state::Core, call: &Classify<'_, AleFlowEstablished>, id: FlowI
     if let Some(original) = redirect::original(id.get()) {
         connection.remote = original;
     }
-    let handle = match core.flow_established(&connection) {
+    let subject = Subject::connection(&connection);
+    let answer = ask::flow_began(&subject);
+    let forget = || {
+        if answer.is_some() {
+            ask::flow_ended(&subject);
+        }
+    };
+    let handle = match core.flow_answered(&connection, answer) {
         Ok(handle) => handle,
-        Err(NotFollowed::TableFull) => return,
+        // The answer is forgotten before the flow is over: it may be asked about again.
+        Err(NotFollowed::TableFull) => return forget(),
         Err(NotFollowed::MustAbort) => {
+            forget();
             if flow::abort(id).is_err() {
                 core.statistics().count(Counter::FlowRemoveFailed);
             }
@@ -60,5 +69,6 @@ fn follow(core: &state::Core, call: &Classify<'_, AleFlowEstablished>, id: FlowI
         .is_some_and(|(at, context)| flow::associate(at, context).is_ok());
     if !associated {
         core.flow_abandoned(handle);
+        forget();
     }
 }

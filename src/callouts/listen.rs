@@ -1,6 +1,6 @@
 //! `ALE_AUTH_LISTEN`: may the socket listen?
 
-use portcullis_core::{Endpoint, Listener};
+use portcullis_core::{Endpoint, Listener, Subject};
 use wfp::{
     callout::{Callout, Classify, Counters},
     layer::AleAuthListen,
@@ -9,7 +9,7 @@ use wfp::{
 };
 
 use super::{authorize, connection};
-use crate::state;
+use crate::{ask, state};
 
 /// TCP sockets that begin to listen.
 pub(super) struct Listen;
@@ -39,6 +39,10 @@ impl Callout for Listen {
             user: connection::user(core, call),
             process_id: call.metadata.process_id().unwrap_or(0),
         };
-        authorize::verdict(&core.listen(&listener))
+        let decision = core.listen_or_ask(&listener, |question| {
+            let subject = Subject::listener(&listener);
+            ask::ask(core, call, &subject, question, None, || Ok(None))
+        });
+        authorize::verdict(&decision)
     }
 }

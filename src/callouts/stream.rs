@@ -12,7 +12,7 @@ use wfp::{
     verdict,
 };
 
-use crate::state;
+use crate::{ask, state};
 
 /// Data of TCP connections, and their ends.
 pub(super) struct Stream;
@@ -63,7 +63,9 @@ pub(super) fn handle(context: Option<NonZeroU64>) -> Option<FlowHandle> {
 
 /// The flow that a context stood for has ended.
 pub(super) fn deleted(context: NonZeroU64) {
-    if let (Some(core), Some(handle)) = (state::core(), handle(Some(context))) {
-        core.flow_deleted(handle);
+    if let (Some(core), Some(handle)) = (state::core(), handle(Some(context)))
+        && let Some(subject) = core.flow_deleted(handle)
+    {
+        ask::flow_ended(&subject);
     }
 }

@@ -1,14 +1,14 @@
 //! The driver's device.
 
 use ksim::{Bugcheck, Caller, FileHandle, IoResult, Kernel, OpenError, PendingIo};
-use portcullis_cli::control::{self, ControlError};
+use portcullis_cli::control::{self, ControlError, Wait};
 use portcullis_policy::Options;
-use portcullis_proto::Counter;
 use portcullis_proto::device::{ControlCode, WIN32_PATH};
 use portcullis_proto::event::{EventRecord, EventsReply, ReadEventsRequest};
 use portcullis_proto::message::{Request, SetPolicyRequest};
 use portcullis_proto::redirect::RegisterProxyRequest;
 use portcullis_proto::status::{CalloutStatus, StatusReply};
+use portcullis_proto::{Action, Counter};
 use wfp_schema::NtStatus;
 use zerocopy::IntoBytes as _;
 
@@ -98,6 +98,34 @@ impl Device {
         let mut events = Vec::new();
         control::take_events(self, &mut events).unwrap_or_else(|error| panic!("{error}"));
         events
+    }
+
+    /// Takes all questions that wait. The program that has opened the device is asked from now on.
+    #[must_use]
+    pub fn questions(&self) -> Vec<EventRecord> {
+        let mut questions = Vec::new();
+        while control::take_questions(self, &mut questions, Wait::No)
+            .unwrap_or_else(|error| panic!("{error}"))
+        {}
+        questions
+    }
+
+    /// Answers a question. `false`: nobody waits for the answer any more.
+    #[must_use]
+    pub fn reply(&self, question: &EventRecord, verdict: Action) -> bool {
+        control::answer(self, question.question(), verdict)
+            .unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// Begins a read that waits for questions, with room for `count`.
+    #[must_use]
+    pub fn read_questions(&self, count: usize) -> PendingIo {
+        let request = ReadEventsRequest::new(0);
+        let size = EventsReply::size_with(count);
+        alive(
+            self.0
+                .ioctl_async(ControlCode::ReadQuestions.raw(), request.as_bytes(), size),
+        )
     }
 
     /// Begins a read that waits for events, with room for `count`.

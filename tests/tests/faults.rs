@@ -1,9 +1,10 @@
 //! Every call that can fail is made to fail, one after the other: nothing is left behind, nothing is half done.
 
 use ksim::{Config, PoolMode};
+use portcullis_cli::control::{self, Wait};
 use portcullis_proto::device::ControlCode;
 use portcullis_proto::event::{EventsReply, ReadEventsRequest};
-use portcullis_proto::{DriverState, LifecycleStep};
+use portcullis_proto::{Action, DriverState, LifecycleStep};
 use portcullis_tests::control::{compile, plain_request};
 use portcullis_tests::world::assert_clean;
 use portcullis_tests::{Tcp, World, udp};
@@ -289,4 +290,59 @@ fn random_failures_all_over_a_life_never_stop_the_machine() {
         println!("{:?}", world.kernel.faults().failed_call());
         world.end();
     }
+}
+
+/// What is held, whatever fails while it is, goes on: no operation is lost.
+#[test]
+fn every_call_while_operations_are_held_and_let_go_fails_in_turn() {
+    let mut world = World::boot(&config(true));
+    assert_eq!(world.start(), NtStatus::SUCCESS);
+    world.set_policy("default = 'permit'\n[[rule]]\naction = 'ask'\nremote_port = 4433");
+    assert!(world.device().questions().is_empty());
+    let mut port = 50_000;
+    sweep("hold and answer", |nth| {
+        port += 1;
+        let mut packets = [
+            Tcp::new(&format!("192.0.2.10:{port}"), "198.51.100.1:4433")
+                .handshake()
+                .remove(0),
+            Tcp::new("[2001:db8::80]:4433", &format!("[2001:db8::10]:{port}"))
+                .handshake()
+                .remove(0),
+            udp(
+                &format!("[2001:db8::10]:{port}"),
+                "[2001:db8::80]:4433",
+                b"sent",
+            ),
+            udp(
+                "198.51.100.1:4433",
+                &format!("192.0.2.10:{port}"),
+                b"received",
+            ),
+        ]
+        .into_iter();
+        world.kernel.faults().fail_nth(nth);
+        for packet in packets.by_ref() {
+            let _ = world.net.passes(packet);
+        }
+        // One of these fails, perhaps.
+        let mut questions = Vec::new();
+        while control::take_questions(world.device(), &mut questions, Wait::No).unwrap_or(true) {}
+        for (index, question) in questions.iter().enumerate() {
+            let verdict = if index % 2 == 0 {
+                Action::Permit
+            } else {
+                Action::Block
+            };
+            let answer = || control::answer(world.device(), question.question(), verdict);
+            assert!(matches!(answer().or_else(|_| answer()), Ok(true)));
+        }
+        let call = failed(&world);
+        let _ = world.net.settle();
+        assert_eq!(world.status().held.get(), 0, "{call:?}");
+        assert!(call.is_some() || questions.len() == 4);
+        drop(world.events());
+        call
+    });
+    world.end();
 }

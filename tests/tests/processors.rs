@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
 use ksim::Config;
-use portcullis_proto::{Counter, DriverState};
+use portcullis_proto::{Action, Counter, DriverState};
 use portcullis_tests::control::compile;
 use portcullis_tests::messages::client_hello;
 use portcullis_tests::world::assert_clean;
@@ -216,5 +216,69 @@ fn readers_on_one_processor_get_the_events_of_all() {
         "each once"
     );
     assert_eq!(world.counter(Counter::EventsDropped), 0);
+    world.end();
+}
+
+#[test]
+fn what_is_held_on_four_processors_goes_on_once_by_its_answer() {
+    let world = four_processors();
+    world.set_policy(
+        "default = 'permit'\n[[rule]]\naction = 'ask'\nremote_port = [443, 9999]\nask_seconds = 600",
+    );
+    assert!(world.device().questions().is_empty());
+    let over = AtomicU64::new(0);
+    let (answered, passed, refused) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+    thread::scope(|scope| {
+        for processor in 1..PROCESSORS {
+            let (kernel, over, passed, refused) = (&world.kernel, &over, &passed, &refused);
+            scope.spawn(move || {
+                let mut net = Net::new(kernel, processor);
+                for port in ports(processor).take(40) {
+                    let syn = Tcp::new(&format!("192.0.2.10:{port}"), "198.51.100.1:443")
+                        .handshake()
+                        .remove(0);
+                    let datagram = udp(
+                        &format!("[2001:db8::10]:{port}"),
+                        "[2001:db8::80]:9999",
+                        b"datagram",
+                    );
+                    assert!(!net.passes(&syn));
+                    assert!(!net.passes(&datagram));
+                    let mut fates = Vec::new();
+                    while fates.len() < 2 {
+                        fates.extend(net.settle());
+                        thread::yield_now();
+                    }
+                    assert_eq!(fates.len(), 2, "each goes on once");
+                    for (_, fate) in fates {
+                        let count = if fate { passed } else { refused };
+                        count.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+                net.finish();
+                over.fetch_add(1, Ordering::Release);
+            });
+        }
+        while over.load(Ordering::Acquire) < u64::from(PROCESSORS) - 1 {
+            for question in world.device().questions() {
+                // Odd ports are permitted.
+                let verdict = if question.local_port.get() % 2 == 1 {
+                    Action::Permit
+                } else {
+                    Action::Block
+                };
+                assert!(world.device().reply(&question, verdict));
+                answered.fetch_add(1, Ordering::Relaxed);
+            }
+            drop(world.events());
+        }
+    });
+    let all = (u64::from(PROCESSORS) - 1) * 40 * 2;
+    assert_eq!(answered.into_inner(), all);
+    assert_eq!(
+        (passed.into_inner(), refused.into_inner()),
+        (all / 2, all / 2)
+    );
+    assert_eq!(world.status().held.get(), 0);
     world.end();
 }

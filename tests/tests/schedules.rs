@@ -3,8 +3,8 @@
 //! A failure prints what repeats it: `SCHEDULE='trace …' cargo test -p portcullis-tests --test schedules NAME`, or `seed …`.
 
 use ksim::sched::{Bound, Program, explore, sweep};
-use ksim::{Config, Schedule};
-use portcullis_proto::Counter;
+use ksim::{Caller, Config, Schedule};
+use portcullis_proto::{Action, Counter, EventRecord};
 use portcullis_tests::control::{compile, events_of};
 use portcullis_tests::messages::client_hello;
 use portcullis_tests::world::assert_clean;
@@ -250,6 +250,147 @@ fn the_engine_stops_against_a_classify() {
             departures: 1,
         },
         bfe_stop_against_classify,
+    );
+}
+
+/// Asks about what the scenarios send, for a second.
+const ASK: &str =
+    "default = 'permit'\n[[rule]]\naction = 'ask'\nremote_port = 9999\nask_seconds = 1";
+
+/// A datagram that waits for its answer, and the question.
+fn held(schedule: &Schedule) -> (World, Net, EventRecord) {
+    let (world, mut net) = begin(schedule, ASK);
+    assert!(world.device().questions().is_empty());
+    assert!(!net.passes(datagram(50_000)));
+    let mut questions = world.device().questions();
+    assert_eq!(questions.len(), 1);
+    (world, net, questions.remove(0))
+}
+
+/// What has waited has gone on once.
+fn gone_on(world: &World, net: &mut Net, passes: bool) {
+    assert_eq!(world.status().held.get(), 0);
+    let fates: Vec<bool> = net.settle().into_iter().map(|(_, fate)| fate).collect();
+    assert_eq!(fates.contains(&true), passes, "{fates:?}");
+    assert!(fates.len() <= 1, "{fates:?}");
+}
+
+fn answer_against_time_out(schedule: &Schedule) {
+    let (world, mut net, question) = held(schedule);
+    let mut is_in_time = false;
+    beside(
+        &world,
+        || is_in_time = world.device().reply(&question, Action::Permit),
+        || net.wait(2),
+    );
+    let counted = [Counter::Answered, Counter::AskTimedOut].map(|counter| world.counter(counter));
+    assert_eq!(counted, if is_in_time { [1, 0] } else { [0, 1] });
+    assert_eq!(world.status().held.get(), 0);
+    drop(net.settle());
+    assert_eq!(
+        net.passes(datagram(50_000)),
+        is_in_time,
+        "the answer is remembered"
+    );
+    drop(net);
+    world.end();
+}
+
+#[test]
+fn an_answer_against_its_time_out() {
+    try_all(
+        &Effort {
+            seeds: 40,
+            departures: 1,
+        },
+        answer_against_time_out,
+    );
+}
+
+fn answer_against_the_programs_end(schedule: &Schedule) {
+    let (world, mut net, question) = held(schedule);
+    let other = world.open(Caller::administrator());
+    assert!(
+        !world
+            .device()
+            .reply(&other_question(&question), Action::Permit)
+    );
+    let mut is_in_time = false;
+    let kernel = world.kernel.clone();
+    let mut world = world;
+    let programs: [Program<'_, ()>; 2] = [
+        Box::new(|| is_in_time = !net.settle().is_empty()),
+        Box::new(|| world.abandon_device()),
+    ];
+    kernel.together(programs.into());
+    assert!(!is_in_time || net.settle().is_empty(), "once");
+    assert_eq!(other.counter(Counter::AskAbandoned), 1);
+    assert_eq!(other.counter(Counter::Asked), 1);
+    other.close();
+    drop(net);
+    assert_clean(&world.unload());
+}
+
+/// A question that nobody asked.
+fn other_question(question: &EventRecord) -> EventRecord {
+    let mut other = *question;
+    other.value[0] = (question.question() + (1 << 32)).into();
+    other
+}
+
+#[test]
+fn the_programs_end_against_the_stack() {
+    try_all(
+        &Effort {
+            seeds: 40,
+            departures: 1,
+        },
+        answer_against_the_programs_end,
+    );
+}
+
+fn unload_against_hold(schedule: &Schedule) {
+    let (world, mut net) = begin(schedule, ASK);
+    assert!(world.device().questions().is_empty());
+    unload_beside(world, || {
+        // Held and let go by the default, refused because nobody answers any more, or nobody's.
+        let _ = net.passes(datagram(50_000));
+    });
+}
+
+#[test]
+fn unloading_against_an_operation_that_is_about_to_be_held() {
+    try_all(
+        &Effort {
+            seeds: 40,
+            departures: 1,
+        },
+        unload_against_hold,
+    );
+}
+
+fn answers_against_each_other(schedule: &Schedule) {
+    let (world, mut net, question) = held(schedule);
+    let (mut one, mut other) = (false, false);
+    beside(
+        &world,
+        || one = world.device().reply(&question, Action::Permit),
+        || other = world.device().reply(&question, Action::Permit),
+    );
+    assert!(one != other, "one of them was first");
+    gone_on(&world, &mut net, true);
+    drop(net);
+    world.end();
+}
+
+#[test]
+fn two_answers_to_one_question() {
+    try_all(
+        &Effort {
+            seeds: 40,
+            departures: 1,
+        },
+        answers_against_each_other,
     );
 }
 

@@ -1,5 +1,7 @@
 //! The driver's control device, typed.
 
+use portcullis_proto::Action;
+use portcullis_proto::ask::AnswerRequest;
 use portcullis_proto::counter::{Counter, StatisticsReply};
 use portcullis_proto::device::ControlCode;
 use portcullis_proto::event::{EventRecord, EventsReply, ReadEventsRequest};
@@ -109,14 +111,62 @@ pub fn take_events(
     events: &mut Vec<EventRecord>,
 ) -> Result<(), ControlError> {
     loop {
-        let request = ReadEventsRequest::new(ReadEventsRequest::NO_WAIT);
-        let size = EventsReply::size_with(EVENTS_A_READ);
-        let reply = device.control(ControlCode::ReadEvents, request.as_bytes(), size)?;
-        let (header, records) =
-            EventsReply::read(&reply).ok_or(ControlError::Reply("read events"))?;
-        events.extend(records);
-        if header.count.get() == 0 || header.remaining.get() == 0 {
+        let more = take(device, ControlCode::ReadEvents, events, Wait::No)?;
+        if !more {
             return Ok(());
         }
     }
+}
+
+/// Takes questions, oldest first, into `questions`, as many as the driver hands out at once. Whoever does becomes the
+/// program that is asked, until it closes the device. Returns whether there are more.
+///
+/// # Errors
+/// [`ControlError`]; `STATUS_DEVICE_BUSY` if another program is asked.
+pub fn take_questions(
+    device: &impl Device,
+    questions: &mut Vec<EventRecord>,
+    wait: Wait,
+) -> Result<bool, ControlError> {
+    take(device, ControlCode::ReadQuestions, questions, wait)
+}
+
+/// Answers a question: permit or block. `false`: it was not waiting for an answer any more.
+///
+/// # Errors
+/// [`ControlError`]
+pub fn answer(device: &impl Device, question: u64, verdict: Action) -> Result<bool, ControlError> {
+    let request = AnswerRequest::new(question, verdict);
+    match device.control(ControlCode::Answer, request.as_bytes(), 0) {
+        Ok(_) => Ok(true),
+        Err(ControlError::Refused { status, .. }) if status == NtStatus::NOT_FOUND => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether a read waits for the first record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    /// It returns at once, perhaps with none.
+    No,
+    /// It waits.
+    ForOne,
+}
+
+/// Reads once. Returns whether there is more.
+fn take(
+    device: &impl Device,
+    code: ControlCode,
+    records: &mut Vec<EventRecord>,
+    wait: Wait,
+) -> Result<bool, ControlError> {
+    let request = ReadEventsRequest::new(match wait {
+        Wait::No => ReadEventsRequest::NO_WAIT,
+        Wait::ForOne => 0,
+    });
+    let size = EventsReply::size_with(EVENTS_A_READ);
+    let reply = device.control(code, request.as_bytes(), size)?;
+    let (header, read) = EventsReply::read(&reply).ok_or(ControlError::Reply(code.name()))?;
+    records.extend(read);
+    Ok(header.count.get() != 0 && header.remaining.get() != 0)
 }

@@ -9,6 +9,12 @@ pub const TCP: u8 = 6;
 /// IP protocol number of UDP.
 pub const UDP: u8 = 17;
 
+/// Whether a protocol is ICMP, of either IP version.
+#[must_use]
+pub(crate) const fn is_icmp(protocol: u8) -> bool {
+    matches!(protocol, 1 | 58)
+}
+
 /// An address and a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Endpoint {

@@ -9,11 +9,15 @@
 //! All may be called on any number of processors at once, up to `DISPATCH_LEVEL`. Nothing allocates or waits but for
 //! the lock of the flow at hand, and for that of the event ring. Without a policy everything is permitted.
 
+mod asking;
 mod content;
 mod host;
 mod redirect;
 mod report;
 
+pub use asking::{Asked, Question};
+
+use crate::ask::Subject;
 use crate::connection::{Connection, Listener};
 use crate::flow::{Flow, FlowHandle, FlowSlot, FlowTable, Transfer};
 use crate::inspect::{AssemblyPool, AssemblySlot};
@@ -170,7 +174,7 @@ where
     /// whose host is known then decides for itself at its next indication.
     ///
     /// If the host matters and no further flow can be followed, the host will never be known: the connection is decided
-    /// without it.
+    /// without it. A rule that asks decides by its default; see [`authorize_or_ask`](Self::authorize_or_ask).
     pub fn authorize(
         &self,
         operation: Operation,
@@ -192,52 +196,16 @@ where
         connection: &Connection<'_>,
         is_reauthorization: bool,
     ) -> Decision {
-        let (decision, epoch, is_reported) = self.policy.with(|policy, epoch| {
-            let Some(policy) = policy else {
-                self.statistics.count(Counter::NoPolicy);
-                return (Decision::permit(), epoch, false);
-            };
-            let mut decision = policy.decide(connection, Host::of(connection));
-            if decision.host_dependent && self.flows.is_full() && !is_reauthorization {
-                decision = policy.decide(connection, Host::Never);
-            }
-            if way == Way::Straight && operation == Operation::Connect {
-                self.require_proxy(&policy, connection, &mut decision);
-            }
-            if !self.policy.decided(&policy, connection, decision) {
-                decision.action = Action::Block;
-            }
-            (decision, epoch, policy.events_all() || decision.log)
-        });
-        self.count_decision(decision);
-        if is_reported {
-            let mut event = self.event(EventKind::Authorize, decision, epoch);
-            report::authorize(&mut event, operation, connection, is_reauthorization);
-            if let Way::Redirected(target) = way {
-                report::target(&mut event, target);
-            }
-            self.send(&event);
-        }
-        decision
+        self.authorize_or_ask(way, operation, connection, is_reauthorization, |question| {
+            Asked::Decided(question.decision.ask.otherwise)
+        })
     }
 
     /// Decides a listener at `ALE_AUTH_LISTEN`.
     pub fn listen(&self, listener: &Listener<'_>) -> Decision {
-        let (decision, epoch, is_reported) = self.policy.with(|policy, epoch| {
-            let Some(policy) = policy else {
-                self.statistics.count(Counter::NoPolicy);
-                return (Decision::permit(), epoch, false);
-            };
-            let decision = policy.decide_listener(listener);
-            (decision, epoch, policy.events_all() || decision.log)
-        });
-        self.count_decision(decision);
-        if is_reported {
-            let mut event = self.event(EventKind::Authorize, decision, epoch);
-            report::listener(&mut event, listener);
-            self.send(&event);
-        }
-        decision
+        self.listen_or_ask(listener, |question| {
+            Asked::Decided(question.decision.ask.otherwise)
+        })
     }
 
     /// Begins to follow a flow at `ALE_FLOW_ESTABLISHED`. The handle is to become the flow's context, at the STREAM
@@ -249,10 +217,23 @@ where
     /// # Errors
     /// [`NotFollowed`]: the table is full.
     pub fn flow_established(&self, connection: &Connection<'_>) -> Result<FlowHandle, NotFollowed> {
+        self.flow_answered(connection, None)
+    }
+
+    /// [`flow_established`](Self::flow_established) for a flow about which somebody was asked: the answer holds wherever
+    /// a rule asks about it again. [`flow_deleted`](Self::flow_deleted) tells when it is needed no more.
+    ///
+    /// # Errors
+    /// [`NotFollowed`]: the table is full.
+    pub fn flow_answered(
+        &self,
+        connection: &Connection<'_>,
+        answer: Option<Action>,
+    ) -> Result<FlowHandle, NotFollowed> {
         let host = Host::of(connection);
         let (decision, epoch, is_reported) = self.policy.with(|policy, epoch| {
             policy.map_or((Decision::permit(), epoch, false), |policy| {
-                let decision = policy.decide(connection, host);
+                let decision = policy.decide(connection, host).settled(answer);
                 // It was decided before; if the policy is another now, its packets are treated by it.
                 let _ = self.policy.decided(&policy, connection, decision);
                 (decision, epoch, policy.events_all() || decision.log)
@@ -260,6 +241,7 @@ where
         });
         let inserted = self.flows.insert(connection, |flow| {
             flow.decision = decision;
+            flow.answer = answer;
             flow.epoch = epoch;
             flow.reported = is_reported;
             flow.host_source = (host == Host::Never).then_some(HostSource::NotRecognized);
@@ -271,7 +253,10 @@ where
             self.statistics.count(Counter::FlowTableFull);
             // Its host will never be known, which `authorize` has taken into account if the table was full then.
             let is_permit = self.policy.with(|policy, _| {
-                policy.is_none_or(|policy| policy.decide(connection, Host::Never).is_permit())
+                policy.is_none_or(|policy| {
+                    let decision = policy.decide(connection, Host::Never);
+                    decision.settled(answer).is_permit()
+                })
             });
             if is_permit {
                 return Err(NotFollowed::TableFull);
@@ -400,8 +385,9 @@ where
         }
     }
 
-    /// A followed flow ended: `flowDeleteFn`.
-    pub fn flow_deleted(&self, handle: FlowHandle) {
+    /// A followed flow ended: `flowDeleteFn`. Returns what was answered about, if somebody was asked about the flow.
+    #[allow(clippy::must_use_candidate, reason = "few ask")]
+    pub fn flow_deleted(&self, handle: FlowHandle) -> Option<Subject> {
         let ended = self.flows.remove(handle, |flow| {
             self.assemblies.release(&mut flow.quic);
             self.policy.ended(&flow.connection());
@@ -411,11 +397,12 @@ where
                 report::flow(&mut event, flow);
                 event
             });
-            (is_unknown, event)
+            let subject = flow.answer.map(|_| Subject::connection(&flow.connection()));
+            (is_unknown, event, subject)
         });
-        let Some((is_unknown, event)) = ended else {
+        let Some((is_unknown, event, subject)) = ended else {
             self.statistics.count(Counter::FlowStale);
-            return;
+            return None;
         };
         self.statistics.count(Counter::FlowsDeleted);
         if is_unknown {
@@ -424,6 +411,7 @@ where
         if let Some(event) = event {
             self.send(&event);
         }
+        subject
     }
 
     /// An endpoint closed, at `ALE_ENDPOINT_CLOSURE`. Its remote side is unspecified where it had none.
@@ -471,7 +459,8 @@ where
         }
         self.policy.with(|policy, epoch| {
             let decision = policy.map_or(Decision::permit(), |policy| {
-                policy.decide(&flow.connection(), flow.host())
+                let decision = policy.decide(&flow.connection(), flow.host());
+                decision.settled(flow.answer)
             });
             let has_changed = (decision.action, decision.rule) != (before.action, before.rule);
             let is_reported = policy.is_some_and(|policy| policy.events_all() || decision.log);

@@ -90,6 +90,8 @@ pub struct Flow {
     pub(crate) sent: Traffic,
     pub(crate) received: Traffic,
     pub(crate) decision: Decision,
+    /// What somebody answered when it began.
+    pub(crate) answer: Option<Action>,
     pub(crate) epoch: u64,
     /// Its decisions and its end make events.
     pub(crate) reported: bool,
@@ -131,6 +133,7 @@ impl Flow {
                 bytes: 0,
             },
             decision: Decision::permit(),
+            answer: None,
             epoch: 0,
             reported: false,
             dropped: false,
@@ -158,6 +161,7 @@ impl Flow {
         self.sent = Traffic::default();
         self.received = Traffic::default();
         self.decision = Decision::permit();
+        self.answer = None;
         self.epoch = 0;
         self.reported = false;
         self.dropped = false;

@@ -10,10 +10,12 @@
 //!   anything but the policy source and the iterator over the bytes at hand.
 //!
 //! One way through: [`connection`] says what is known of a connection, [`policy`] decides it, [`flow`] remembers it,
-//! [`inspect`] finds its host name, [`engine`] ties these together, [`events`] and [`statistics`] tell of it.
+//! [`inspect`] finds its host name, [`engine`] ties these together, [`ask`] keeps
+//! what somebody is asked about, [`events`] and [`statistics`] tell of it.
 #![no_std]
 #![forbid(unsafe_code)]
 
+pub mod ask;
 pub mod connection;
 pub mod engine;
 pub mod events;
@@ -27,10 +29,11 @@ pub mod redirect;
 pub mod shape;
 pub mod statistics;
 
+pub use ask::{Asking, Ruling, Subject, Terms, Ticket};
 pub use connection::{Application, Binding, Connection, Endpoint, Listener};
 pub use engine::{
-    Clock, DatagramVerdict, Detour, EventSink, Indication, NotFollowed, PolicySource, Portcullis,
-    StreamVerdict,
+    Asked, Clock, DatagramVerdict, Detour, EventSink, Indication, NotFollowed, PolicySource,
+    Portcullis, Question, StreamVerdict,
 };
 pub use events::EventRing;
 pub use flow::{FlowHandle, FlowSlot, FlowTable, Transfer};

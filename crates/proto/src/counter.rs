@@ -171,6 +171,26 @@ wire_enum! {
         PathTableFull = 75, "path table full";
         /// Connections whose translated remote side was another's already.
         PathTaken = 76, "path taken";
+
+        /// Questions that were answered in time.
+        Answered = 77, "answered";
+        /// Questions whose time ran out: the rule's default decided.
+        AskTimedOut = 78, "asked, time ran out";
+        /// Questions that were open when nobody was there to answer any more: the rule's default decided.
+        AskAbandoned = 79, "asked, nobody left";
+        /// Operations of rules that ask while nobody was there to answer: the rule's default decided.
+        AskNobody = 80, "not asked: nobody there";
+        /// Operations of rules that ask while as many were held as there is room for: the rule's default decided.
+        AskNoRoom = 81, "not asked: no room";
+        /// Operations of rules that ask which the system did not let the driver hold, and about which no answer was
+        /// remembered: the rule's default decided.
+        AskCannotHold = 82, "not asked: cannot be held";
+        /// Packets of operations that were held already.
+        AskRepeated = 83, "asked already";
+        /// Packets that were held and could not be sent on after a permit. Their senders send them again, or not.
+        HeldPacketLost = 84, "held packet lost";
+        /// Followed flows that ended because a new policy does not allow them.
+        FlowsEnded = 85, "flows ended by a new policy";
     }
 }
 

@@ -44,6 +44,11 @@ wire_enum! {
         SetPolicy = 0x0012_a010, "set policy";
         /// In: [`RegisterProxyRequest`](crate::redirect::RegisterProxyRequest). Out: nothing.
         RegisterProxy = 0x0012_a080, "register a proxy";
+        /// In: [`ReadEventsRequest`](crate::event::ReadEventsRequest).
+        /// Out: [`EventsReply`](crate::event::EventsReply), then the questions; see [`ask`](crate::ask).
+        ReadQuestions = 0x0012_e014, "read questions";
+        /// In: [`AnswerRequest`](crate::ask::AnswerRequest). Out: nothing.
+        Answer = 0x0012_a018, "answer";
     }
 }
 
@@ -54,4 +59,8 @@ const _: () = {
     assert!(ControlCode::ReadEvents.raw() == control_code(0x803, FILE_READ_DATA));
     assert!(ControlCode::SetPolicy.raw() == control_code(0x804, FILE_WRITE_DATA));
     assert!(ControlCode::RegisterProxy.raw() == control_code(0x820, FILE_WRITE_DATA));
+    assert!(
+        ControlCode::ReadQuestions.raw() == control_code(0x805, FILE_READ_DATA | FILE_WRITE_DATA)
+    );
+    assert!(ControlCode::Answer.raw() == control_code(0x806, FILE_WRITE_DATA));
 };

@@ -40,6 +40,13 @@ wire_enum! {
         Redirected = 10, "redirected";
         /// A socket was given another local address, `target`.
         Bound = 11, "bound";
+        /// A connection, an accept or a listen is held, and somebody is asked about it: see [`ask`](crate::ask).
+        Asked = 12, "asked";
+        /// The question of number `value[0]` was answered.
+        Answered = 13, "answered";
+        /// The question of number `value[0]` was not answered, and its rule's default decided: its time ran out, or
+        /// (`value[1]` is 1) nobody was there to answer any more.
+        Unanswered = 14, "unanswered";
     }
 }
 

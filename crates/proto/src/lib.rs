@@ -8,12 +8,14 @@
 //! - [`status`], [`counter`], [`event`]: what the replies hold;
 //! - [`redirect`]: how proxies register, and what they are told;
 //! - [`effect`]: what rules do besides deciding;
+//! - [`ask`]: questions and answers;
 //! - [`policy`]: the compiled policy, which user mode makes and the driver validates and reads in place.
 //!
 //! Integers are little-endian; IP addresses and SIDs are bytes in network order and in Windows's own layout.
 #![no_std]
 #![forbid(unsafe_code)]
 
+pub mod ask;
 pub mod callout;
 pub mod counter;
 pub mod device;

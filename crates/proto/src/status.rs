@@ -113,8 +113,8 @@ pub struct StatusReply {
     pub events: U32,
     /// Events that can wait.
     pub event_capacity: U32,
-    /// Zero.
-    pub reserved: U32,
+    /// Operations that are held until somebody answers.
+    pub held: U32,
     /// When the driver started, in units of 100 ns since 1601-01-01 UTC (Windows system time).
     pub started: U64,
     /// The last `NTSTATUS` of each [`LifecycleStep`], by its value; 0 where it never failed.

@@ -1,6 +1,7 @@
 //! Callouts: a trait for what they do, and the one trampoline through which WFP calls them.
 
 use core::{
+    cell::Cell,
     ffi::c_void,
     fmt,
     num::NonZeroU64,
@@ -22,9 +23,10 @@ use crate::{
     engine::to_guid,
     layer::{Fields, LayerType},
     metadata::Metadata,
+    pend::PendedOperation,
     redirect::Call,
     values::Values,
-    verdict::{ClassifyOut, Outcome, Verdict},
+    verdict::{Authorization, ClassifyOut, Outcome, Verdict},
 };
 
 /// A callout, for both IP versions of its layer.
@@ -129,6 +131,42 @@ pub struct Classify<'a, L: LayerType> {
     pub decided: bool,
     /// What redirection needs.
     pub(crate) call: Call,
+    /// Whether the operation has been pended.
+    pended: Cell<bool>,
+}
+
+impl<L: LayerType> Classify<'_, L> {
+    /// Whether [`pend`](Self::pend) can succeed: the layer shows a completion handle, which it does
+    /// when an operation is authorized for the first time, and nobody has decided yet.
+    #[must_use]
+    pub fn may_pend(&self) -> bool {
+        !self.decided && !self.pended.get() && self.metadata.completion_handle().is_some()
+    }
+
+    /// Keeps the operation that is being authorized. Whatever the callout answers then, the system
+    /// is told to block and to absorb, as the DDI page of `FwpsPendOperation0` demands.
+    ///
+    /// At a layer where nothing can be pended this does not compile.
+    ///
+    /// # Errors
+    /// `STATUS_FWP_CANNOT_PEND` where [`may_pend`](Self::may_pend) is false, and whatever WFP
+    /// answers; nothing is pended then.
+    pub fn pend(&self) -> Result<PendedOperation, NtStatus> {
+        const {
+            assert!(
+                L::KIND.may_pend_operation(),
+                "nothing can be pended at this layer"
+            );
+        }
+        let handle = self
+            .metadata
+            .completion_handle()
+            .filter(|_| self.may_pend())
+            .ok_or(NtStatus::FWP_CANNOT_PEND)?;
+        let operation = PendedOperation::pend(handle)?;
+        self.pended.set(true);
+        Ok(operation)
+    }
 }
 
 impl<L: LayerType> Classify<'_, L> {
@@ -219,7 +257,7 @@ unsafe extern "C" fn classify<C: Callout>(
         flags: ClassifyOutFlags::from_bits(found.flags),
         stream: None,
     };
-    let verdict = C::classify(&Classify {
+    let call = Classify {
         fields,
         // SAFETY: `meta` is what WFP passed.
         metadata: unsafe { Metadata::new(meta) },
@@ -232,8 +270,15 @@ unsafe extern "C" fn classify<C: Callout>(
             filter: filter.filterId,
             out,
         },
+        pended: Cell::new(false),
+    };
+    let verdict = C::classify(&call);
+    let filter_flags = RuntimeFilterFlags::from_bits(filter.flags);
+    counters.count(if call.pended.get() {
+        Authorization::BlockSilently.write(filter_flags, &mut answer)
+    } else {
+        verdict.write(filter_flags, &mut answer)
     });
-    counters.count(verdict.write(RuntimeFilterFlags::from_bits(filter.flags), &mut answer));
     // SAFETY: as above; the callout has returned, and nobody else refers to it.
     let out = unsafe { &mut *out.as_ptr() };
     // Acquiring writable layer data has written a block here, or, as measured by others, has not.

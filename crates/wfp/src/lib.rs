@@ -45,6 +45,8 @@ pub mod list;
 pub mod metadata;
 #[cfg(windows)]
 pub mod nbl;
+#[cfg(windows)]
+pub mod pend;
 pub mod pool;
 #[cfg(windows)]
 pub mod process;

@@ -60,6 +60,10 @@ impl CloneList {
         Ok(Self { list })
     }
 
+    pub(crate) const fn as_ptr(&self) -> *mut NET_BUFFER_LIST {
+        self.list.as_ptr()
+    }
+
     /// Takes over a clone that another function of WFP made.
     ///
     /// # Safety

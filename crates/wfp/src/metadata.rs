@@ -1,6 +1,6 @@
 //! The metadata that comes with a classify.
 
-use core::{fmt, net::SocketAddr, num::NonZeroU64};
+use core::{ffi::c_void, fmt, net::SocketAddr, num::NonZeroU64, ptr::NonNull};
 
 use wfp_schema::{Direction, MetadataFields};
 use wfp_sys::FWPS_INCOMING_METADATA_VALUES0;
@@ -163,6 +163,13 @@ impl<'a> Metadata<'a> {
         )?;
         // SAFETY: the bit says that the member is valid, during this classify.
         unsafe { RedirectRecords::new(records) }
+    }
+
+    /// `COMPLETION_HANDLE`, present where an operation may be pended.
+    #[must_use]
+    pub(crate) fn completion_handle(&self) -> Option<NonNull<c_void>> {
+        let handle = self.present(MetadataFields::COMPLETION_HANDLE, self.raw.completionHandle)?;
+        NonNull::new(handle)
     }
 
     /// `PACKET_DIRECTION`, present when a connection is authorized again.

@@ -116,7 +116,8 @@ where
         }
         self.policy.with(|policy, epoch| {
             let decision = policy.map_or(Decision::permit(), |policy| {
-                policy.decide(&flow.connection(), host)
+                let decision = policy.decide(&flow.connection(), host);
+                decision.settled(flow.answer)
             });
             let is_reported = policy.is_some_and(|policy| policy.events_all() || decision.log);
             flow.decision = decision;

@@ -1,8 +1,10 @@
 //! Deciding a connection.
 
 use super::content::ContentMatch;
+use super::effect::Effect;
 use super::matching::Facts;
 use super::view::PolicyView;
+use crate::ask::Terms;
 use crate::connection::{Binding, Connection, Listener, TCP, UDP};
 use portcullis_proto::effect::EffectSet;
 use portcullis_proto::event::NO_RULE;
@@ -60,10 +62,12 @@ pub struct Decision {
     pub log: bool,
     /// The host name may change the decision, or the rule that took it. Such a decision is always a permit.
     pub host_dependent: bool,
-    /// What is found in the flow's data may change the decision. Such a decision is always a permit.
+    /// What is found in the flow's data may change the decision, unless that is, or becomes, a block.
     pub content_dependent: bool,
     /// The kinds of effects that the rule has.
     pub effects: EffectSet,
+    /// On what terms somebody is asked, if the action says so.
+    pub ask: Terms,
 }
 
 impl Decision {
@@ -77,6 +81,25 @@ impl Decision {
             host_dependent: false,
             content_dependent: false,
             effects: EffectSet::NONE,
+            ask: Terms::NONE,
+        }
+    }
+
+    /// The decision once there is an answer, or (`None`) never will be: then the rule's default decides. A decision that
+    /// asks nobody stays as it is.
+    #[must_use]
+    pub const fn settled(self, answer: Option<Action>) -> Self {
+        if !matches!(self.action, Action::Ask) {
+            return self;
+        }
+        let action = match answer {
+            Some(action) => action,
+            None => self.ask.otherwise,
+        };
+        Self {
+            action,
+            content_dependent: self.content_dependent && matches!(action, Action::Permit),
+            ..self
         }
     }
 
@@ -207,7 +230,7 @@ impl<'p> PolicyView<'p> {
             Host::Never | Host::Pending => definite.map(|(rule, _)| rule),
         };
         let limit = limit.unwrap_or(u32::MAX);
-        decision.content_dependent = decision.is_permit()
+        decision.content_dependent = decision.action != Action::Block
             && candidates
                 .contents(self)
                 .take_while(|&(index, _)| index < limit)
@@ -275,12 +298,32 @@ impl<'p> PolicyView<'p> {
                 action: self.default_action,
                 ..Decision::permit()
             },
-            |(index, rule)| Decision {
-                action: Action::from_raw(rule.action).unwrap_or(Action::Block),
-                rule: Some(RuleIndex(index)),
-                log: is_logged(rule),
-                effects: EffectSet::from_bits(rule.effect_set.get()),
-                ..Decision::permit()
+            |(index, rule)| {
+                let action = Action::from_raw(rule.action).unwrap_or(Action::Block);
+                let rule_index = Some(RuleIndex(index));
+                let terms = |effect| match effect {
+                    Effect::Ask {
+                        milliseconds,
+                        otherwise,
+                    } => Some(Terms {
+                        milliseconds,
+                        otherwise,
+                    }),
+                    _ => None,
+                };
+                let ask = if action == Action::Ask {
+                    self.effects(rule_index).find_map(terms)
+                } else {
+                    None
+                };
+                Decision {
+                    action,
+                    rule: rule_index,
+                    log: is_logged(rule),
+                    effects: EffectSet::from_bits(rule.effect_set.get()),
+                    ask: ask.unwrap_or(Terms::NONE),
+                    ..Decision::permit()
+                }
             },
         )
     }

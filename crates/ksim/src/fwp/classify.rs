@@ -98,7 +98,7 @@ impl KernelFiltering {
         }
         if self.packet.is_none() {
             // Without memory the callout sees an indication without its packet, which every layer allows.
-            self.packet = packets.allocate(self.layout).ok();
+            self.packet = packets.allocate(self.layout, self.processor).ok();
         }
         self.packet.clone()
     }
@@ -518,7 +518,7 @@ impl KernelFiltering {
             !kept
         });
         while self.chain.len() < indication.chain.len() {
-            let Ok(packet) = packets.allocate(self.layout) else {
+            let Ok(packet) = packets.allocate(self.layout, self.processor) else {
                 return;
             };
             self.chain.push(packet);

@@ -20,7 +20,8 @@ pub struct InjectedPacket {
     pub origin: Option<PacketId>,
     /// How many times what it was cloned from had been injected before.
     pub hops: u32,
-    /// The processor on which the function was called.
+    /// The processor whose stack takes it: that of the packet that it was cloned from, else the one on which the
+    /// function was called.
     pub processor: u32,
 }
 

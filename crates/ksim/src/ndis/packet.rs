@@ -177,11 +177,13 @@ pub(crate) struct Packet {
     injection: AtomicU64,
     /// The stack's number of it.
     number: AtomicU64,
+    /// The processor whose stack indicates it.
+    processor: u32,
     address: usize,
 }
 
 impl Packet {
-    fn new(layout: MdlLayout) -> std::io::Result<Self> {
+    fn new(layout: MdlLayout, processor: u32) -> std::io::Result<Self> {
         let region = Region::new(CAPACITY)?;
         let address = region.base as usize;
         let random = match layout {
@@ -204,6 +206,7 @@ impl Packet {
             references: AtomicU32::new(0),
             injection: AtomicU64::new(0),
             number: AtomicU64::new(0),
+            processor,
             address,
         })
     }
@@ -226,6 +229,11 @@ impl Packet {
     /// The stack's number of it.
     pub(crate) fn number(&self) -> u64 {
         self.number.load(Ordering::Relaxed)
+    }
+
+    /// The processor whose stack indicates it.
+    pub(crate) const fn processor(&self) -> u32 {
+        self.processor
     }
 
     /// The bytes before its data that drivers are not shown.
@@ -495,12 +503,16 @@ fn same(at: Out<u8>, bytes: &[u8]) -> bool {
 pub(crate) struct Packets(Mutex<HashMap<usize, Arc<Packet>>>);
 
 impl Packets {
-    /// A packet for its caller alone.
+    /// A packet for its caller alone, the stack of `processor`.
     ///
     /// # Errors
     /// When the host gives no memory.
-    pub(crate) fn allocate(&self, layout: MdlLayout) -> std::io::Result<Arc<Packet>> {
-        let packet = Arc::new(Packet::new(layout)?);
+    pub(crate) fn allocate(
+        &self,
+        layout: MdlLayout,
+        processor: u32,
+    ) -> std::io::Result<Arc<Packet>> {
+        let packet = Arc::new(Packet::new(layout, processor)?);
         self.0.lock().insert(packet.address, Arc::clone(&packet));
         Ok(packet)
     }

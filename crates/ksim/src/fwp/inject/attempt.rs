@@ -83,6 +83,7 @@ impl Target {
 /// The packet of the stack that a list is, or was cloned from.
 struct Source {
     id: PacketId,
+    processor: u32,
     mark: Option<InjectionMark>,
     ip_header: Vec<u8>,
 }
@@ -91,6 +92,7 @@ fn source_of(call: &Call<'_>, list: Out<NetBufferList>) -> Option<Source> {
     let packet = packet_of(call, list)?;
     Some(Source {
         id: PacketId(packet.number()),
+        processor: packet.processor(),
         mark: packet.injection().map(InjectionMark),
         ip_header: packet.hidden_header(),
     })
@@ -178,11 +180,15 @@ fn depart(call: &Call<'_>, by: By, source: Option<Source>) -> Journey {
             ),
         );
     }
+    // A flow is known to the stack that it came by, wherever the driver lets its packets go on.
+    let processor = source
+        .as_ref()
+        .map_or_else(|| call.cpu().index(), |source| source.processor);
     Journey {
         mark,
         source,
         hops: u32::try_from(sites.len()).unwrap_or(u32::MAX),
-        processor: call.cpu().index(),
+        processor,
     }
 }
 
