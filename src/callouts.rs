@@ -4,10 +4,14 @@ mod authorize;
 mod closure;
 mod connection;
 mod datagram;
+mod discard;
 mod flow;
+mod icmp_error;
 mod listen;
+mod network;
 mod packet;
 mod redirect;
+mod socket;
 mod stream;
 
 use core::{
@@ -15,8 +19,10 @@ use core::{
     sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
 };
 
-use portcullis_core::{EffectSet, connection::TCP, packet::PACKET_EFFECTS};
-use portcullis_proto::{CALLOUTS, CalloutKind, EffectKind, Family, status::CalloutStatus};
+use portcullis_core::{EffectSet, PolicyView, connection::TCP, packet::PACKET_EFFECTS};
+use portcullis_proto::{
+    CALLOUTS, CalloutKind, EffectKind, Family, event::Operation, status::CalloutStatus,
+};
 use wfp::{
     Result,
     callout::{Callout, Counters},
@@ -30,6 +36,33 @@ use wfp::{
     wide::{Wide, WideString},
 };
 
+use discard::Discard;
+
+/// A set of flags.
+macro_rules! flags {
+    (
+        $(#[$meta:meta])*
+        $name:ident { $( $(#[$flag_meta:meta])* $flag:ident = $value:literal; )* }
+    ) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, PartialEq, Eq)]
+        pub(crate) struct $name(u32);
+
+        impl $name {
+            const NONE: Self = Self(0);
+            $( $(#[$flag_meta])* const $flag: Self = Self($value); )*
+
+            const fn union(self, other: Self) -> Self {
+                Self(self.0 | other.0)
+            }
+
+            const fn intersects(self, other: Self) -> bool {
+                self.0 & other.0 != 0
+            }
+        }
+    };
+}
+
 /// When a callout's filter exists. Where there is no filter, a callout costs nothing.
 #[derive(Clone, Copy)]
 pub(crate) enum Demand {
@@ -37,14 +70,82 @@ pub(crate) enum Demand {
     Always,
     /// While a rule of the policy in force has one of these effects.
     Effects(EffectSet),
+    /// While one of these is so.
+    Needs(Needs),
+}
+
+flags! {
+    /// What calls for callouts besides effects.
+    Needs {
+        /// The policy wants to hear of more than connections.
+        OBSERVE = 1;
+        /// A rule is about binds.
+        BIND = 2;
+        /// A rule is about forwarded packets.
+        FORWARD = 4;
+        /// A rule is about ICMP errors.
+        ICMP_ERROR = 8;
+        /// A program captures packets.
+        CAPTURE = 16;
+    }
+}
+
+/// What the policy in force, and who captures, want of the callouts.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    effects: EffectSet,
+    needs: Needs,
+}
+
+impl Wanted {
+    /// Nothing in particular.
+    pub(crate) const NOTHING: Self = Self {
+        effects: EffectSet::NONE,
+        needs: Needs::NONE,
+    };
+    /// What a capture wants.
+    pub(crate) const CAPTURE: Self = Self {
+        needs: Needs::CAPTURE,
+        ..Self::NOTHING
+    };
+
+    /// What a policy wants.
+    pub(crate) const fn by(policy: &PolicyView<'_>) -> Self {
+        let mut needs = Needs::NONE;
+        if policy.observes() {
+            needs = needs.union(Needs::OBSERVE);
+        }
+        if policy.is_about(Operation::Bind) {
+            needs = needs.union(Needs::BIND);
+        }
+        if policy.is_about(Operation::Forward) {
+            needs = needs.union(Needs::FORWARD);
+        }
+        if policy.is_about(Operation::IcmpError) {
+            needs = needs.union(Needs::ICMP_ERROR);
+        }
+        Self {
+            effects: policy.effect_set(),
+            needs,
+        }
+    }
+
+    /// What one of them wants.
+    pub(crate) const fn union(self, other: Self) -> Self {
+        Self {
+            effects: self.effects.union(other.effects),
+            needs: self.needs.union(other.needs),
+        }
+    }
 }
 
 impl Demand {
-    /// Whether the filter exists while a policy with these effects is in force.
-    const fn is_met(self, effects: EffectSet) -> bool {
+    /// Whether the filter exists while this is wanted.
+    const fn is_met(self, wanted: Wanted) -> bool {
         match self {
             Self::Always => true,
-            Self::Effects(needed) => needed.intersects(effects),
+            Self::Effects(needed) => needed.intersects(wanted.effects),
+            Self::Needs(needed) => needed.intersects(wanted.needs),
         }
     }
 }
@@ -104,6 +205,16 @@ const MERGED: CalloutFlags = CalloutFlags::ALLOW_OFFLOAD
 
 /// As above, but each datagram is seen as one.
 const SEGMENTS: CalloutFlags = CalloutFlags::ALLOW_OFFLOAD.union(CalloutFlags::ALLOW_RSC);
+/// Who wants to hear of ICMP errors.
+const ICMP_ERRORS: Needs = Needs::ICMP_ERROR
+    .union(Needs::OBSERVE)
+    .union(Needs::CAPTURE);
+
+/// A callout that watches a discard layer.
+const fn watch<C: Callout>(kind: CalloutKind) -> Row {
+    Row::new::<C>(kind, MERGED, CalloutAction::Inspection)
+        .on(Demand::Needs(Needs::OBSERVE.union(Needs::CAPTURE)))
+}
 
 /// The table, in the order of [`CALLOUTS`].
 const TABLE: [Row; COUNT / 2] = [
@@ -155,6 +266,50 @@ const TABLE: [Row; COUNT / 2] = [
         CalloutAction::Unknown,
     )
     .on(Demand::Effects(PACKET_EFFECTS)),
+    // Nothing of a packet but its headers counts for a decision, and a copy may well be of what the
+    // network card has merged.
+    Row::new::<socket::Bind>(CalloutKind::Bind, MERGED, CalloutAction::Unknown)
+        .on(Demand::Needs(Needs::BIND.union(Needs::OBSERVE))),
+    Row::new::<socket::Release>(CalloutKind::Release, MERGED, CalloutAction::Inspection)
+        .on(Demand::Needs(Needs::OBSERVE)),
+    Row::new::<icmp_error::Inbound>(
+        CalloutKind::InboundIcmpError,
+        MERGED,
+        CalloutAction::Unknown,
+    )
+    .on(Demand::Needs(ICMP_ERRORS)),
+    Row::new::<icmp_error::Outbound>(
+        CalloutKind::OutboundIcmpError,
+        MERGED,
+        CalloutAction::Unknown,
+    )
+    .on(Demand::Needs(ICMP_ERRORS)),
+    Row::new::<network::Forward>(CalloutKind::Forward, MERGED, CalloutAction::Unknown)
+        .on(Demand::Needs(Needs::FORWARD.union(Needs::CAPTURE))),
+    Row::new::<network::Inbound>(
+        CalloutKind::InboundCapture,
+        MERGED,
+        CalloutAction::Inspection,
+    )
+    .on(Demand::Needs(Needs::CAPTURE)),
+    Row::new::<network::Outbound>(
+        CalloutKind::OutboundCapture,
+        MERGED,
+        CalloutAction::Inspection,
+    )
+    .on(Demand::Needs(Needs::CAPTURE)),
+    watch::<Discard<layer::InboundIpPacket, 0>>(CalloutKind::InboundPacketDiscard),
+    watch::<Discard<layer::OutboundIpPacket, 1>>(CalloutKind::OutboundPacketDiscard),
+    watch::<Discard<layer::IpForward, 2>>(CalloutKind::ForwardDiscard),
+    watch::<Discard<layer::InboundTransport, 3>>(CalloutKind::InboundTransportDiscard),
+    watch::<Discard<layer::OutboundTransport, 4>>(CalloutKind::OutboundTransportDiscard),
+    watch::<Discard<layer::DatagramData, 5>>(CalloutKind::DatagramDiscard),
+    watch::<Discard<layer::InboundIcmpError, 6>>(CalloutKind::InboundIcmpErrorDiscard),
+    watch::<Discard<layer::OutboundIcmpError, 7>>(CalloutKind::OutboundIcmpErrorDiscard),
+    watch::<Discard<layer::AleResourceAssignment, 8>>(CalloutKind::BindDiscard),
+    watch::<Discard<layer::AleAuthListen, 9>>(CalloutKind::ListenDiscard),
+    watch::<Discard<layer::AleAuthRecvAccept, 10>>(CalloutKind::AcceptDiscard),
+    watch::<Discard<layer::AleAuthConnect, 11>>(CalloutKind::ConnectDiscard),
 ];
 
 static ROWS: [Row; COUNT / 2] = TABLE;
@@ -180,7 +335,7 @@ const _: () = {
 pub(crate) const COUNT: usize = CALLOUTS.len();
 
 /// Longest display name, its NUL included.
-const NAME: usize = 40;
+const NAME: usize = 48;
 
 /// The display name of each callout and its filter.
 static NAMES: [WideString<NAME>; COUNT] = {
@@ -285,9 +440,18 @@ impl Entry {
         self.row.action
     }
 
-    /// Whether its filter exists while a policy with these effects is in force.
-    pub(crate) const fn is_wanted(&self, effects: EffectSet) -> bool {
-        self.row.demand.is_met(effects)
+    /// Whether its filter exists while this is wanted.
+    pub(crate) const fn is_wanted(&self, wanted: Wanted) -> bool {
+        self.row.demand.is_met(wanted)
+    }
+
+    /// The weight of its filter: who watches comes before those who decide, who end the sublayer's
+    /// evaluation.
+    pub(crate) const fn weight(&self) -> u64 {
+        match self.row.action {
+            CalloutAction::Inspection => 0xC000_0000_0000_0000,
+            CalloutAction::Unknown | CalloutAction::Terminating => 0x8000_0000_0000_0000,
+        }
     }
 
     /// Its filter's flags.

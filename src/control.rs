@@ -7,9 +7,11 @@ use portcullis_core::Endpoint;
 use portcullis_proto::{
     Counter,
     ask::AnswerRequest,
+    capture::{ReadCaptureRequest, StartCaptureRequest},
     counter::StatisticsReply,
     device::ControlCode,
     event::ReadEventsRequest,
+    filter::{DescribeFilterRequest, FilterReply},
     message::{
         Request as Parameterless, RequestError, SetPolicyRequest, VersionReply, read_request,
     },
@@ -21,7 +23,7 @@ use wfp::{NtStatus, Result, irql::Passive};
 use zerocopy::IntoBytes;
 
 use crate::{
-    ask, callouts, device, events, policy, redirect,
+    ask, callouts, capture, device, events, management, policy, redirect,
     state::{self, Core},
 };
 
@@ -104,6 +106,20 @@ fn dispatch(core: &Core, mut request: Request, control_code: u32, passive: Passi
             Err(error) => Err(Refusal::Request(error)),
         },
         Some(ControlCode::Answer) => answer(core, &request, passive),
+        Some(ControlCode::StartCapture) => start_capture(&request, passive),
+        Some(ControlCode::ReadCapture) => match ReadCaptureRequest::parse(request.input()) {
+            Ok(parameters) => {
+                let no_wait = parameters.flags.get() & ReadCaptureRequest::NO_WAIT != 0;
+                return capture::read(request, no_wait, passive);
+            }
+            Err(error) => Err(Refusal::Request(error)),
+        },
+        Some(ControlCode::StopCapture) => parameterless(&request).and_then(|()| {
+            capture::stop(request.file(), passive)
+                .map(|()| 0)
+                .map_err(Refusal::Failed)
+        }),
+        Some(ControlCode::DescribeFilter) => describe_filter(&mut request, passive),
         None => Err(Refusal::Unknown),
     };
     request.complete(result.map_err(|refusal| refusal.count(core)));
@@ -226,6 +242,23 @@ fn answer(core: &Core, request: &Request, passive: Passive) -> Answer {
     ask::answer(core, request, question, action, passive)
         .map(|()| 0)
         .map_err(Refusal::Failed)
+}
+
+fn start_capture(request: &Request, passive: Passive) -> Answer {
+    let parameters = StartCaptureRequest::parse(request.input()).map_err(Refusal::Request)?;
+    capture::start(parameters, request.file(), passive)
+        .map(|()| 0)
+        .map_err(Refusal::Failed)
+}
+
+fn describe_filter(request: &mut Request, passive: Passive) -> Answer {
+    let parameters = DescribeFilterRequest::parse(request.input()).map_err(Refusal::Request)?;
+    let reply =
+        management::describe_filter(parameters.filter.get(), passive).map_err(Refusal::Failed)?;
+    reply
+        .write_to_prefix(request.output())
+        .map(|()| size_of::<FilterReply>())
+        .map_err(|_| Refusal::OutputTooSmall)
 }
 
 /// A count for a reply.

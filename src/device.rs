@@ -5,7 +5,7 @@ use portcullis_proto::device::{DEVICE_NAME, DEVICE_TYPE, SECURITY_DESCRIPTOR, SY
 use wdk_sys::{WDFFILEOBJECT, WDFTIMER, WDFWORKITEM};
 use wfp::{NtStatus, Result, cell::KernelCell, device::Device, irql::Passive, wide};
 
-use crate::{ask, control, events, management, packets, redirect, state::tag};
+use crate::{ask, capture, control, events, management, packets, redirect, state::tag};
 
 static DEVICE: KernelCell<ControlDevice> = KernelCell::new(tag::GLOBAL);
 static QUEUES: KernelCell<Queues> = KernelCell::new(tag::GLOBAL);
@@ -18,6 +18,10 @@ struct Queues {
     read: Queue,
     /// Hands events to those requests.
     event_work: WorkItem,
+    /// Holds requests for a capture's records until there are some.
+    capture: Queue,
+    /// Hands records to those requests.
+    capture_work: WorkItem,
     /// Follows the base filtering engine.
     bfe_work: WorkItem,
     /// Puts packets back that have waited.
@@ -66,6 +70,8 @@ pub(crate) fn create_queues(_driver: Driver, passive: Passive) -> Result {
         control: Queue::create_default(device, Some(control::control))?,
         read: Queue::create_manual(device)?,
         event_work: WorkItem::create(device, Some(event_work))?,
+        capture: Queue::create_manual(device)?,
+        capture_work: WorkItem::create(device, Some(capture_work))?,
         bfe_work: WorkItem::create(device, Some(bfe_work))?,
         packet_timer: Timer::create(device, Some(packets::serve))?,
         questions: Queue::create_manual(device)?,
@@ -94,6 +100,7 @@ pub(crate) fn purge_queues() {
         queues.control.purge();
         queues.read.purge();
         queues.questions.purge();
+        queues.capture.purge();
     }
 }
 
@@ -153,6 +160,18 @@ pub(crate) fn flush_ask_work() {
     }
 }
 
+/// Where requests wait for a capture's records.
+pub(crate) fn capture_queue() -> Option<Queue> {
+    QUEUES.get().map(|queues| queues.capture)
+}
+
+/// Asks for a run of [`capture::serve_readers`].
+pub(crate) fn enqueue_capture_work() {
+    if let Some(queues) = QUEUES.get() {
+        queues.capture_work.enqueue();
+    }
+}
+
 /// Asks for a run of [`management::follow_bfe`].
 pub(crate) fn enqueue_bfe_work() {
     if let Some(queues) = QUEUES.get() {
@@ -165,6 +184,7 @@ pub(crate) fn flush_work() {
     if let Some(queues) = QUEUES.get() {
         queues.bfe_work.flush();
         queues.event_work.flush();
+        queues.capture_work.flush();
     }
 }
 
@@ -183,6 +203,7 @@ unsafe extern "C" fn file_gone(file: WDFFILEOBJECT) {
     if let Some(file) = unsafe { File::new(file) } {
         redirect::file_gone(file);
         ask::file_gone(file, passive);
+        capture::file_gone(file, passive);
     }
 }
 
@@ -190,6 +211,14 @@ unsafe extern "C" fn file_gone(file: WDFFILEOBJECT) {
 /// Called by the framework.
 unsafe extern "C" fn event_work(_item: WDFWORKITEM) {
     events::serve_readers();
+}
+
+/// # Safety
+/// Called by the framework.
+unsafe extern "C" fn capture_work(_item: WDFWORKITEM) {
+    // SAFETY: work items run at PASSIVE_LEVEL.
+    let passive = unsafe { Passive::assume() };
+    capture::serve_readers(passive);
 }
 
 /// # Safety

@@ -17,6 +17,7 @@
 
 mod ask;
 mod callouts;
+mod capture;
 mod control;
 mod device;
 mod events;
@@ -25,6 +26,7 @@ mod management;
 mod packets;
 mod policy;
 mod processes;
+mod readers;
 mod redirect;
 mod registration;
 mod state;

@@ -12,7 +12,9 @@ use kmdf::Driver;
 use portcullis_proto::LifecycleStep;
 use wfp::{Result, irql::Passive};
 
-use crate::{ask, control, device, management, packets, processes, redirect, registration, state};
+use crate::{
+    ask, capture, control, device, management, packets, processes, redirect, registration, state,
+};
 
 /// A row of the list.
 struct Step {
@@ -23,7 +25,7 @@ struct Step {
 }
 
 /// The list. A row may rely on all that is above it.
-static STEPS: [Step; 12] = [
+static STEPS: [Step; 13] = [
     Step {
         name: LifecycleStep::CreateDevice,
         start: device::create,
@@ -64,6 +66,11 @@ static STEPS: [Step; 12] = [
         name: LifecycleStep::CreateInjectionHandles,
         start: ask::create,
         stop: ask::delete,
+    },
+    Step {
+        name: LifecycleStep::PrepareCapture,
+        start: capture::create,
+        stop: capture::delete,
     },
     // The session is opened further down, when the base filtering engine runs, and reopened
     // whenever it returns. What is left of it after the filters is closed here, because callouts

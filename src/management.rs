@@ -3,15 +3,17 @@
 //! `WaitingForBfe` ⇄ `Active`: the engine's callback asks for a run of [`follow_bfe`], which makes
 //! the objects when the engine runs and forgets them when it has stopped.
 //!
-//! A filter whose callout is only needed for an [effect](EffectSet) exists while the policy in force
-//! has that effect: [`set_policy`] adds what a new policy needs before it comes into force, and deletes
-//! what it does not need afterwards.
+//! A filter whose callout is only needed for something that a policy, or who captures, may [want](Wanted)
+//! exists while that is wanted: [`set_policy`] adds what a new policy needs before it comes into force, and
+//! deletes what it does not need afterwards; [`set_capture`] does the same for a capture.
 
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use kmdf::Driver;
-use portcullis_core::EffectSet;
-use portcullis_proto::{Counter, DriverState, LifecycleStep};
+use portcullis_proto::{
+    Counter, DriverState, LifecycleStep,
+    filter::{FilterReply, Name},
+};
 use wfp::{
     NtStatus, Result,
     bfe::{Listener, Subscription},
@@ -26,7 +28,7 @@ use wfp::{
 
 use crate::{
     ask,
-    callouts::{self, Object},
+    callouts::{self, Object, Wanted},
     device,
     state::{self, tag},
 };
@@ -39,16 +41,16 @@ const DESCRIPTION: Wide<'static> = wide!("Application firewall");
 /// Below the built-in universal sublayer, as callouts must be that coexist with `IPsec`; its weight
 /// is not documented, and ours leaves room on both sides.
 const SUBLAYER_WEIGHT: u16 = 0x1000;
-/// Our sublayer has one filter a layer, so any weight will do.
-const FILTER_WEIGHT: u64 = 0x8000_0000_0000_0000;
 
 /// What exists in the filter engine.
 struct Management {
     subscription: Option<Subscription>,
     session: Option<EngineSession>,
     filters: Filters,
-    /// The effects for which filters exist, or will when the engine runs.
-    effects: EffectSet,
+    /// What the policy in force wants.
+    policy: Wanted,
+    /// What who captures wants.
+    capture: Wanted,
 }
 
 /// The identifier of each callout's filter.
@@ -67,7 +69,8 @@ pub(crate) fn prepare(_driver: Driver, passive: Passive) -> Result {
         subscription: None,
         session: None,
         filters: [None; callouts::COUNT],
-        effects: EffectSet::NONE,
+        policy: Wanted::NOTHING,
+        capture: Wanted::NOTHING,
     };
     MANAGEMENT.try_set(WaitLock::try_new(tag::GLOBAL, nothing)?, passive)?;
     Ok(())
@@ -96,25 +99,71 @@ pub(crate) fn follow_bfe(passive: Passive) {
     }
 }
 
-/// Puts a policy with these effects in force by calling `set`, with the filters that it needs.
+/// Puts a policy that wants this in force by calling `set`, with the filters that it needs.
 ///
 /// # Errors
 /// A filter that the policy needs could not be added, or `set` failed. The policy in force stays then.
-pub(crate) fn set_policy(
-    effects: EffectSet,
-    passive: Passive,
-    set: impl FnOnce() -> Result,
-) -> Result {
+pub(crate) fn set_policy(wanted: Wanted, passive: Passive, set: impl FnOnce() -> Result) -> Result {
     let management = MANAGEMENT.get().ok_or(NtStatus::DEVICE_NOT_READY)?;
     let mut management = management.lock(passive);
-    let before = management.effects;
-    let done = management
-        .want(before.union(effects), passive)
-        .and_then(|()| set());
+    let before = management.policy;
+    management.policy = before.union(wanted);
+    let done = management.adapt(passive).and_then(|()| set());
     // Too many filters do no harm, and what failed is recorded.
-    let wanted = if done.is_ok() { effects } else { before };
-    let _ = management.want(wanted, passive);
+    management.policy = if done.is_ok() { wanted } else { before };
+    let _ = management.adapt(passive);
     done
+}
+
+/// Adds the filters that a capture needs, or deletes them.
+///
+/// # Errors
+/// They could not be added; then there is none. What cannot be deleted stays until something else changes,
+/// and does no harm.
+pub(crate) fn set_capture(is_on: bool, passive: Passive) -> Result {
+    let management = MANAGEMENT.get().ok_or(NtStatus::DEVICE_NOT_READY)?;
+    let mut management = management.lock(passive);
+    let before = management.capture;
+    management.capture = if is_on {
+        Wanted::CAPTURE
+    } else {
+        Wanted::NOTHING
+    };
+    let done = management.adapt(passive);
+    if is_on && done.is_err() {
+        management.capture = before;
+    }
+    done
+}
+
+/// Tells whose a filter is.
+///
+/// # Errors
+/// `STATUS_FWP_FILTER_NOT_FOUND`; `STATUS_DEVICE_NOT_READY` while the engine does not run.
+pub(crate) fn describe_filter(id: u64, passive: Passive) -> Result<FilterReply> {
+    let management = MANAGEMENT.get().ok_or(NtStatus::DEVICE_NOT_READY)?;
+    let management = management.lock(passive);
+    let session = management
+        .session
+        .as_ref()
+        .ok_or(NtStatus::DEVICE_NOT_READY)?;
+    let is_ours = management
+        .filters
+        .iter()
+        .any(|filter| filter.is_some_and(|filter| filter.get() == id));
+    let (key, name, provider) = session.filter(id, passive, |filter| {
+        (filter.key, Name::new(filter.name), filter.provider)
+    })?;
+    // A provider may be gone by now.
+    let provider = provider
+        .and_then(|key| {
+            session
+                .provider_name(key, passive, |name| Name::new(name))
+                .ok()
+        })
+        .unwrap_or_else(|| Name::new([]));
+    let flags = if is_ours { FilterReply::OURS } else { 0 };
+    Ok(FilterReply::new(flags, key.to_bytes(), name, provider))
 }
 
 /// Deletes the filters, so that no further traffic comes to the callouts.
@@ -199,7 +248,7 @@ impl Management {
     fn add_objects(&mut self, passive: Passive) -> core::result::Result<(), Failure> {
         let mut session = EngineSession::open_dynamic(&label(NAME), passive)
             .map_err(|status| (LifecycleStep::OpenSession, status))?;
-        match add_all(&mut session, self.effects, passive) {
+        match add_all(&mut session, self.wanted(), passive) {
             Ok(filters) => {
                 self.keep(&filters, true);
                 self.session = Some(session);
@@ -212,22 +261,28 @@ impl Management {
         }
     }
 
-    /// Adds the filters that these effects need and deletes those that they don't, in one transaction. Without a
-    /// session it is only noted. When it fails, nothing has changed.
-    fn want(&mut self, effects: EffectSet, passive: Passive) -> Result {
+    /// What is wanted of the callouts.
+    const fn wanted(&self) -> Wanted {
+        self.policy.union(self.capture)
+    }
+
+    /// Adds the filters that are wanted and deletes those that are not, in one transaction. Without a session there is
+    /// nothing to do yet. When it fails, nothing has changed.
+    fn adapt(&mut self, passive: Passive) -> Result {
+        let wanted = self.wanted();
         let is_right = |(entry, filter): (callouts::Entry, &Option<FilterId>)| {
-            entry.is_wanted(effects) == filter.is_some()
+            entry.is_wanted(wanted) == filter.is_some()
         };
         // A session that the engine's stop has ended is opened anew soon, and gets its filters then.
         if !INTERRUPTED.load(Ordering::SeqCst)
+            && !state::is_stopping()
             && !callouts::entries().zip(&self.filters).all(is_right)
             && let Some(session) = &mut self.session
         {
-            let filters = change_filters(session, self.filters, effects, passive)
+            let filters = change_filters(session, self.filters, wanted, passive)
                 .inspect_err(|&status| failed((LifecycleStep::AddFilters, status)))?;
             self.keep(&filters, true);
         }
-        self.effects = effects;
         Ok(())
     }
 
@@ -293,12 +348,12 @@ impl Management {
 fn change_filters(
     session: &mut EngineSession,
     mut filters: Filters,
-    effects: EffectSet,
+    wanted: Wanted,
     passive: Passive,
 ) -> Result<Filters> {
     let transaction = session.transaction(passive)?;
     for (entry, filter) in callouts::entries().zip(filters.iter_mut()) {
-        match (entry.is_wanted(effects), *filter) {
+        match (entry.is_wanted(wanted), *filter) {
             (true, None) => *filter = Some(add_filter(&transaction, entry)?),
             (false, Some(id)) => {
                 transaction.delete_filter(id)?;
@@ -314,7 +369,7 @@ fn change_filters(
 /// Everything in one transaction.
 fn add_all(
     session: &mut EngineSession,
-    effects: EffectSet,
+    wanted: Wanted,
     passive: Passive,
 ) -> core::result::Result<Filters, Failure> {
     let at = |step: LifecycleStep| move |status: NtStatus| (step, status);
@@ -341,8 +396,8 @@ fn add_all(
         }
     }
     let mut filters = [None; callouts::COUNT];
-    let wanted = callouts::entries().zip(filters.iter_mut());
-    for (entry, place) in wanted.filter(|(entry, _)| entry.is_wanted(effects)) {
+    let places = callouts::entries().zip(filters.iter_mut());
+    for (entry, place) in places.filter(|(entry, _)| entry.is_wanted(wanted)) {
         *place = Some(add_filter(&transaction, entry).map_err(at(LifecycleStep::AddFilters))?);
     }
     transaction
@@ -358,7 +413,7 @@ fn add_filter(transaction: &Transaction<'_>, entry: callouts::Entry) -> Result<F
         label: ours(entry.name()),
         layer: entry.layer_key(),
         sublayer: callouts::key(Object::Sublayer),
-        weight: FILTER_WEIGHT,
+        weight: entry.weight(),
         action: entry.action(),
         callout: entry.callout_key(),
         flags: entry.filter_flags(),

@@ -5,7 +5,7 @@ use core::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use portcullis_core::{Connection, Decision, EffectSet, Policy, PolicySource, PolicyView};
+use portcullis_core::{Connection, Decision, Policy, PolicySource, PolicyView};
 use portcullis_proto::{Counter, EventKind, EventRecord};
 use wfp::{
     NtStatus, Result,
@@ -17,6 +17,7 @@ use wfp::{
 };
 
 use crate::{
+    callouts::Wanted,
     management, packets, processes,
     state::{self, Core, tag},
 };
@@ -115,8 +116,8 @@ impl PolicySource for PolicyStore {
 /// `STATUS_DATA_NOT_ACCEPTED` if it is not valid, `STATUS_INSUFFICIENT_RESOURCES`, or why a filter
 /// that it needs could not be added. The policy in force stays then.
 pub(crate) fn set(core: &Core, bytes: &[u8], passive: Passive) -> Result {
-    let (policy, hash, rules, effects) = if bytes.is_empty() {
-        (None, 0, 0, EffectSet::NONE)
+    let (policy, hash, rules, wanted) = if bytes.is_empty() {
+        (None, 0, 0, Wanted::NOTHING)
     } else {
         if bytes.len() > portcullis_proto::policy::MAX_SIZE {
             core.statistics().count(Counter::PolicyRejected);
@@ -129,11 +130,11 @@ pub(crate) fn set(core: &Core, bytes: &[u8], passive: Passive) -> Result {
             NtStatus::DATA_NOT_ACCEPTED
         })?;
         let view = policy.view();
-        let (rules, effects) = (view.rule_count(), view.effect_set());
+        let (rules, wanted) = (view.rule_count(), Wanted::by(&view));
         let hash = policy.hash();
-        (Some(policy), hash, rules, effects)
+        (Some(policy), hash, rules, wanted)
     };
-    management::set_policy(effects, passive, || {
+    management::set_policy(wanted, passive, || {
         core.policy()
             .set(policy, passive)
             .inspect_err(|_| core.statistics().count(Counter::OutOfMemory))

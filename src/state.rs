@@ -50,6 +50,8 @@ pub(crate) mod tag {
     pub(crate) const PROCESSES: Tag = Tag::new(*b"PcPr");
     /// Packets that are changed or wait, and their paths.
     pub(crate) const PACKETS: Tag = Tag::new(*b"PcPk");
+    /// Captures and their rings.
+    pub(crate) const CAPTURE: Tag = Tag::new(*b"PcCa");
     /// Policies.
     pub(crate) const POLICY: Tag = Tag::new(*b"PcPo");
 }

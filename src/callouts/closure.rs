@@ -29,8 +29,8 @@ impl Callout for EndpointClosure {
         let fields = &call.fields;
         // An endpoint that was not connected has no remote side, one that was not bound no local.
         let nowhere = connection::unspecified(fields.version());
-        core.endpoint_closed(&Connection {
-            // The layer does not say who began; the endpoint is this machine's.
+        let connection = Connection {
+            // The layer does not say who began; the endpoint's flows do.
             direction: Direction::Outbound,
             protocol: fields.protocol().unwrap_or(0),
             local: Endpoint::new(
@@ -45,7 +45,8 @@ impl Callout for EndpointClosure {
             user: fields.user().unwrap_or_default(),
             process_id: call.metadata.process_id().unwrap_or(0),
             flow: 0,
-        });
+        };
+        core.endpoint_closed(&connection, call.metadata.endpoint().unwrap_or(0));
         Seen
     }
 }

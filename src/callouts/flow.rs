@@ -64,6 +64,9 @@ fn follow(core: &state::Core, call: &Classify<'_, AleFlowEstablished>, id: FlowI
             return;
         }
     };
+    if let Some(endpoint) = call.metadata.endpoint() {
+        core.flow_joins(handle, endpoint);
+    }
     let associated = super::association(id.get(), connection.protocol, call.fields.version())
         .zip(NonZeroU64::new(handle.raw()))
         .is_some_and(|(at, context)| flow::associate(at, context).is_ok());

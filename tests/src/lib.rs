@@ -3,6 +3,7 @@
 //! ```text
 //! world    a machine, the driver, its device, and a host with packets
 //! control  the driver's device
+//! capture  what the driver captures
 //! net      a host's network stack on one processor
 //! packets  IP packets and TCP connections
 //! messages what clients say first: TLS, HTTP, DNS
@@ -18,6 +19,7 @@
     reason = "a test's support panics where the test has failed"
 )]
 
+pub mod capture;
 pub mod control;
 pub mod foreign;
 pub mod image;

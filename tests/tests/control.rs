@@ -4,14 +4,16 @@ use ksim::nt::io_security::{GENERIC_READ, GENERIC_WRITE};
 use ksim::{Caller, OpenError};
 use portcullis_core::PolicyView;
 use portcullis_proto::ask::AnswerRequest;
+use portcullis_proto::capture::{CaptureReply, ReadCaptureRequest, StartCaptureRequest};
 use portcullis_proto::counter::StatisticsReply;
 use portcullis_proto::device::ControlCode;
 use portcullis_proto::event::{EventsReply, ReadEventsRequest};
+use portcullis_proto::filter::{DescribeFilterRequest, FilterReply};
 use portcullis_proto::message::{PROTOCOL_MAJOR, SetPolicyRequest, VersionReply, read_padded};
 use portcullis_proto::policy::{CRC_FROM, FORMAT_VERSION, MAX_SIZE, PolicyHeader, crc32};
 use portcullis_proto::redirect::RegisterProxyRequest;
 use portcullis_proto::status::StatusReply;
-use portcullis_proto::{Action, CALLOUTS, Counter};
+use portcullis_proto::{Action, CALLOUTS, CalloutKind, Counter, Family};
 use portcullis_tests::control::{compile, plain_request, set_policy_request};
 use portcullis_tests::random::Random;
 use portcullis_tests::{Device, World};
@@ -39,7 +41,7 @@ const POLICY: &str = r"
 ";
 
 /// The one request of each code that is well-formed, with room for its reply.
-fn valid(code: ControlCode) -> (Vec<u8>, usize) {
+fn valid(world: &World, code: ControlCode) -> (Vec<u8>, usize) {
     match code {
         ControlCode::GetVersion => (Vec::new(), size_of::<VersionReply>()),
         ControlCode::GetStatus => (plain_request(), StatusReply::size_with(CALLOUTS.len())),
@@ -56,6 +58,24 @@ fn valid(code: ControlCode) -> (Vec<u8>, usize) {
             (RegisterProxyRequest::new(listens, 0).as_bytes().to_vec(), 0)
         }
         ControlCode::Answer => (AnswerRequest::new(1, Action::Permit).as_bytes().to_vec(), 0),
+        ControlCode::StartCapture => (StartCaptureRequest::new(64, 1 << 16).as_bytes().to_vec(), 0),
+        ControlCode::ReadCapture => (
+            ReadCaptureRequest::new(ReadCaptureRequest::NO_WAIT)
+                .as_bytes()
+                .to_vec(),
+            CaptureReply::size_for(64),
+        ),
+        ControlCode::StopCapture => (plain_request(), 0),
+        ControlCode::DescribeFilter => {
+            let filter = world
+                .callout(CalloutKind::Connect, Family::V4)
+                .filter_id
+                .get();
+            (
+                DescribeFilterRequest::new(filter).as_bytes().to_vec(),
+                size_of::<FilterReply>(),
+            )
+        }
     }
 }
 
@@ -88,7 +108,7 @@ fn the_version_tells_what_the_driver_speaks() {
 fn a_well_formed_request_of_each_code_succeeds() {
     let world = World::new();
     for &code in ControlCode::ALL {
-        let (input, room) = valid(code);
+        let (input, room) = valid(&world, code);
         let result = world.device().ioctl(code.raw(), &input, room);
         assert_eq!(result.status, accepted(code), "{}", code.name());
         assert!(result.information <= room);
@@ -133,8 +153,12 @@ fn an_input_that_is_cut_short_is_refused_at_each_length() {
         ControlCode::ReadEvents,
         ControlCode::ReadQuestions,
         ControlCode::Answer,
+        ControlCode::StartCapture,
+        ControlCode::ReadCapture,
+        ControlCode::StopCapture,
+        ControlCode::DescribeFilter,
     ] {
-        let (input, room) = valid(code);
+        let (input, room) = valid(&world, code);
         for length in 0..input.len() {
             let answer = world.device().answer(code, &input[..length], room);
             assert_eq!(
@@ -145,7 +169,7 @@ fn an_input_that_is_cut_short_is_refused_at_each_length() {
             );
         }
     }
-    let (input, _) = valid(ControlCode::SetPolicy);
+    let (input, _) = valid(&world, ControlCode::SetPolicy);
     for length in 0..input.len() {
         let answer = world
             .device()
@@ -170,8 +194,9 @@ fn an_output_that_is_too_small_is_refused_at_each_length() {
         ControlCode::GetVersion,
         ControlCode::GetStatus,
         ControlCode::GetStatistics,
+        ControlCode::DescribeFilter,
     ] {
-        let (input, room) = valid(code);
+        let (input, room) = valid(&world, code);
         for room in 0..room {
             let result = world.device().ioctl(code.raw(), &input, room);
             assert_eq!(
@@ -184,7 +209,7 @@ fn an_output_that_is_too_small_is_refused_at_each_length() {
         }
         assert_eq!(world.device().answer(code, &input, room), NtStatus::SUCCESS);
     }
-    let (input, _) = valid(ControlCode::ReadEvents);
+    let (input, _) = valid(&world, ControlCode::ReadEvents);
     let waiting = world.status().events;
     for room in 0..EventsReply::size_with(1) {
         assert_eq!(
@@ -203,7 +228,7 @@ fn another_major_version_is_refused_and_a_later_minor_one_is_not() {
         .iter()
         .filter(|code| **code != ControlCode::GetVersion)
     {
-        let (input, room) = valid(code);
+        let (input, room) = valid(&world, code);
         for major in [0, PROTOCOL_MAJOR + 1, 0x7fff, 0xffff] {
             let mut input = input.clone();
             input[4..6].copy_from_slice(&major.to_le_bytes());
@@ -236,7 +261,7 @@ fn a_longer_fixed_part_is_taken_if_what_is_not_known_is_zero() {
         .iter()
         .filter(|code| **code != ControlCode::GetVersion)
     {
-        let (input, room) = valid(code);
+        let (input, room) = valid(&world, code);
         let fixed = u32::from_le_bytes(input[..4].try_into().expect("four bytes")) as usize;
         for (unknown, expected) in [(0, accepted(code)), (1, NtStatus::INVALID_PARAMETER)] {
             let mut longer = input[..fixed].to_vec();
@@ -275,7 +300,7 @@ fn a_longer_fixed_part_is_taken_if_what_is_not_known_is_zero() {
 fn reserved_bits_are_refused() {
     let world = World::new();
     let before = fixed(&world);
-    let (input, room) = valid(ControlCode::ReadEvents);
+    let (input, room) = valid(&world, ControlCode::ReadEvents);
     for bit in 1..64 {
         let mut input = input.clone();
         input[8 + bit / 8] |= 1 << (bit % 8);
@@ -286,7 +311,7 @@ fn reserved_bits_are_refused() {
             "bit {bit} of flags and reserved"
         );
     }
-    let (input, _) = valid(ControlCode::SetPolicy);
+    let (input, _) = valid(&world, ControlCode::SetPolicy);
     for bit in 0..32 {
         let mut input = input.clone();
         input[12 + bit / 8] |= 1 << (bit % 8);
@@ -301,7 +326,7 @@ fn reserved_bits_are_refused() {
 fn a_policy_size_that_is_not_the_rest_of_the_input_is_refused() {
     let world = World::new();
     let before = fixed(&world);
-    let (input, _) = valid(ControlCode::SetPolicy);
+    let (input, _) = valid(&world, ControlCode::SetPolicy);
     let actual = u32::try_from(input.len() - size_of::<SetPolicyRequest>()).expect("small");
     for size in [0, 1, actual - 1, actual + 1, 0x7fff_ffff, 0xffff_ffff] {
         let mut input = input.clone();
@@ -446,7 +471,7 @@ fn a_handle_without_the_right_to_write_cannot_set_a_policy() {
         ControlCode::GetStatistics,
         ControlCode::ReadEvents,
     ] {
-        let (input, room) = valid(code);
+        let (input, room) = valid(&world, code);
         assert_eq!(
             writer.answer(code, &input, room),
             NtStatus::ACCESS_DENIED,

@@ -2,9 +2,11 @@
 
 use ksim::{Config, PoolMode};
 use portcullis_cli::control::{self, Wait};
+use portcullis_proto::capture::{CaptureReply, ReadCaptureRequest, StartCaptureRequest};
 use portcullis_proto::device::ControlCode;
 use portcullis_proto::event::{EventsReply, ReadEventsRequest};
-use portcullis_proto::{Action, DriverState, LifecycleStep};
+use portcullis_proto::filter::{DescribeFilterRequest, FilterReply};
+use portcullis_proto::{Action, CalloutKind, DriverState, Family, LifecycleStep};
 use portcullis_tests::control::{compile, plain_request};
 use portcullis_tests::world::assert_clean;
 use portcullis_tests::{Tcp, World, udp};
@@ -342,6 +344,87 @@ fn every_call_while_operations_are_held_and_let_go_fails_in_turn() {
         assert_eq!(world.status().held.get(), 0, "{call:?}");
         assert!(call.is_some() || questions.len() == 4);
         drop(world.events());
+        call
+    });
+    world.end();
+}
+
+#[test]
+fn every_step_of_a_capture_fails_in_turn_and_leaves_no_capture() {
+    let mut world = World::with_policy("default = 'permit'");
+    let start = StartCaptureRequest::new(1_500, 1 << 16);
+    let room = CaptureReply::size_for(1_500);
+    let mut port = 50_000;
+    sweep("a capture", |nth| {
+        port += 1;
+        world.kernel.faults().fail_nth(nth);
+        let begun = world
+            .device()
+            .answer(ControlCode::StartCapture, start.as_bytes(), 0);
+        let passed = world.net.passes(udp(
+            &format!("192.0.2.10:{port}"),
+            "198.51.100.1:9",
+            b"datagram",
+        ));
+        let read = ReadCaptureRequest::new(ReadCaptureRequest::NO_WAIT);
+        let result = world
+            .device()
+            .ioctl(ControlCode::ReadCapture.raw(), read.as_bytes(), room);
+        let stopped = world
+            .device()
+            .answer(ControlCode::StopCapture, &plain_request(), 0);
+        let call = failed(&world);
+        assert!(passed, "{call:?}: a capture takes nothing away");
+        if begun.is_success() {
+            assert_eq!(stopped, NtStatus::SUCCESS, "{call:?}");
+            if result.status.is_success() {
+                let (reply, _) = CaptureReply::read(&result.output).expect("a reply");
+                assert!(reply.counts.taken.get() > 0, "{call:?}");
+            }
+        } else {
+            assert_eq!(stopped, NtStatus::INVALID_DEVICE_STATE, "{call:?}");
+        }
+        // Whatever is left is read, or it is over.
+        drop(
+            world
+                .device()
+                .ioctl(ControlCode::ReadCapture.raw(), read.as_bytes(), room),
+        );
+        let again = world
+            .device()
+            .answer(ControlCode::StartCapture, start.as_bytes(), 0);
+        assert_eq!(again, NtStatus::SUCCESS, "after {call:?}");
+        let stopped = world
+            .device()
+            .answer(ControlCode::StopCapture, &plain_request(), 0);
+        assert_eq!(stopped, NtStatus::SUCCESS);
+        drop(
+            world
+                .device()
+                .ioctl(ControlCode::ReadCapture.raw(), read.as_bytes(), room),
+        );
+        call
+    });
+    world.end();
+}
+
+#[test]
+fn every_step_of_describing_a_filter_fails_in_turn() {
+    let world = World::with_policy("default = 'permit'");
+    let filter = world
+        .callout(CalloutKind::Connect, Family::V4)
+        .filter_id
+        .get();
+    let request = DescribeFilterRequest::new(filter);
+    sweep("describing a filter", |nth| {
+        world.kernel.faults().fail_nth(nth);
+        let answer = world.device().answer(
+            ControlCode::DescribeFilter,
+            request.as_bytes(),
+            size_of::<FilterReply>(),
+        );
+        let call = failed(&world);
+        assert!(call.is_some() || answer.is_success());
         call
     });
     world.end();

@@ -4,13 +4,16 @@
 
 use ksim::sched::{Bound, Program, explore, sweep};
 use ksim::{Caller, Config, Schedule};
+use portcullis_proto::capture::{CaptureReply, ReadCaptureRequest, StartCaptureRequest};
+use portcullis_proto::device::ControlCode;
 use portcullis_proto::{Action, Counter, EventRecord};
-use portcullis_tests::control::{compile, events_of};
+use portcullis_tests::control::{compile, events_of, plain_request};
 use portcullis_tests::messages::client_hello;
 use portcullis_tests::world::assert_clean;
 use portcullis_tests::{Net, Tcp, World, udp};
 use wfp_engine::FlowId;
 use wfp_schema::NtStatus;
+use zerocopy::IntoBytes as _;
 
 /// How much of a scenario is tried.
 struct Effort {
@@ -418,4 +421,78 @@ fn the_same_seed_gives_the_same_run_of_the_driver() {
         }
     }
     assert!(different.len() > 2 * scenarios.len(), "{different:?}");
+}
+
+fn everything() -> StartCaptureRequest {
+    StartCaptureRequest::new(1_500, 1 << 16)
+}
+
+/// A capture begins, is read and stops while packets come by.
+fn capture_against_packets(schedule: &Schedule) {
+    let (world, mut net) = begin(schedule, "default = 'permit'");
+    let device = world.open(Caller::administrator());
+    let read = ReadCaptureRequest::new(ReadCaptureRequest::NO_WAIT);
+    let room = CaptureReply::size_for(1_500);
+    let mut bytes = 0;
+    beside(
+        &world,
+        || {
+            let start = everything();
+            let answer = device.answer(ControlCode::StartCapture, start.as_bytes(), 0);
+            assert_eq!(answer, NtStatus::SUCCESS);
+            let result = device.ioctl(ControlCode::ReadCapture.raw(), read.as_bytes(), room);
+            assert_eq!(result.status, NtStatus::SUCCESS);
+            bytes += result.output.len();
+            let answer = device.answer(ControlCode::StopCapture, &plain_request(), 0);
+            assert_eq!(answer, NtStatus::SUCCESS);
+            let result = device.ioctl(ControlCode::ReadCapture.raw(), read.as_bytes(), room);
+            let over = [NtStatus::SUCCESS, NtStatus::INVALID_DEVICE_STATE];
+            assert!(over.contains(&result.status), "{}", result.status);
+        },
+        || assert!(net.passes(datagram(50_000))),
+    );
+    device.close();
+    drop(net);
+    world.end();
+}
+
+#[test]
+fn a_capture_from_its_start_to_its_end_against_packets() {
+    try_all(
+        &Effort {
+            seeds: 40,
+            departures: 1,
+        },
+        capture_against_packets,
+    );
+}
+
+/// Who captures dies while packets come by.
+fn death_against_packets(schedule: &Schedule) {
+    let (world, mut net) = begin(schedule, "default = 'permit'");
+    let device = world.open(Caller::administrator());
+    let answer = device.answer(ControlCode::StartCapture, everything().as_bytes(), 0);
+    assert_eq!(answer, NtStatus::SUCCESS);
+    beside(
+        &world,
+        || drop(device),
+        || assert!(net.passes(datagram(50_000))),
+    );
+    let answer = world
+        .device()
+        .answer(ControlCode::StartCapture, everything().as_bytes(), 0);
+    assert_eq!(answer, NtStatus::SUCCESS, "nothing is left of the other");
+    drop(net);
+    world.end();
+}
+
+#[test]
+fn the_death_of_who_captures_against_packets() {
+    try_all(
+        &Effort {
+            seeds: 40,
+            departures: 1,
+        },
+        death_against_packets,
+    );
 }

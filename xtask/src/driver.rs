@@ -14,6 +14,7 @@ pub(crate) const PACKAGES: &[&str] = &[
     "portcullis",
     "conformance-driver",
     "marking-driver",
+    "watching-driver",
     "kmdf",
     "wfp",
     "wfp-sys",

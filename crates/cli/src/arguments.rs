@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -22,6 +22,13 @@ pub enum Command {
     ///
     /// Exit status: 0 clean, 1 bad input, 2 the verifier found a violation or a leak.
     Replay(Replay),
+    /// Write what the driver captures: packets at the network layers, with what was decided about each
+    ///
+    /// Every packet has a comment: the verdict, the rule, the flow, the application, and if it was discarded by whom.
+    /// What was blocked before it was a packet is there too, on an interface of its own.
+    ///
+    /// Exit status: 0 clean, 1 bad input, 2 the verifier found a violation or a leak.
+    Capture(Capture),
     /// Check or compile a policy
     #[command(subcommand)]
     Policy(Policy),
@@ -77,6 +84,123 @@ pub struct Replay {
     /// Show the driver's events as well
     #[arg(long)]
     pub events: bool,
+}
+
+/// `portcullis capture`.
+#[derive(Debug, Args)]
+pub struct Capture {
+    /// Where the packets go, as pcapng; the file has this name when it is whole
+    #[arg(short, long, value_name = "OUT.pcapng")]
+    pub write: PathBuf,
+    /// Replay this capture through the driver in the simulated kernel, and write what the driver captures; may be given
+    /// more than once
+    #[arg(long, value_name = "CAPTURE", required = true)]
+    pub replay: Vec<PathBuf>,
+    /// The policy, a TOML file; without one everything is permitted
+    #[arg(short, long, value_name = "FILE")]
+    pub policy: Option<PathBuf>,
+    /// An address or prefix of the local host; found out from the traffic when not given
+    #[arg(long, value_name = "ADDR[/LENGTH]")]
+    pub local: Vec<String>,
+    /// The application behind a local endpoint: ADDR:PORT=PATH[,SID]
+    #[arg(long, value_name = "ADDR:PORT=PATH[,SID]")]
+    pub process: Vec<Process>,
+    /// The driver to run, instead of the portcullis.sys in this program
+    #[arg(long, value_name = "FILE.sys")]
+    pub driver: Option<PathBuf>,
+    /// Simulated processors
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub cpus: u32,
+    /// Only packets from or to this address or prefix; up to 8
+    #[arg(long, value_name = "ADDR[/LENGTH]")]
+    pub address: Vec<Prefix>,
+    /// Only packets from or to this port, or these; up to 8
+    #[arg(long, value_name = "N[-M]")]
+    pub port: Vec<Ports>,
+    /// Only packets of this protocol: tcp, udp, icmp, icmpv6 or a number; up to 8
+    #[arg(long, value_name = "NAME", value_parser = protocol)]
+    pub protocol: Vec<u8>,
+    /// Bytes kept of each packet
+    #[arg(long, value_name = "BYTES", default_value_t = 65_535, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub snap: u32,
+    /// Size of the driver's ring, in bytes: what does not fit until it is read is dropped and counted
+    #[arg(long, value_name = "BYTES", default_value_t = 16 << 20, value_parser = clap::value_parser!(u32).range(65_536..=67_108_864))]
+    pub ring: u32,
+    /// At most so many packets
+    #[arg(long, value_name = "N")]
+    pub count: Option<u64>,
+    /// At most so long after the first packet
+    #[arg(long, value_name = "SECONDS")]
+    pub seconds: Option<u64>,
+    /// Write what was captured, and what was dropped, as JSON ("-" is standard output, and replaces the text)
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
+
+/// Addresses that begin alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Prefix {
+    /// The first of them.
+    pub address: IpAddr,
+    /// The bits that they share.
+    pub length: u8,
+}
+
+impl FromStr for Prefix {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (address, length) = text
+            .split_once('/')
+            .map_or((text, None), |(address, length)| (address, Some(length)));
+        let address: IpAddr = address
+            .parse()
+            .map_err(|_| format!("\"{address}\" is not an IP address"))?;
+        let most = if address.is_ipv4() { 32 } else { 128 };
+        let length = length.map_or(Ok(most), |length| {
+            let length = length.parse().ok().filter(|&length| length <= most);
+            length.ok_or_else(|| format!("a prefix of {address} has 0 to {most} bits"))
+        })?;
+        Ok(Self { address, length })
+    }
+}
+
+/// Ports, one or more in a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ports {
+    /// The first.
+    pub first: u16,
+    /// The last.
+    pub last: u16,
+}
+
+impl FromStr for Ports {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (first, last) = text.split_once('-').unwrap_or((text, text));
+        let port = |text: &str| {
+            text.parse()
+                .map_err(|_| format!("\"{text}\" is not a port: 0 to 65535"))
+        };
+        let (first, last) = (port(first)?, port(last)?);
+        if first > last {
+            return Err(format!("no port is from {first} to {last}"));
+        }
+        Ok(Self { first, last })
+    }
+}
+
+fn protocol(text: &str) -> Result<u8, String> {
+    match text {
+        "tcp" => Ok(6),
+        "udp" => Ok(17),
+        "icmp" => Ok(1),
+        "icmpv6" => Ok(58),
+        other => other
+            .parse()
+            .map_err(|_| "it is tcp, udp, icmp, icmpv6 or a number up to 255".to_owned()),
+    }
 }
 
 /// `portcullis policy`.

@@ -2,12 +2,16 @@
 
 use portcullis_proto::Action;
 use portcullis_proto::ask::AnswerRequest;
+use portcullis_proto::capture::{CaptureReply, ReadCaptureRequest, StartCaptureRequest};
 use portcullis_proto::counter::{Counter, StatisticsReply};
 use portcullis_proto::device::ControlCode;
 use portcullis_proto::event::{EventRecord, EventsReply, ReadEventsRequest};
+use portcullis_proto::filter::{DescribeFilterRequest, FilterReply};
 use portcullis_proto::message::{Request, SetPolicyRequest, VersionReply, read_padded};
 use portcullis_proto::status::{CalloutStatus, StatusReply};
 use wfp_schema::NtStatus;
+
+use crate::live::FilterName;
 use zerocopy::IntoBytes as _;
 
 /// Why the driver could not be asked.
@@ -169,4 +173,65 @@ fn take(
     let (header, read) = EventsReply::read(&reply).ok_or(ControlError::Reply(code.name()))?;
     records.extend(read);
     Ok(header.count.get() != 0 && header.remaining.get() != 0)
+}
+
+/// Starts a capture, which ends with the device's handle.
+///
+/// # Errors
+/// [`ControlError`]
+pub fn start_capture(
+    device: &impl Device,
+    request: &StartCaptureRequest,
+) -> Result<(), ControlError> {
+    device
+        .control(ControlCode::StartCapture, request.as_bytes(), 0)
+        .map(drop)
+}
+
+/// Reads what was captured, as much as fits into a large reply; with `wait` at least one record.
+///
+/// # Errors
+/// [`ControlError`]
+pub fn read_capture(
+    device: &impl Device,
+    snap_length: u32,
+    wait: bool,
+) -> Result<Vec<u8>, ControlError> {
+    /// Room for many packets of the usual size.
+    const ROOM: usize = 256 << 10;
+
+    let flags = if wait { 0 } else { ReadCaptureRequest::NO_WAIT };
+    let request = ReadCaptureRequest::new(flags);
+    let size = CaptureReply::size_for(snap_length).max(ROOM);
+    device.control(ControlCode::ReadCapture, request.as_bytes(), size)
+}
+
+/// Stops the capture; what was captured can still be read.
+///
+/// # Errors
+/// [`ControlError`]
+pub fn stop_capture(device: &impl Device) -> Result<(), ControlError> {
+    let request = Request::of::<Request>();
+    device
+        .control(ControlCode::StopCapture, request.as_bytes(), 0)
+        .map(drop)
+}
+
+/// Asks whose a filter is.
+///
+/// # Errors
+/// [`ControlError`]; the filter may be gone by now.
+pub fn describe_filter(device: &impl Device, filter: u64) -> Result<FilterName, ControlError> {
+    let request = DescribeFilterRequest::new(filter);
+    let size = size_of::<FilterReply>();
+    let reply = device.control(ControlCode::DescribeFilter, request.as_bytes(), size)?;
+    let reply = FilterReply::read(&reply).ok_or(ControlError::Reply("describe a filter"))?;
+    let text = |name: &portcullis_proto::filter::Name| {
+        String::from_utf16_lossy(&name.units().collect::<Vec<_>>())
+    };
+    Ok(FilterName {
+        is_ours: reply.flags.get() & FilterReply::OURS != 0,
+        name: text(&reply.name),
+        provider: text(&reply.provider),
+    })
 }

@@ -5,6 +5,7 @@ pub mod arguments;
 pub mod capture;
 pub mod commands;
 pub mod control;
+pub mod live;
 pub mod replay;
 pub mod report;
 pub mod simulation;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use portcullis_cli::arguments::{Arguments, Command};
-use portcullis_cli::commands::{coverage, image, policy, replay, verify};
+use portcullis_cli::commands::{capture, coverage, image, policy, replay, verify};
 
 fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
@@ -22,6 +22,7 @@ fn main() -> ExitCode {
     };
     let ending = match &arguments.command {
         Command::Replay(arguments) => replay::run(arguments),
+        Command::Capture(arguments) => capture::run(arguments),
         Command::Policy(command) => policy::run(command),
         Command::Image(arguments) => image::run(arguments),
         Command::Verify(arguments) => verify::run(arguments),

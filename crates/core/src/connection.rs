@@ -171,3 +171,18 @@ pub struct Binding<'a> {
     /// As in [`Connection::process_id`].
     pub process_id: u64,
 }
+
+/// What is known of a socket that is bound, or whose bind is over.
+#[derive(Clone, Copy, Debug)]
+pub struct Socket<'a> {
+    /// Where, and whose it is.
+    pub listener: Listener<'a>,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// A raw socket.
+    pub is_raw: bool,
+    /// The system chose the port.
+    pub any_port: bool,
+    /// What the socket is to see of an interface's packets (`SIO_RCVALL`); 0 for its own only.
+    pub promiscuous: u32,
+}

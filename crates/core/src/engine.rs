@@ -12,8 +12,12 @@
 mod asking;
 mod content;
 mod host;
+mod packets;
 mod redirect;
 mod report;
+mod resource;
+
+pub use packets::{Discarded, IcmpError};
 
 pub use asking::{Asked, Question};
 
@@ -63,6 +67,14 @@ pub trait Clock {
 pub trait EventSink {
     /// Takes an event, all set but its sequence number. `false`: it was dropped.
     fn write(&self, event: &EventRecord) -> bool;
+
+    /// Whether somebody watches, who is to see every event, whatever the policy says of events.
+    fn is_watched(&self) -> bool {
+        false
+    }
+
+    /// Shows an event to who watches.
+    fn watch(&self, _event: &EventRecord) {}
 }
 
 /// Data on its way in a flow.
@@ -232,12 +244,15 @@ where
     ) -> Result<FlowHandle, NotFollowed> {
         let host = Host::of(connection);
         let (decision, epoch, is_reported) = self.policy.with(|policy, epoch| {
-            policy.map_or((Decision::permit(), epoch, false), |policy| {
-                let decision = policy.decide(connection, host).settled(answer);
-                // It was decided before; if the policy is another now, its packets are treated by it.
-                let _ = self.policy.decided(&policy, connection, decision);
-                (decision, epoch, policy.events_all() || decision.log)
-            })
+            policy.map_or_else(
+                || (Decision::permit(), epoch, self.events.is_watched()),
+                |policy| {
+                    let decision = policy.decide(connection, host).settled(answer);
+                    // It was decided before; if the policy is another now, its packets are treated by it.
+                    let _ = self.policy.decided(&policy, connection, decision);
+                    (decision, epoch, self.is_reported(Some(&policy), decision))
+                },
+            )
         });
         let inserted = self.flows.insert(connection, |flow| {
             flow.decision = decision;
@@ -274,11 +289,14 @@ where
     /// A flow's context could not be associated: the flow is not followed after all.
     pub fn flow_abandoned(&self, handle: FlowHandle) {
         self.statistics.count(Counter::FlowAssociateFailed);
-        let removed = self
-            .flows
-            .remove(handle, |flow| self.assemblies.release(&mut flow.quic));
-        if removed.is_some() {
-            self.statistics.count(Counter::FlowsDeleted);
+        let removed = self.flows.remove(handle, |flow| {
+            self.assemblies.release(&mut flow.quic);
+            self.leave_endpoint(flow)
+        });
+        let Some(closed) = removed else { return };
+        self.statistics.count(Counter::FlowsDeleted);
+        if let Some(event) = closed {
+            self.send(&event);
         }
     }
 
@@ -398,9 +416,9 @@ where
                 event
             });
             let subject = flow.answer.map(|_| Subject::connection(&flow.connection()));
-            (is_unknown, event, subject)
+            (is_unknown, event, self.leave_endpoint(flow), subject)
         });
-        let Some((is_unknown, event, subject)) = ended else {
+        let Some((is_unknown, event, closed, subject)) = ended else {
             self.statistics.count(Counter::FlowStale);
             return None;
         };
@@ -408,24 +426,20 @@ where
         if is_unknown {
             self.statistics.count(Counter::HostNeverSent);
         }
-        if let Some(event) = event {
+        for event in [event, closed].into_iter().flatten() {
             self.send(&event);
         }
         subject
     }
 
-    /// An endpoint closed, at `ALE_ENDPOINT_CLOSURE`. Its remote side is unspecified where it had none.
-    pub fn endpoint_closed(&self, connection: &Connection<'_>) {
-        self.statistics.count(Counter::EndpointsClosed);
-        let (epoch, is_reported) = self
-            .policy
-            .with(|policy, epoch| (epoch, policy.is_some_and(|policy| policy.events_all())));
-        if is_reported {
-            let mut event = self.event(EventKind::EndpointClosed, Decision::permit(), epoch);
-            event.verdict = 0;
-            report::connection(&mut event, connection);
-            self.send(&event);
-        }
+    /// Whether a decision makes an event.
+    fn is_reported(&self, policy: Option<&PolicyView<'_>>, decision: Decision) -> bool {
+        policy.is_some_and(|policy| policy.events_all() || decision.log) || self.events.is_watched()
+    }
+
+    /// Whether a decision about something else than a connection makes an event.
+    fn is_observed(&self, policy: Option<&PolicyView<'_>>, decision: Decision) -> bool {
+        policy.is_some_and(|policy| policy.observes() || decision.log) || self.events.is_watched()
     }
 
     fn with_flow<T>(
@@ -463,7 +477,7 @@ where
                 decision.settled(flow.answer)
             });
             let has_changed = (decision.action, decision.rule) != (before.action, before.rule);
-            let is_reported = policy.is_some_and(|policy| policy.events_all() || decision.log);
+            let is_reported = self.is_reported(policy.as_ref(), decision);
             flow.decision = decision;
             if let Some(policy) = &policy
                 && !self.policy.decided(policy, &flow.connection(), decision)
@@ -508,6 +522,13 @@ where
     }
 
     fn send(&self, event: &EventRecord) {
+        if self.events.is_watched() {
+            self.events.watch(event);
+            let is_logged = event.flags.get() & EventRecord::LOGGED != 0;
+            if !is_logged && !self.is_told(event.is_observation()) {
+                return;
+            }
+        }
         let counter = if self.events.write(event) {
             Counter::EventsWritten
         } else {

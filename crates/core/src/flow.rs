@@ -1,6 +1,7 @@
 //! The flows that are followed: a fixed number of slots, each with its own lock.
 
 use crate::connection::{Application, Connection, Endpoint, TCP, UDP};
+use crate::endpoint::EndpointBucket;
 use crate::free_list::{FreeList, Link, Linked};
 use crate::inspect::{DNS_PORT, HostName, HostSniffer, Quic};
 use crate::policy::{ContentMatch, ContentState, Decision, Host};
@@ -78,6 +79,13 @@ pub struct Traffic {
     pub bytes: u64,
 }
 
+impl Traffic {
+    pub(crate) const fn add(&mut self, other: Self) {
+        self.packets = self.packets.wrapping_add(other.packets);
+        self.bytes = self.bytes.wrapping_add(other.bytes);
+    }
+}
+
 /// A followed flow.
 #[derive(Debug)]
 pub struct Flow {
@@ -87,6 +95,8 @@ pub struct Flow {
     pub(crate) remote: Endpoint,
     pub(crate) process_id: u64,
     pub(crate) system_id: u64,
+    /// The system's handle of its endpoint; 0 if unknown.
+    pub(crate) endpoint: u64,
     pub(crate) sent: Traffic,
     pub(crate) received: Traffic,
     pub(crate) decision: Decision,
@@ -124,6 +134,7 @@ impl Flow {
             remote: NOWHERE,
             process_id: 0,
             system_id: 0,
+            endpoint: 0,
             sent: Traffic {
                 packets: 0,
                 bytes: 0,
@@ -158,6 +169,7 @@ impl Flow {
         self.remote = connection.remote;
         self.process_id = connection.process_id;
         self.system_id = connection.flow;
+        self.endpoint = 0;
         self.sent = Traffic::default();
         self.received = Traffic::default();
         self.decision = Decision::permit();
@@ -280,6 +292,7 @@ fn keep(to: &mut [u8], from: &[u8]) -> Option<usize> {
 pub struct FlowSlot<R> {
     slot: Mutex<R, Slot>,
     link: Link,
+    endpoints: EndpointBucket<R>,
 }
 
 #[derive(Debug)]
@@ -300,6 +313,7 @@ impl<R: RawMutex> FlowSlot<R> {
                 flow: Flow::new(),
             }),
             link: Link::new(),
+            endpoints: EndpointBucket::new(),
         }
     }
 }
@@ -424,6 +438,14 @@ impl<R: RawMutex, S: AsRef<[FlowSlot<R>]>> FlowTable<R, S> {
                 show(followed);
             }
         }
+    }
+
+    /// Where the endpoint's statistics are. There are as many places as slots.
+    pub(crate) fn endpoints(&self, endpoint: u64) -> Option<&EndpointBucket<R>> {
+        // Handles are counted up, or are addresses: the lowest bits tell little.
+        let hash = endpoint.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        let place = usize::try_from(hash).ok()? % self.slots.as_ref().len().max(1);
+        Some(&self.slots.as_ref().get(place)?.endpoints)
     }
 
     fn lock(&self, handle: FlowHandle) -> Option<MutexGuard<'_, R, Slot>> {

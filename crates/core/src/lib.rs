@@ -10,13 +10,15 @@
 //!   anything but the policy source and the iterator over the bytes at hand.
 //!
 //! One way through: [`connection`] says what is known of a connection, [`policy`] decides it, [`flow`] remembers it,
-//! [`inspect`] finds its host name, [`engine`] ties these together, [`ask`] keeps
-//! what somebody is asked about, [`events`] and [`statistics`] tell of it.
+//! [`inspect`] finds its host name, [`engine`] ties these together, [`ask`] keeps what somebody is asked about, [`events`]
+//! and [`statistics`] tell of it, [`capture`] shows its packets.
 #![no_std]
 #![forbid(unsafe_code)]
 
 pub mod ask;
+pub mod capture;
 pub mod connection;
+pub mod endpoint;
 pub mod engine;
 pub mod events;
 pub mod flow;
@@ -30,10 +32,11 @@ pub mod shape;
 pub mod statistics;
 
 pub use ask::{Asking, Ruling, Subject, Terms, Ticket};
-pub use connection::{Application, Binding, Connection, Endpoint, Listener};
+pub use capture::{CaptureFilter, CaptureRing, Ends, MirrorBucket, MirrorTable, PacketSummary};
+pub use connection::{Application, Binding, Connection, Endpoint, Listener, Socket};
 pub use engine::{
-    Asked, Clock, DatagramVerdict, Detour, EventSink, Indication, NotFollowed, PolicySource,
-    Portcullis, Question, StreamVerdict,
+    Asked, Clock, DatagramVerdict, Detour, Discarded, EventSink, IcmpError, Indication,
+    NotFollowed, PolicySource, Portcullis, Question, StreamVerdict,
 };
 pub use events::EventRing;
 pub use flow::{FlowHandle, FlowSlot, FlowTable, Transfer};

@@ -231,7 +231,7 @@ fn each_field_of_the_header_is_checked_and_named() {
         (0, b'X', Reason::Magic),
         (4, 99, Reason::Version),
         (6, 1, Reason::Size),
-        (16, 2, Reason::Flags),
+        (16, 4, Reason::Flags),
         (20, 0, Reason::Value),
         (20, 3, Reason::Value),
         (21, 1, Reason::Reserved),

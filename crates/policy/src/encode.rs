@@ -8,9 +8,9 @@ use portcullis_proto::effect::{EffectKind, EffectRecord, EffectSet, MAX_EFFECT_T
 use portcullis_proto::policy::{
     AddressRange, ApplicationRecord, CRC_FROM, ContentRecord, ContentStateRecord, FORMAT_VERSION,
     HOST_SUFFIX, HostRecord, LEAF, LeafRecord, MAGIC, MAX_BINDS, MAX_CONTENT, MAX_ELEMENTS,
-    MAX_LIST, MAX_PATTERN_UNITS, MAX_RULES, MAX_SIZE, NodeRecord, POLICY_EVENTS_ALL, PolicyHeader,
-    RULE_CHILDREN, RULE_CONTENT, RULE_HOST, RULE_LOG, Range16, RuleRecord, Run, SECTIONS, Section,
-    SectionKind, UserRecord, crc32,
+    MAX_LIST, MAX_PATTERN_UNITS, MAX_RULES, MAX_SIZE, NodeRecord, POLICY_EVENTS_ALL,
+    POLICY_OBSERVE, POLICY_OPERATIONS, PolicyHeader, RULE_CHILDREN, RULE_CONTENT, RULE_HOST,
+    RULE_LOG, Range16, RuleRecord, Run, SECTIONS, Section, SectionKind, UserRecord, crc32,
 };
 use std::collections::BTreeMap;
 use zerocopy::little_endian::{U16, U32, U64};
@@ -181,7 +181,7 @@ impl Sections {
             };
             ranges.as_slice().iter().map(bytes).collect()
         };
-        let mut flags = 0;
+        let mut flags = rule.operation_flags();
         if rule.log {
             flags |= RULE_LOG;
         }
@@ -447,11 +447,17 @@ impl Sections {
         header.version = U16::new(FORMAT_VERSION);
         header.header_size = U16::new(u16::try_from(size_of::<PolicyHeader>()).unwrap_or(u16::MAX));
         header.total_size = small(size);
-        header.flags = U32::new(if policy.events_all {
+        let operations = policy
+            .rules
+            .iter()
+            .fold(0, |flags, rule| flags | u32::from(rule.operation_flags()));
+        let events = if policy.events_all {
             POLICY_EVENTS_ALL
         } else {
             0
-        });
+        };
+        let observe = if policy.observe { POLICY_OBSERVE } else { 0 };
+        header.flags = U32::new(events | observe | operations & POLICY_OPERATIONS);
         header.default_action = policy.default.raw();
         header.root = U32::new(root);
         header.binds = self.binds;

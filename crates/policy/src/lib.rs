@@ -2,6 +2,7 @@
 //!
 //! ```toml
 //! default = "block"                      # what happens where no rule matches: "permit" or "block"
+//! observe = true                         # events of binds, ICMP errors, and of what anybody discards; false unless written
 //!
 //! [[rule]]                               # rules are tried in order, the first match decides
 //! name = "browser"
@@ -21,6 +22,7 @@
 //!
 //! | key | in PowerShell, in netsh | value |
 //! |---|---|---|
+//! | `operation` | | `"connect"`, `"accept"`, `"listen"` (these three unless written), `"bind"`, `"forward"`, `"icmp-error"` |
 //! | `direction` | `-Direction`, `dir` | `"outbound"`: this machine began it; `"inbound"`: the other side did |
 //! | `protocol` | `-Protocol`, `protocol` | a name or a number |
 //! | `local_address`, `remote_address` | `-LocalAddress`, `localip` … | `a`, `a/prefix`, `a/mask` (IPv4), `a-b` |
@@ -39,6 +41,12 @@
 //! bytes, has been found in what one side sent, also across segments, unless a rule before it permits. What was sent
 //! before has passed; the segment, or datagram, in which the literal ends does not. Encrypted or compressed data is
 //! looked at as it is.
+//!
+//! # Operations
+//! A rule is about connections and listeners unless `operation` says otherwise. `"bind"` is a socket that is bound, and a
+//! raw one; it has a local side, a protocol, an application and a user. `"forward"` is a packet of other machines: local is
+//! where it comes from, remote where it goes. `"icmp-error"` is an ICMP error, known by its ends, its direction and its
+//! protocol. What no rule about these operations matches is let through: the default is about connections.
 //!
 //! # Asking
 //! A rule with `action = "ask"` holds the connection while a program of the user's is asked. `ask_seconds` (30 unless

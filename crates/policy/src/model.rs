@@ -3,9 +3,10 @@
 use crate::effect::Effect;
 use crate::encode::{self, EncodeError};
 use crate::ranges::Ranges;
+use portcullis_proto::event::Operation;
 use portcullis_proto::policy::{
     APPLICATION_ANY_VOLUME, APPLICATION_WILDCARD, Action, Direction, application_key, fold_unit,
-    without_volume,
+    operation_flag, rule_operations, without_volume,
 };
 
 /// A policy.
@@ -17,6 +18,8 @@ pub struct Policy {
     pub rules: Vec<Rule>,
     /// Every decision and every flow makes events.
     pub events_all: bool,
+    /// So do binds and their release, ICMP errors, and what anybody discards.
+    pub observe: bool,
 }
 
 impl Policy {
@@ -27,6 +30,7 @@ impl Policy {
             default,
             rules: Vec::new(),
             events_all: false,
+            observe: false,
         }
     }
 
@@ -46,6 +50,8 @@ pub struct Rule {
     pub name: String,
     /// What it does.
     pub action: Action,
+    /// What it is about; none is connections, accepts and listens.
+    pub operations: Vec<Operation>,
     /// Who began the connection.
     pub direction: Option<Direction>,
     /// IP protocol numbers.
@@ -81,6 +87,7 @@ impl Rule {
         Self {
             name: name.into(),
             action,
+            operations: Vec::new(),
             direction: None,
             protocols: Ranges::default(),
             local_addresses: Ranges::default(),
@@ -106,11 +113,20 @@ impl Rule {
             && self.contents.is_empty()
     }
 
+    /// What it is about, as flags of its record.
+    pub(crate) fn operation_flags(&self) -> u16 {
+        self.operations
+            .iter()
+            .fold(0, |flags, &operation| flags | operation_flag(operation))
+    }
+
     /// Whether this rule matches whatever `other` matches.
     #[must_use]
     pub fn covers(&self, other: &Self) -> bool {
         let direction = self.direction.is_none() || self.direction == other.direction;
-        direction
+        let operations = |rule: &Self| rule_operations(rule.operation_flags());
+        operations(other) & !operations(self) == 0
+            && direction
             && self.protocols.covers(&other.protocols)
             && self.local_addresses.covers(&other.local_addresses)
             && self.remote_addresses.covers(&other.remote_addresses)

@@ -10,6 +10,7 @@ use crate::diagnostic::{Diagnostic, Severity};
 use crate::encode::EncodeError;
 use crate::model::{Policy, Rule};
 use crate::ranges::Ranges;
+use portcullis_proto::event::Operation;
 use portcullis_proto::policy::{Action, Direction};
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -153,6 +154,15 @@ impl Reader<'_> {
                         policy.default = action;
                     }
                 }
+                "observe" => match value.get_ref() {
+                    DeValue::Boolean(observe) => policy.observe = *observe,
+                    other => {
+                        self.report(
+                            value.span(),
+                            wrong_type("observe", "`true` or `false`", other),
+                        );
+                    }
+                },
                 "rule" => policy.rules = self.rules(value),
                 other => self.report(key.span(), names::unknown_top_level(other)),
             }
@@ -225,6 +235,7 @@ impl Reader<'_> {
                     has_action = true;
                     rule.action = self.one(value, name, value::action).unwrap_or(rule.action);
                 }
+                "operation" => rule.operations = self.many(value, name, value::operation),
                 "direction" => rule.direction = self.one(value, name, value::direction),
                 "protocol" => rule.protocols = self.ranges(value, name, value::protocol),
                 "local_address" => rule.local_addresses = self.addresses(value, name),
@@ -260,8 +271,9 @@ impl Reader<'_> {
         }
         self.together(&mut rule, table, &span);
         let action = table.iter().find(|(key, _)| key.get_ref() == "action");
-        let place = action.map_or(span, |(key, _)| key.span());
+        let place = action.map_or_else(|| span.clone(), |(key, _)| key.span());
         self.effects(effects, &mut rule, place);
+        self.about(&rule, table, &span);
         rule
     }
 
@@ -327,6 +339,82 @@ impl Reader<'_> {
                 Issue::new("this rule never matches: one address is IPv4 and the other IPv6")
                     .warning();
             self.report(place("remote_address"), issue);
+        }
+    }
+
+    /// Conditions that make no sense for what the rule is about.
+    fn about(&mut self, rule: &Rule, table: &DeTable<'_>, span: &Range<usize>) {
+        use Operation::{Accept, Bind, Connect, Forward, IcmpError, Listen};
+
+        let without: [(Operation, &[&str], &str); 3] = [
+            (
+                Bind,
+                &[
+                    "direction",
+                    "remote_address",
+                    "remote_port",
+                    "host",
+                    "content",
+                    "content_hex",
+                ],
+                "a socket that is bound has no other side yet",
+            ),
+            (
+                Forward,
+                &[
+                    "direction",
+                    "application",
+                    "user",
+                    "host",
+                    "content",
+                    "content_hex",
+                ],
+                "a forwarded packet is no program's of this machine; local is where it comes from, remote where it goes",
+            ),
+            (
+                IcmpError,
+                &[
+                    "application",
+                    "user",
+                    "host",
+                    "content",
+                    "content_hex",
+                    "local_port",
+                    "remote_port",
+                ],
+                "an ICMP error is known by its ends and its protocol, \"icmp\" or \"icmpv6\"",
+            ),
+        ];
+        for (operation, keys, reason) in without {
+            if !rule.operations.contains(&operation) {
+                continue;
+            }
+            if rule.action == Action::Ask || !rule.effects.is_empty() {
+                let message = format!("a rule about {operation} can only permit or block");
+                self.report(
+                    span.clone(),
+                    Issue::new(message).hint("leave effects to a rule of their own"),
+                );
+            }
+            for (key, _) in table {
+                let name: &str = key.get_ref();
+                if keys.contains(&name) {
+                    let message = format!("a rule about {operation} has no `{name}`");
+                    self.report(key.span(), Issue::new(message).hint(reason));
+                }
+            }
+        }
+        let never = match rule.direction {
+            Some(Direction::Inbound) => [Connect].as_slice(),
+            Some(Direction::Outbound) => &[Accept, Listen],
+            None => &[],
+        };
+        if !rule.operations.is_empty() && rule.operations.iter().all(|one| never.contains(one)) {
+            for (key, _) in table.iter().filter(|(key, _)| key.get_ref() == "direction") {
+                let issue =
+                    Issue::new("this rule never matches: its operation has the other direction");
+                self.report(key.span(), issue.warning());
+            }
         }
     }
 

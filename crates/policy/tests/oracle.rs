@@ -229,6 +229,7 @@ fn policy() -> impl Strategy<Value = Policy> {
             default,
             rules,
             events_all,
+            observe: false,
         })
 }
 

@@ -27,6 +27,44 @@ wire_enum! {
         InboundPacket = 10, "inbound-packet";
         /// Changes and shapes packets that are sent.
         OutboundPacket = 11, "outbound-packet";
+        /// Authorizes binds, raw sockets and those that are to see all packets.
+        Bind = 32, "bind";
+        /// Sees the end of what a bind has assigned.
+        Release = 33, "release";
+        /// Decides about ICMP errors that come in.
+        InboundIcmpError = 34, "inbound-icmp-error";
+        /// Decides about ICMP errors that go out.
+        OutboundIcmpError = 35, "outbound-icmp-error";
+        /// Decides about forwarded packets, and copies them to who captures.
+        Forward = 36, "forward";
+        /// Copies packets that come in to who captures.
+        InboundCapture = 37, "inbound-capture";
+        /// Copies packets that go out to who captures.
+        OutboundCapture = 38, "outbound-capture";
+        /// Sees what is discarded at its layer, as all that follow.
+        InboundPacketDiscard = 40, "inbound-packet-discard";
+        /// See above.
+        OutboundPacketDiscard = 41, "outbound-packet-discard";
+        /// See above.
+        ForwardDiscard = 42, "forward-discard";
+        /// See above.
+        InboundTransportDiscard = 43, "inbound-transport-discard";
+        /// See above.
+        OutboundTransportDiscard = 44, "outbound-transport-discard";
+        /// See above.
+        DatagramDiscard = 45, "datagram-discard";
+        /// See above.
+        InboundIcmpErrorDiscard = 46, "inbound-icmp-error-discard";
+        /// See above.
+        OutboundIcmpErrorDiscard = 47, "outbound-icmp-error-discard";
+        /// See above.
+        BindDiscard = 48, "bind-discard";
+        /// See above.
+        ListenDiscard = 49, "listen-discard";
+        /// See above.
+        AcceptDiscard = 50, "accept-discard";
+        /// See above.
+        ConnectDiscard = 51, "connect-discard";
     }
 }
 
@@ -54,7 +92,7 @@ pub struct CalloutInfo {
 }
 
 /// Every callout, in the order of registration and of a status reply.
-pub const CALLOUTS: [CalloutInfo; 22] = [
+pub const CALLOUTS: [CalloutInfo; 60] = [
     callout(
         CalloutKind::Connect,
         Family::V4,
@@ -176,6 +214,234 @@ pub const CALLOUTS: [CalloutInfo; 22] = [
         Family::V6,
         "outbound-packet-v6",
         "OUTBOUND_IPPACKET_V6",
+    ),
+    callout(
+        CalloutKind::Bind,
+        Family::V4,
+        "bind-v4",
+        "ALE_RESOURCE_ASSIGNMENT_V4",
+    ),
+    callout(
+        CalloutKind::Bind,
+        Family::V6,
+        "bind-v6",
+        "ALE_RESOURCE_ASSIGNMENT_V6",
+    ),
+    callout(
+        CalloutKind::Release,
+        Family::V4,
+        "release-v4",
+        "ALE_RESOURCE_RELEASE_V4",
+    ),
+    callout(
+        CalloutKind::Release,
+        Family::V6,
+        "release-v6",
+        "ALE_RESOURCE_RELEASE_V6",
+    ),
+    callout(
+        CalloutKind::InboundIcmpError,
+        Family::V4,
+        "inbound-icmp-error-v4",
+        "INBOUND_ICMP_ERROR_V4",
+    ),
+    callout(
+        CalloutKind::InboundIcmpError,
+        Family::V6,
+        "inbound-icmp-error-v6",
+        "INBOUND_ICMP_ERROR_V6",
+    ),
+    callout(
+        CalloutKind::OutboundIcmpError,
+        Family::V4,
+        "outbound-icmp-error-v4",
+        "OUTBOUND_ICMP_ERROR_V4",
+    ),
+    callout(
+        CalloutKind::OutboundIcmpError,
+        Family::V6,
+        "outbound-icmp-error-v6",
+        "OUTBOUND_ICMP_ERROR_V6",
+    ),
+    callout(
+        CalloutKind::Forward,
+        Family::V4,
+        "forward-v4",
+        "IPFORWARD_V4",
+    ),
+    callout(
+        CalloutKind::Forward,
+        Family::V6,
+        "forward-v6",
+        "IPFORWARD_V6",
+    ),
+    callout(
+        CalloutKind::InboundCapture,
+        Family::V4,
+        "inbound-capture-v4",
+        "INBOUND_IPPACKET_V4",
+    ),
+    callout(
+        CalloutKind::InboundCapture,
+        Family::V6,
+        "inbound-capture-v6",
+        "INBOUND_IPPACKET_V6",
+    ),
+    callout(
+        CalloutKind::OutboundCapture,
+        Family::V4,
+        "outbound-capture-v4",
+        "OUTBOUND_IPPACKET_V4",
+    ),
+    callout(
+        CalloutKind::OutboundCapture,
+        Family::V6,
+        "outbound-capture-v6",
+        "OUTBOUND_IPPACKET_V6",
+    ),
+    callout(
+        CalloutKind::InboundPacketDiscard,
+        Family::V4,
+        "inbound-packet-discard-v4",
+        "INBOUND_IPPACKET_V4_DISCARD",
+    ),
+    callout(
+        CalloutKind::InboundPacketDiscard,
+        Family::V6,
+        "inbound-packet-discard-v6",
+        "INBOUND_IPPACKET_V6_DISCARD",
+    ),
+    callout(
+        CalloutKind::OutboundPacketDiscard,
+        Family::V4,
+        "outbound-packet-discard-v4",
+        "OUTBOUND_IPPACKET_V4_DISCARD",
+    ),
+    callout(
+        CalloutKind::OutboundPacketDiscard,
+        Family::V6,
+        "outbound-packet-discard-v6",
+        "OUTBOUND_IPPACKET_V6_DISCARD",
+    ),
+    callout(
+        CalloutKind::ForwardDiscard,
+        Family::V4,
+        "forward-discard-v4",
+        "IPFORWARD_V4_DISCARD",
+    ),
+    callout(
+        CalloutKind::ForwardDiscard,
+        Family::V6,
+        "forward-discard-v6",
+        "IPFORWARD_V6_DISCARD",
+    ),
+    callout(
+        CalloutKind::InboundTransportDiscard,
+        Family::V4,
+        "inbound-transport-discard-v4",
+        "INBOUND_TRANSPORT_V4_DISCARD",
+    ),
+    callout(
+        CalloutKind::InboundTransportDiscard,
+        Family::V6,
+        "inbound-transport-discard-v6",
+        "INBOUND_TRANSPORT_V6_DISCARD",
+    ),
+    callout(
+        CalloutKind::OutboundTransportDiscard,
+        Family::V4,
+        "outbound-transport-discard-v4",
+        "OUTBOUND_TRANSPORT_V4_DISCARD",
+    ),
+    callout(
+        CalloutKind::OutboundTransportDiscard,
+        Family::V6,
+        "outbound-transport-discard-v6",
+        "OUTBOUND_TRANSPORT_V6_DISCARD",
+    ),
+    callout(
+        CalloutKind::DatagramDiscard,
+        Family::V4,
+        "datagram-discard-v4",
+        "DATAGRAM_DATA_V4_DISCARD",
+    ),
+    callout(
+        CalloutKind::DatagramDiscard,
+        Family::V6,
+        "datagram-discard-v6",
+        "DATAGRAM_DATA_V6_DISCARD",
+    ),
+    callout(
+        CalloutKind::InboundIcmpErrorDiscard,
+        Family::V4,
+        "inbound-icmp-error-discard-v4",
+        "INBOUND_ICMP_ERROR_V4_DISCARD",
+    ),
+    callout(
+        CalloutKind::InboundIcmpErrorDiscard,
+        Family::V6,
+        "inbound-icmp-error-discard-v6",
+        "INBOUND_ICMP_ERROR_V6_DISCARD",
+    ),
+    callout(
+        CalloutKind::OutboundIcmpErrorDiscard,
+        Family::V4,
+        "outbound-icmp-error-discard-v4",
+        "OUTBOUND_ICMP_ERROR_V4_DISCARD",
+    ),
+    callout(
+        CalloutKind::OutboundIcmpErrorDiscard,
+        Family::V6,
+        "outbound-icmp-error-discard-v6",
+        "OUTBOUND_ICMP_ERROR_V6_DISCARD",
+    ),
+    callout(
+        CalloutKind::BindDiscard,
+        Family::V4,
+        "bind-discard-v4",
+        "ALE_RESOURCE_ASSIGNMENT_V4_DISCARD",
+    ),
+    callout(
+        CalloutKind::BindDiscard,
+        Family::V6,
+        "bind-discard-v6",
+        "ALE_RESOURCE_ASSIGNMENT_V6_DISCARD",
+    ),
+    callout(
+        CalloutKind::ListenDiscard,
+        Family::V4,
+        "listen-discard-v4",
+        "ALE_AUTH_LISTEN_V4_DISCARD",
+    ),
+    callout(
+        CalloutKind::ListenDiscard,
+        Family::V6,
+        "listen-discard-v6",
+        "ALE_AUTH_LISTEN_V6_DISCARD",
+    ),
+    callout(
+        CalloutKind::AcceptDiscard,
+        Family::V4,
+        "accept-discard-v4",
+        "ALE_AUTH_RECV_ACCEPT_V4_DISCARD",
+    ),
+    callout(
+        CalloutKind::AcceptDiscard,
+        Family::V6,
+        "accept-discard-v6",
+        "ALE_AUTH_RECV_ACCEPT_V6_DISCARD",
+    ),
+    callout(
+        CalloutKind::ConnectDiscard,
+        Family::V4,
+        "connect-discard-v4",
+        "ALE_AUTH_CONNECT_V4_DISCARD",
+    ),
+    callout(
+        CalloutKind::ConnectDiscard,
+        Family::V6,
+        "connect-discard-v6",
+        "ALE_AUTH_CONNECT_V6_DISCARD",
     ),
 ];
 

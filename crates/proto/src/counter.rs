@@ -191,6 +191,18 @@ wire_enum! {
         HeldPacketLost = 84, "held packet lost";
         /// Followed flows that ended because a new policy does not allow them.
         FlowsEnded = 85, "flows ended by a new policy";
+        /// Binds, raw and promiscuous sockets blocked.
+        BindsBlocked = 86, "binds blocked";
+        /// Packets of other machines that were to be forwarded, blocked.
+        ForwardBlocked = 87, "forwarded packets blocked";
+        /// ICMP errors blocked.
+        IcmpErrorsBlocked = 88, "ICMP errors blocked";
+        /// Packets and attempts that somebody discarded, as the discard layers show them.
+        Discards = 89, "discards seen";
+        /// Endpoints whose traffic is not told at their end, because too many were open.
+        EndpointTableFull = 90, "endpoint table full";
+        /// Records dropped because the capture's ring was full.
+        CaptureDropped = 91, "capture records dropped";
     }
 }
 

@@ -49,6 +49,19 @@ wire_enum! {
         ReadQuestions = 0x0012_e014, "read questions";
         /// In: [`AnswerRequest`](crate::ask::AnswerRequest). Out: nothing.
         Answer = 0x0012_a018, "answer";
+        /// Begins the capture, which ends with the handle. In:
+        /// [`StartCaptureRequest`](crate::capture::StartCaptureRequest). Out: nothing. `STATUS_DEVICE_BUSY` while there
+        /// is another.
+        StartCapture = 0x0012_a0c0, "start a capture";
+        /// Of the handle that has begun the capture. In: [`ReadCaptureRequest`](crate::capture::ReadCaptureRequest).
+        /// Out: [`CaptureReply`](crate::capture::CaptureReply), then its records.
+        ReadCapture = 0x0012_60c4, "read the capture";
+        /// Of the handle that has begun the capture: it takes no more packets; what it has can still be read. In:
+        /// [`Request`](crate::message::Request). Out: nothing.
+        StopCapture = 0x0012_a0c8, "stop the capture";
+        /// In: [`DescribeFilterRequest`](crate::filter::DescribeFilterRequest). Out:
+        /// [`FilterReply`](crate::filter::FilterReply).
+        DescribeFilter = 0x0012_60cc, "describe a filter";
     }
 }
 
@@ -63,4 +76,8 @@ const _: () = {
         ControlCode::ReadQuestions.raw() == control_code(0x805, FILE_READ_DATA | FILE_WRITE_DATA)
     );
     assert!(ControlCode::Answer.raw() == control_code(0x806, FILE_WRITE_DATA));
+    assert!(ControlCode::StartCapture.raw() == control_code(0x830, FILE_WRITE_DATA));
+    assert!(ControlCode::ReadCapture.raw() == control_code(0x831, FILE_READ_DATA));
+    assert!(ControlCode::StopCapture.raw() == control_code(0x832, FILE_WRITE_DATA));
+    assert!(ControlCode::DescribeFilter.raw() == control_code(0x833, FILE_READ_DATA));
 };

@@ -25,7 +25,8 @@ wire_enum! {
         Reauthorize = 3, "reauthorize";
         /// A followed flow ended; the counts are final.
         FlowClosed = 4, "flow-closed";
-        /// An endpoint closed.
+        /// An endpoint closed; the counts are those of its flows, `value[0]` is their number. It is told when the last
+        /// of them has ended.
         EndpointClosed = 5, "endpoint-closed";
         /// The driver's state changed from `value[0]` to `value[1]` (each a [`DriverState`](crate::DriverState)).
         StateChanged = 6, "state-changed";
@@ -47,6 +48,14 @@ wire_enum! {
         /// The question of number `value[0]` was not answered, and its rule's default decided: its time ran out, or
         /// (`value[1]` is 1) nobody was there to answer any more.
         Unanswered = 14, "unanswered";
+        /// What a bind had assigned was released.
+        Released = 32, "released";
+        /// An ICMP error came, or is about to be sent; `verdict` says whether it passes. The addresses, ports and the
+        /// protocol are those of the packet that it complains about, as its sender sees them, where the layer tells
+        /// (inbound), else those of the error itself; [`icmp`](EventRecord::icmp) says what it says.
+        IcmpError = 33, "icmp-error";
+        /// A packet, or an attempt, was discarded, by whomever; [`discard`](EventRecord::discard) says why.
+        Discarded = 34, "discarded";
     }
 }
 
@@ -59,6 +68,12 @@ wire_enum! {
         Accept = 2, "accept";
         /// A TCP `listen`.
         Listen = 3, "listen";
+        /// A socket that is bound, a raw socket, or one that is to see all packets of an interface.
+        Bind = 4, "bind";
+        /// A packet of other machines that this one forwards; local is where it comes from, remote where it goes.
+        Forward = 5, "forward";
+        /// An ICMP error.
+        IcmpError = 6, "icmp-error";
     }
 }
 
@@ -251,6 +266,33 @@ pub struct EventRecord {
     pub target_port: U16,
     /// Zero.
     pub reserved: [u8; 6],
+    /// Of an ICMP error, who reports it: an address in network order, IPv4 in the first four bytes.
+    pub reporter: [u8; 16],
+}
+
+/// Why something was discarded, in an event's [`value`](EventRecord::value).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Discard {
+    /// The filter that did it; 0 if none did.
+    pub filter: u64,
+    /// The run-time identifier of the layer that shows it.
+    pub layer: u16,
+    /// `FWPS_DISCARD_MODULE0`: 0 the IP layer, 1 the transport, 2 WFP.
+    pub module: u8,
+    /// Why, in the terms of the module: `IP_DISCARD_REASON`, `INET_DISCARD_REASON`, `FWPS_GENERAL_DISCARD_REASON`.
+    pub reason: u32,
+}
+
+impl Discard {
+    /// What an event carries.
+    #[must_use]
+    pub fn to_value(self) -> [U64; 2] {
+        let place = u64::from(self.layer) << 48 | u64::from(self.module) << 32;
+        [
+            U64::new(self.filter),
+            U64::new(place | u64::from(self.reason)),
+        ]
+    }
 }
 
 impl EventRecord {
@@ -262,6 +304,12 @@ impl EventRecord {
     pub const REAUTHORIZATION: u16 = 4;
     /// The matching rule asks for its matches to be logged.
     pub const LOGGED: u16 = 8;
+    /// A raw socket is bound.
+    pub const RAW_SOCKET: u16 = 0x0100;
+    /// The socket is to see all packets of an interface; `value[0]` is what it asks for (`SIO_RCVALL`).
+    pub const PROMISCUOUS: u16 = 0x0200;
+    /// The system chose the port that is bound.
+    pub const ANY_PORT: u16 = 0x0400;
 
     /// The host name, if there is one and it is text.
     #[must_use]
@@ -287,6 +335,35 @@ impl EventRecord {
         self.user
             .get(..usize::from(self.user_length))
             .unwrap_or_default()
+    }
+
+    /// Whether it tells of something else than a connection: those events a policy asks for with `observe`.
+    #[must_use]
+    pub const fn is_observation(&self) -> bool {
+        matches!(
+            EventKind::from_raw(self.kind),
+            Some(EventKind::Released | EventKind::IcmpError | EventKind::Discarded)
+        ) || self.operation == Operation::Bind.raw()
+    }
+
+    /// Why it was discarded, of a [`Discarded`](EventKind::Discarded).
+    #[must_use]
+    pub fn discard(&self) -> Option<Discard> {
+        let [filter, place] = self.value.map(U64::get);
+        let [layer_high, layer_low, _, module, reason @ ..] = place.to_be_bytes();
+        (self.kind == EventKind::Discarded.raw()).then(|| Discard {
+            filter,
+            layer: u16::from_be_bytes([layer_high, layer_low]),
+            module,
+            reason: u32::from_be_bytes(reason),
+        })
+    }
+
+    /// The type and the code of the message, of an [`IcmpError`](EventKind::IcmpError).
+    #[must_use]
+    pub fn icmp(&self) -> Option<(u8, u8)> {
+        let [kind, code, ..] = self.value[0].to_bytes();
+        (self.kind == EventKind::IcmpError.raw()).then_some((kind, code))
     }
 
     /// The index of the rule that decided.

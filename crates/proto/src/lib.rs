@@ -5,10 +5,10 @@
 //!
 //! - [`device`]: the control device's names, who may open it, and its I/O control codes;
 //! - [`message`]: requests and replies, and how their versions are checked;
-//! - [`status`], [`counter`], [`event`]: what the replies hold;
 //! - [`redirect`]: how proxies register, and what they are told;
 //! - [`effect`]: what rules do besides deciding;
 //! - [`ask`]: questions and answers;
+//! - [`status`], [`counter`], [`event`], [`capture`], [`filter`]: what the replies hold;
 //! - [`policy`]: the compiled policy, which user mode makes and the driver validates and reads in place.
 //!
 //! Integers are little-endian; IP addresses and SIDs are bytes in network order and in Windows's own layout.
@@ -17,10 +17,12 @@
 
 pub mod ask;
 pub mod callout;
+pub mod capture;
 pub mod counter;
 pub mod device;
 pub mod effect;
 pub mod event;
+pub mod filter;
 pub mod message;
 pub mod policy;
 pub mod redirect;

@@ -40,6 +40,7 @@
 //! [`ContentRecord`]s from a literal to those that look for it.
 
 use crate::effect::EffectRecord;
+use crate::event::Operation;
 use crate::wire::wire_enum;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -180,7 +181,7 @@ pub struct PolicyHeader {
     pub total_size: U32,
     /// [`crc32`] of everything after this field.
     pub crc: U32,
-    /// [`POLICY_EVENTS_ALL`] or zero.
+    /// [`POLICY_EVENTS_ALL`], [`POLICY_OBSERVE`], [`POLICY_OPERATIONS`].
     pub flags: U32,
     /// An [`Action`]: what happens where no rule matches.
     pub default_action: u8,
@@ -199,6 +200,11 @@ pub struct PolicyHeader {
 
 /// [`PolicyHeader::flags`]: every decision and every flow makes events, not only those of rules with `log`.
 pub const POLICY_EVENTS_ALL: u32 = 1;
+/// [`PolicyHeader::flags`]: the layers that show more than connections make events: binds and their release, ICMP errors,
+/// and what anybody discards.
+pub const POLICY_OBSERVE: u32 = 2;
+/// [`PolicyHeader::flags`]: the [`rule_operations`] of all rules that are not [`CONNECTIONS`].
+pub const POLICY_OPERATIONS: u32 = (RULE_OPERATIONS & !CONNECTIONS) as u32;
 
 /// Offset of the first byte that [`PolicyHeader::crc`] covers.
 pub const CRC_FROM: usize = 16;
@@ -225,7 +231,7 @@ pub struct RuleRecord {
     pub action: u8,
     /// 0 any, else a [`Direction`].
     pub direction: u8,
-    /// [`RULE_LOG`], [`RULE_CHILDREN`], and at most one of [`RULE_HOST`] and [`RULE_CONTENT`].
+    /// [`RULE_LOG`], [`RULE_CHILDREN`], [`RULE_OPERATIONS`], and at most one of [`RULE_HOST`] and [`RULE_CONTENT`].
     pub flags: U16,
     /// Protocol numbers: a run of [`SectionKind::Protocols`], ends at most 255.
     pub protocols: Run,
@@ -256,6 +262,28 @@ pub const RULE_HOST: u16 = 2;
 pub const RULE_CONTENT: u16 = 4;
 /// [`RuleRecord::flags`]: an application condition also matches what such an application has started, directly or not.
 pub const RULE_CHILDREN: u16 = 8;
+/// [`RuleRecord::flags`]: what the rule is about, as a set of [`operation_flag`]s; none is the same as
+/// [`CONNECTIONS`].
+pub const RULE_OPERATIONS: u16 = 0x3f00;
+/// Connections, accepts and listens: what a rule is about that does not say.
+pub const CONNECTIONS: u16 = operation_flag(Operation::Connect)
+    | operation_flag(Operation::Accept)
+    | operation_flag(Operation::Listen);
+
+/// The flag of a rule that is about this operation.
+#[must_use]
+pub const fn operation_flag(operation: Operation) -> u16 {
+    0x80 << operation.raw()
+}
+
+/// What a rule with these flags is about.
+#[must_use]
+pub const fn rule_operations(flags: u16) -> u16 {
+    match flags & RULE_OPERATIONS {
+        0 => CONNECTIONS,
+        operations => operations,
+    }
+}
 
 /// Numbers from `first` to `last`, both included.
 #[derive(

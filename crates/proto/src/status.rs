@@ -76,6 +76,8 @@ wire_enum! {
         WatchProcesses = 23, "watch processes";
         /// `FwpsRedirectHandleCreate0`.
         CreateRedirectHandle = 24, "create redirect handle";
+        /// Room for a capture.
+        PrepareCapture = 30, "prepare captures";
     }
 }
 

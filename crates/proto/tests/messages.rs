@@ -121,7 +121,7 @@ fn a_status_reply_holds_its_callouts() {
         callout.kind = info.kind.raw();
         callout.classify = 7.into();
     }
-    let mut output = vec![0xAA; 4096];
+    let mut output = vec![0xAA; StatusReply::size_with(CALLOUTS.len()) + 64];
     let size = status.write(&callouts, &mut output).expect("fits");
     assert_eq!(size, StatusReply::size_with(CALLOUTS.len()));
     let (read, entries) = StatusReply::read(&output[..size]).expect("a reply");
@@ -218,7 +218,13 @@ fn lengths_in_a_hostile_record_are_bounded() {
 fn control_codes_ask_for_the_rights_they_need() {
     for code in ControlCode::ALL {
         let access = (code.raw() >> 14) & 3;
-        let is_change = matches!(code, ControlCode::SetPolicy | ControlCode::RegisterProxy);
+        let is_change = matches!(
+            code,
+            ControlCode::SetPolicy
+                | ControlCode::RegisterProxy
+                | ControlCode::StartCapture
+                | ControlCode::StopCapture
+        );
         assert_eq!(access, if is_change { 2 } else { 1 }, "{code}");
         assert_eq!(code.raw() & 3, 0, "{code} is buffered");
         assert_eq!(ControlCode::from_raw(code.raw()), Some(*code));

@@ -142,6 +142,54 @@ impl EngineSession {
         self.handle.map_or(ptr::null_mut(), NonNull::as_ptr)
     }
 
+    /// Shows a filter of anybody's.
+    ///
+    /// # Errors
+    /// `STATUS_FWP_FILTER_NOT_FOUND`.
+    pub fn filter<T>(
+        &self,
+        id: u64,
+        _passive: Passive,
+        show: impl FnOnce(&FilterInfo<'_>) -> T,
+    ) -> Result<T, NtStatus> {
+        let mut raw: *mut FWPM_FILTER0 = ptr::null_mut();
+        // SAFETY: the handle is open, and the token says PASSIVE_LEVEL.
+        let status = unsafe { wfp_sys::FwpmFilterGetById0(self.handle(), id, &raw mut raw) };
+        NtStatus::from_i32(status).ok()?;
+        let object = Object::new(raw)?;
+        let filter = object.get();
+        // SAFETY: the key is NULL or lives as long as the filter.
+        let provider = unsafe { filter.providerKey.as_ref() };
+        let shown = show(&FilterInfo {
+            key: from_guid(&filter.filterKey),
+            // SAFETY: the name is NULL or lives as long as the filter; strings end with a NUL.
+            name: unsafe { Text::new(filter.displayData.name) },
+            provider: provider.map(from_guid),
+        });
+        Ok(shown)
+    }
+
+    /// Shows the display name of a provider.
+    ///
+    /// # Errors
+    /// `STATUS_FWP_PROVIDER_NOT_FOUND`.
+    pub fn provider_name<T>(
+        &self,
+        key: Guid,
+        _passive: Passive,
+        show: impl FnOnce(Text<'_>) -> T,
+    ) -> Result<T, NtStatus> {
+        let key = to_guid(key);
+        let mut raw: *mut FWPM_PROVIDER0 = ptr::null_mut();
+        // SAFETY: the handle is open, the key is only read, and the token says PASSIVE_LEVEL.
+        let status =
+            unsafe { wfp_sys::FwpmProviderGetByKey0(self.handle(), &raw const key, &raw mut raw) };
+        NtStatus::from_i32(status).ok()?;
+        let object = Object::new(raw)?;
+        // SAFETY: the name is NULL or lives as long as the provider; strings end with a NUL.
+        Ok(show(unsafe { Text::new(object.get().displayData.name) }))
+    }
+
     /// Begins a transaction for reading and writing.
     ///
     /// # Errors
@@ -183,6 +231,81 @@ impl Drop for EngineSession {
                 let _ = self.close_handle(passive);
             }
         }
+    }
+}
+
+/// A filter as the engine tells of it.
+#[derive(Clone, Copy, Debug)]
+pub struct FilterInfo<'a> {
+    /// Its key.
+    pub key: Guid,
+    /// Its display name.
+    pub name: Text<'a>,
+    /// The key of its provider.
+    pub provider: Option<Guid>,
+}
+
+/// A string of the engine's: UTF-16 code units up to a NUL.
+#[derive(Clone, Copy)]
+pub struct Text<'a> {
+    next: *const u16,
+    _lives: PhantomData<&'a u16>,
+}
+
+impl Text<'_> {
+    /// # Safety
+    /// `text` is NULL, or leads to a string that ends with a NUL and lives for `'a`.
+    const unsafe fn new(text: *const u16) -> Self {
+        Self {
+            next: text,
+            _lives: PhantomData,
+        }
+    }
+}
+
+impl Iterator for Text<'_> {
+    type Item = u16;
+
+    fn next(&mut self) -> Option<u16> {
+        // SAFETY: NULL, or within the string: its NUL is not passed.
+        let unit = unsafe { self.next.as_ref() }
+            .copied()
+            .filter(|&unit| unit != 0)?;
+        // SAFETY: the unit is not the NUL, so another follows.
+        self.next = unsafe { self.next.add(1) };
+        Some(unit)
+    }
+}
+
+impl fmt::Debug for Text<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for letter in char::decode_utf16(*self) {
+            fmt::Write::write_char(f, letter.unwrap_or(char::REPLACEMENT_CHARACTER))?;
+        }
+        Ok(())
+    }
+}
+
+/// An object that a get function returned; freed by its type.
+struct Object<T>(NonNull<T>);
+
+impl<T> Object<T> {
+    /// Takes over what a get function returned.
+    fn new(raw: *mut T) -> Result<Self, NtStatus> {
+        NonNull::new(raw).map(Self).ok_or(NtStatus::UNSUCCESSFUL)
+    }
+
+    const fn get(&self) -> &T {
+        // SAFETY: the object lives until it is freed.
+        unsafe { self.0.as_ref() }
+    }
+}
+
+impl<T> Drop for Object<T> {
+    fn drop(&mut self) {
+        let mut raw: *mut c_void = self.0.as_ptr().cast();
+        // SAFETY: a get function allocated it, and nobody refers to it any more.
+        unsafe { wfp_sys::FwpmFreeMemory0(&raw mut raw) };
     }
 }
 
@@ -403,6 +526,13 @@ pub(crate) const fn to_guid(key: Guid) -> GUID {
         Data3: data3,
         Data4: data4,
     }
+}
+
+/// The key that WFP spells so.
+fn from_guid(guid: &GUID) -> Guid {
+    let head =
+        u128::from(guid.Data1) << 96 | u128::from(guid.Data2) << 80 | u128::from(guid.Data3) << 64;
+    Guid::from_u128(head | u128::from(u64::from_be_bytes(guid.Data4)))
 }
 
 /// A pointer to what is there, else NULL.

@@ -38,6 +38,8 @@ pub trait LayerType: sealed::Sealed + 'static {
     type Verdict: Verdict;
     /// What comes with a classify besides fields and metadata.
     type Data<'a>;
+    /// Whether it shows what was discarded at the layer of its kind.
+    const IS_DISCARD: bool = false;
 
     /// # Safety
     /// `raw` is the `layerData` of a classify at this layer, whose call `'a` does not outlive.
@@ -137,28 +139,55 @@ layers! {
     OutboundTransport => Authorization, packet;
     /// An endpoint closes.
     AleEndpointClosure => Seen, nothing;
+    /// Authorization of binds, of raw sockets, and of sockets that are to see all packets.
+    AleResourceAssignment => Authorization, nothing;
+    /// What a bind had assigned is released.
+    AleResourceRelease => Seen, nothing;
+    /// ICMP errors that come in, at the IP header of the packet that they complain about.
+    InboundIcmpError => Authorization, packet;
+    /// ICMP errors that go out, at their ICMP header.
+    OutboundIcmpError => Authorization, packet;
     /// Where a connection goes, before it is authorized.
     AleConnectRedirect => Authorization, connect;
     /// Where a socket is bound, before that is authorized.
     AleBindRedirect => Authorization, bind;
 }
 
+/// The discard layer of another: what was discarded there, by a filter or by the stack itself. A
+/// callout can only watch: a block would keep the stack from answering with a reset or an error.
+#[derive(Clone, Copy, Debug)]
+pub struct Discarded<L>(PhantomData<L>);
+
+impl<L: LayerType> sealed::Sealed for Discarded<L> {}
+
+impl<L: LayerType> LayerType for Discarded<L> {
+    const KIND: LayerKind = L::KIND;
+    type Verdict = Seen;
+    type Data<'a> = L::Data<'a>;
+    const IS_DISCARD: bool = true;
+
+    unsafe fn data<'a>(raw: *mut c_void) -> Self::Data<'a> {
+        // SAFETY: a discard layer shows what its twin does.
+        unsafe { L::data(raw) }
+    }
+}
+
 /// The layer's row of the schema for one IP version, found at compile time.
 #[must_use]
 pub const fn row<L: LayerType>(version: IpVersion) -> &'static Layer {
     match version {
-        IpVersion::V4 => const { find(L::KIND, IpVersion::V4) },
-        IpVersion::V6 => const { find(L::KIND, IpVersion::V6) },
+        IpVersion::V4 => const { find(L::KIND, IpVersion::V4, L::IS_DISCARD) },
+        IpVersion::V6 => const { find(L::KIND, IpVersion::V6, L::IS_DISCARD) },
     }
 }
 
-const fn find(kind: LayerKind, version: IpVersion) -> &'static Layer {
+const fn find(kind: LayerKind, version: IpVersion, is_discard: bool) -> &'static Layer {
     let layers = Layer::all();
     let mut at = 0;
     while at < layers.len() {
         let layer = &layers[at];
         if layer.kind() as u32 == kind as u32
-            && !layer.is_discard()
+            && layer.is_discard() == is_discard
             && let Some(its) = layer.version()
             && its as u32 == version as u32
         {
@@ -171,6 +200,14 @@ const fn find(kind: LayerKind, version: IpVersion) -> &'static Layer {
 
 /// The index of the field with this name, checked for its type.
 const fn field<L: LayerType>(name: &str, expected: FieldType) -> FieldIndex {
+    match maybe_field::<L>(name, expected) {
+        Some(field) => field,
+        None => panic!("the layer has no such field"),
+    }
+}
+
+/// The index of the field with this name, checked for its type, if the layer has it.
+const fn maybe_field<L: LayerType>(name: &str, expected: FieldType) -> Option<FieldIndex> {
     let fields = L::KIND.fields();
     let mut at = 0;
     while at < fields.len() {
@@ -179,11 +216,11 @@ const fn field<L: LayerType>(name: &str, expected: FieldType) -> FieldIndex {
                 fields[at].field_type() as u32 == expected as u32,
                 "the field has another type"
             );
-            return fields[at].index();
+            return Some(fields[at].index());
         }
         at += 1;
     }
-    panic!("the layer has no such field")
+    None
 }
 
 const fn same(left: &str, right: &str) -> bool {
@@ -199,6 +236,39 @@ const fn same(left: &str, right: &str) -> bool {
         at += 1;
     }
     true
+}
+
+/// What a layer's fields say of a packet or a connection, whichever of them it has.
+#[derive(Clone, Copy, Debug)]
+pub struct Known<'a> {
+    /// `IP_PROTOCOL`, or `EMBEDDED_PROTOCOL`.
+    pub protocol: Option<u8>,
+    /// `IP_LOCAL_ADDRESS`, or `IP_SOURCE_ADDRESS`.
+    pub local_address: Option<IpAddr>,
+    /// `IP_REMOTE_ADDRESS`, or `IP_DESTINATION_ADDRESS`.
+    pub remote_address: Option<IpAddr>,
+    /// `IP_LOCAL_PORT`, or `ICMP_TYPE`.
+    pub local_port: Option<u16>,
+    /// `IP_REMOTE_PORT`, or `ICMP_CODE`.
+    pub remote_port: Option<u16>,
+    /// `ALE_APP_ID`, as [`Fields::application`] gives it.
+    pub application: Option<&'a [u8]>,
+    /// `ALE_USER_ID`, as [`Fields::user`] gives it.
+    pub user: Option<&'a [u8]>,
+    /// `INTERFACE_INDEX`, or `SOURCE_INTERFACE_INDEX`.
+    pub interface: Option<u32>,
+    /// `DIRECTION`.
+    pub direction: Option<Direction>,
+    /// `FLAGS`; none where unknown.
+    pub flags: ConditionFlags,
+}
+
+/// The first of these fields that the layer has.
+const fn either<L: LayerType>(one: &str, other: &str, expected: FieldType) -> Option<FieldIndex> {
+    match maybe_field::<L>(one, expected) {
+        Some(field) => Some(field),
+        None => maybe_field::<L>(other, expected),
+    }
 }
 
 /// The fields of one classify at layer `L`.
@@ -266,38 +336,19 @@ impl<'a, L: LayerType> Fields<'a, L> {
     /// `IP_PROTOCOL`.
     #[must_use]
     pub fn protocol(&self) -> Option<u8> {
-        match self
-            .values
-            .get(const { field::<L>("IP_PROTOCOL", FieldType::Uint8) })
-        {
-            Value::Uint8(protocol) => Some(protocol),
-            _ => None,
-        }
+        self.uint8(const { field::<L>("IP_PROTOCOL", FieldType::Uint8) })
     }
 
     /// `ALE_APP_ID`: the application's path in NT form, UTF-16 bytes, usually ending with a NUL.
     #[must_use]
     pub fn application(&self) -> Option<&'a [u8]> {
-        match self
-            .values
-            .get(const { field::<L>("ALE_APP_ID", FieldType::ByteBlob) })
-        {
-            Value::Blob(path) => Some(path),
-            _ => None,
-        }
+        self.blob(const { field::<L>("ALE_APP_ID", FieldType::ByteBlob) })
     }
 
     /// The bytes of the SID of `ALE_USER_ID`.
     #[must_use]
     pub fn user(&self) -> Option<&'a [u8]> {
-        match self
-            .values
-            .get(const { field::<L>("ALE_USER_ID", FieldType::Token) })
-        {
-            Value::Token(information) => token::user(information),
-            Value::Sid(sid) => Some(sid),
-            _ => None,
-        }
+        self.sid(const { field::<L>("ALE_USER_ID", FieldType::Token) })
     }
 
     /// `FLAGS`; none where unknown.
@@ -361,6 +412,101 @@ impl<'a, L: LayerType> Fields<'a, L> {
     #[must_use]
     pub fn destination_interface(&self) -> Option<u32> {
         self.uint32(const { field::<L>("DESTINATION_INTERFACE_INDEX", FieldType::Uint32) })
+    }
+
+    /// `ALE_PROMISCUOUS_MODE`: what a socket asks to see of an interface's packets (`SIO_RCVALL`).
+    #[must_use]
+    pub fn promiscuous_mode(&self) -> Option<u32> {
+        self.uint32(const { field::<L>("ALE_PROMISCUOUS_MODE", FieldType::Uint32) })
+    }
+
+    /// `ICMP_TYPE`.
+    #[must_use]
+    pub fn icmp_type(&self) -> Option<u16> {
+        self.uint16(const { field::<L>("ICMP_TYPE", FieldType::Uint16) })
+    }
+
+    /// `ICMP_CODE`.
+    #[must_use]
+    pub fn icmp_code(&self) -> Option<u16> {
+        self.uint16(const { field::<L>("ICMP_CODE", FieldType::Uint16) })
+    }
+
+    /// `EMBEDDED_PROTOCOL`: that of the packet which an ICMP error complains about.
+    #[must_use]
+    pub fn embedded_protocol(&self) -> Option<u8> {
+        self.uint8(const { field::<L>("EMBEDDED_PROTOCOL", FieldType::Uint8) })
+    }
+
+    /// `EMBEDDED_REMOTE_ADDRESS`: where that packet was to go.
+    #[must_use]
+    pub fn embedded_remote_address(&self) -> Option<IpAddr> {
+        self.address(const { field::<L>("EMBEDDED_REMOTE_ADDRESS", FieldType::Address) })
+    }
+
+    /// `EMBEDDED_LOCAL_PORT`.
+    #[must_use]
+    pub fn embedded_local_port(&self) -> Option<u16> {
+        self.uint16(const { field::<L>("EMBEDDED_LOCAL_PORT", FieldType::Uint16) })
+    }
+
+    /// `EMBEDDED_REMOTE_PORT`.
+    #[must_use]
+    pub fn embedded_remote_port(&self) -> Option<u16> {
+        self.uint16(const { field::<L>("EMBEDDED_REMOTE_PORT", FieldType::Uint16) })
+    }
+
+    /// What the fields say, at any layer: for callouts that do the same at many.
+    #[must_use]
+    pub fn known(&self) -> Known<'a> {
+        use FieldType::{Address, ByteBlob, Token, Uint8, Uint16, Uint32};
+
+        Known {
+            protocol: const { either::<L>("IP_PROTOCOL", "EMBEDDED_PROTOCOL", Uint8) }
+                .and_then(|field| self.uint8(field)),
+            local_address: const { either::<L>("IP_LOCAL_ADDRESS", "IP_SOURCE_ADDRESS", Address) }
+                .and_then(|field| self.address(field)),
+            remote_address:
+                const { either::<L>("IP_REMOTE_ADDRESS", "IP_DESTINATION_ADDRESS", Address) }
+                    .and_then(|field| self.address(field)),
+            local_port: const { either::<L>("IP_LOCAL_PORT", "ICMP_TYPE", Uint16) }
+                .and_then(|field| self.uint16(field)),
+            remote_port: const { either::<L>("IP_REMOTE_PORT", "ICMP_CODE", Uint16) }
+                .and_then(|field| self.uint16(field)),
+            application: const { maybe_field::<L>("ALE_APP_ID", ByteBlob) }
+                .and_then(|field| self.blob(field)),
+            user: const { maybe_field::<L>("ALE_USER_ID", Token) }
+                .and_then(|field| self.sid(field)),
+            interface: const { either::<L>("INTERFACE_INDEX", "SOURCE_INTERFACE_INDEX", Uint32) }
+                .and_then(|field| self.uint32(field)),
+            direction: const { maybe_field::<L>("DIRECTION", Uint32) }
+                .and_then(|field| Direction::from_u32(self.uint32(field)?)),
+            flags: const { maybe_field::<L>("FLAGS", Uint32) }
+                .and_then(|field| self.uint32(field))
+                .map_or(ConditionFlags::NONE, ConditionFlags::from_bits),
+        }
+    }
+
+    fn blob(&self, field: FieldIndex) -> Option<&'a [u8]> {
+        match self.values.get(field) {
+            Value::Blob(bytes) => Some(bytes),
+            _ => None,
+        }
+    }
+
+    fn sid(&self, field: FieldIndex) -> Option<&'a [u8]> {
+        match self.values.get(field) {
+            Value::Token(information) => token::user(information),
+            Value::Sid(sid) => Some(sid),
+            _ => None,
+        }
+    }
+
+    fn uint8(&self, field: FieldIndex) -> Option<u8> {
+        match self.values.get(field) {
+            Value::Uint8(number) => Some(number),
+            _ => None,
+        }
     }
 
     fn address(&self, field: FieldIndex) -> Option<IpAddr> {

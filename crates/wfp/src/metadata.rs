@@ -7,6 +7,17 @@ use wfp_sys::FWPS_INCOMING_METADATA_VALUES0;
 
 use crate::{flow::FlowId, redirect::RedirectRecords, sockaddr, values};
 
+/// `FWPS_DISCARD_METADATA0`: who discarded something, and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Discard {
+    /// `FWPS_DISCARD_MODULE0`: 0 the IP layer, 1 the transport, 2 WFP.
+    pub module: u32,
+    /// The module's reason.
+    pub reason: u32,
+    /// The run-time identifier of the filter that blocked; 0 if none did.
+    pub filter: u64,
+}
+
 /// The metadata of one classify. A member exists only if its presence bit is set.
 #[derive(Clone, Copy)]
 pub struct Metadata<'a> {
@@ -123,6 +134,21 @@ impl<'a> Metadata<'a> {
     pub const fn is_ale_required(&self) -> bool {
         self.fields()
             .contains(MetadataFields::ALE_CLASSIFY_REQUIRED)
+    }
+
+    /// `DISCARD_REASON`, at discard layers.
+    #[must_use]
+    #[allow(
+        clippy::cast_sign_loss,
+        reason = "the members of FWPS_DISCARD_MODULE0 are not negative; C makes enumerations signed"
+    )]
+    pub fn discard(&self) -> Option<Discard> {
+        let raw = self.present(MetadataFields::DISCARD_REASON, self.raw.discardMetadata)?;
+        Some(Discard {
+            module: raw.discardModule as u32,
+            reason: raw.discardReason,
+            filter: raw.filterId,
+        })
     }
 
     /// `TRANSPORT_ENDPOINT_HANDLE`.

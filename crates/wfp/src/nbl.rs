@@ -207,6 +207,34 @@ impl<'a> Buffer<'a> {
         unsafe { data_length(self.buffer) }
     }
 
+    /// The bytes from `before` in front of the buffer's offset on, in pieces: headers that the stack
+    /// has passed over stay where they are, and are read there without moving the offset.
+    ///
+    /// `None` if the buffer has not so many bytes before its offset.
+    #[must_use]
+    pub fn chunks_from_before(self, before: usize) -> Option<Chunks<'a>> {
+        let mut chunks = self.chunks(0);
+        // SAFETY: the buffer is alive during `'a`.
+        let (mut mdl, offset) = unsafe { chain_start(self.buffer) };
+        let mut offset = offset.checked_sub(before)?;
+        while chunks.steps > 0 && !mdl.is_null() {
+            // SAFETY: a memory descriptor list of a chain that is alive during `'a`.
+            let here = unsafe { byte_count(mdl) };
+            if offset < here {
+                break;
+            }
+            chunks.steps -= 1;
+            offset -= here;
+            // SAFETY: as above.
+            mdl = unsafe { next_mdl(mdl) };
+        }
+        chunks.place.mdl = mdl;
+        chunks.place.offset = offset;
+        chunks.in_buffer = chunks.in_buffer.saturating_add(before);
+        chunks.left = chunks.in_buffer;
+        Some(chunks)
+    }
+
     /// The bytes behind the first `skip`, in pieces.
     #[must_use]
     pub const fn chunks(self, skip: usize) -> Chunks<'a> {
@@ -491,6 +519,16 @@ const unsafe fn data_start(buffer: NonNull<NET_BUFFER>) -> (*mut MDL, usize) {
     // SAFETY: see above.
     let members = unsafe { &buffer.__bindgen_anon_1.__bindgen_anon_1 };
     (members.CurrentMdl, members.CurrentMdlOffset as usize)
+}
+
+/// `NET_BUFFER_FIRST_MDL` and `NET_BUFFER_DATA_OFFSET`.
+///
+/// # Safety
+/// `buffer` is alive.
+const unsafe fn chain_start(buffer: NonNull<NET_BUFFER>) -> (*mut MDL, usize) {
+    // SAFETY: forwarded from the caller; see above.
+    let members = unsafe { &buffer.as_ref().__bindgen_anon_1.__bindgen_anon_1 };
+    (members.MdlChain, members.DataOffset as usize)
 }
 
 /// `MmGetMdlByteCount`.

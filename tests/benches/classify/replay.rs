@@ -61,6 +61,7 @@ pub(crate) fn measure(
         write: None,
         annotate: None,
         rules: Vec::new(),
+        capture: None,
     };
     let mut rates = Vec::new();
     let mut in_all = Vec::new();

@@ -45,6 +45,7 @@ pub(crate) fn replay(capture: &Path, policy: &[u8]) -> Vec<Found> {
         write: None,
         annotate: None,
         rules: Vec::new(),
+        capture: None,
     };
     let outcome =
         run(&plan, &|_, _| ()).unwrap_or_else(|error| panic!("{}: {error}", capture.display()));

@@ -35,6 +35,7 @@ pub fn run(arguments: &Replay) -> Result<Ending, BadInput> {
         write: arguments.write.clone(),
         annotate: arguments.annotate.clone(),
         rules: compiled.rule_names.clone(),
+        capture: None,
     };
     let bar = progress_bar();
     let outcome = replay(&plan, &|done, total| {
@@ -64,7 +65,7 @@ pub fn run(arguments: &Replay) -> Result<Ending, BadInput> {
     })
 }
 
-fn permit_all() -> Result<portcullis_policy::Compiled, BadInput> {
+pub(super) fn permit_all() -> Result<portcullis_policy::Compiled, BadInput> {
     let options = portcullis_policy::Options {
         file_name: "(built in)".to_owned(),
         events_all: true,
@@ -73,7 +74,7 @@ fn permit_all() -> Result<portcullis_policy::Compiled, BadInput> {
         .map_err(|_| BadInput::new("the built-in policy is not valid"))
 }
 
-fn progress_bar() -> ProgressBar {
+pub(super) fn progress_bar() -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
@@ -86,7 +87,7 @@ fn progress_bar() -> ProgressBar {
     bar
 }
 
-fn write_json(file: &Path, report: &ReplayReport<'_>) -> Result<(), BadInput> {
+pub(super) fn write_json(file: &Path, report: &impl serde::Serialize) -> Result<(), BadInput> {
     let text = serde_json::to_string_pretty(report).map_err(BadInput::new)?;
     if file == Path::new("-") {
         say!("{text}");

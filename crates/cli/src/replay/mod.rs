@@ -25,6 +25,7 @@ pub use shard::{Fate, FrameReport, Shard};
 use crate::arguments::Process;
 use crate::capture::{self, CaptureError, Frame};
 use crate::control::{self, ControlError};
+use crate::live::{self, CaptureOptions, Captured, Session};
 use crate::simulation::{SimulatedDevice, Simulation, SimulationError};
 
 /// What to replay, and how.
@@ -50,6 +51,8 @@ pub struct Plan {
     pub annotate: Option<PathBuf>,
     /// The rules' names, for comments.
     pub rules: Vec<String>,
+    /// What the driver is to capture meanwhile.
+    pub capture: Option<CaptureOptions>,
 }
 
 /// Why a replay did not take place, or not to its end.
@@ -67,6 +70,9 @@ pub enum ReplayError {
     /// An option.
     #[error("{0}")]
     Option(String),
+    /// What the driver captures.
+    #[error(transparent)]
+    Live(#[from] live::CaptureError),
     /// The capture that is written.
     #[error("{}: {source}", file.display())]
     Write {
@@ -85,6 +91,7 @@ impl ReplayError {
             self,
             Self::Simulation(SimulationError::Bugcheck(_))
                 | Self::Control(ControlError::Stopped(_))
+                | Self::Live(live::CaptureError::Control(ControlError::Stopped(_)))
         )
     }
 }
@@ -138,6 +145,8 @@ pub struct Outcome {
     pub not_ip: u64,
     /// Frames that passed, those without IP among them.
     pub passed: u64,
+    /// What the driver has captured, if it was to.
+    pub captured: Option<Captured>,
     /// How long the packets took to replay, without reading the captures for the local side and without start and
     /// stop.
     pub duration: Duration,
@@ -219,12 +228,18 @@ pub fn run(plan: &Plan, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Outcome,
     if let Some(policy) = &plan.policy {
         control::set_policy(simulation.device(), policy)?;
     }
+    let session = plan
+        .capture
+        .clone()
+        .map(|options| Session::start(simulation.device(), options, plan.rules.clone()));
+    let session = session.transpose()?;
     let total = survey.frames;
     let tally = Tally {
         total,
         done: AtomicU64::new(0),
         progress,
         results: Mutex::default(),
+        session: Mutex::new(session),
     };
     let begun = Instant::now();
     if plan.cpus == 1 {
@@ -237,6 +252,10 @@ pub fn run(plan: &Plan, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Outcome,
         spread(&simulation, &setup, plan, &tally)?;
     }
     let duration = begun.elapsed();
+    let session = tally.session.into_inner();
+    let session = session.unwrap_or_else(std::sync::PoisonError::into_inner);
+    let captured = session.map(|session| session.finish(simulation.device()));
+    let captured = captured.transpose()?;
     let mut results = tally
         .results
         .into_inner()
@@ -272,6 +291,7 @@ pub fn run(plan: &Plan, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Outcome,
         frames: total,
         not_ip,
         passed,
+        captured,
         events: results.events,
         duration,
     })
@@ -291,9 +311,23 @@ struct Tally<'a> {
     done: AtomicU64,
     progress: &'a (dyn Fn(u64, u64) + Sync),
     results: Mutex<Results>,
+    /// What the driver captures.
+    session: Mutex<Option<Session>>,
 }
 
 impl Tally<'_> {
+    /// Takes what the driver has captured by now.
+    fn take_captured(&self, device: &SimulatedDevice) -> Result<(), ReplayError> {
+        let mut session = self
+            .session
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(session) = session.as_mut() {
+            session.take(device, false)?;
+        }
+        Ok(())
+    }
+
     fn advance(&self, frames: u64) {
         let done = self.done.fetch_add(frames, Ordering::Relaxed) + frames;
         (self.progress)(done, self.total);
@@ -328,16 +362,18 @@ fn in_place(
     let mut events = Vec::new();
     let mut number = 0;
     for file in &plan.captures {
-        let mut failed = None;
+        let mut failed: Option<ReplayError> = None;
         capture::read(file, |frame| {
             shard.frame(number, &frame);
             number += 1;
             if number % STRIDE == 0 {
                 shard.settle(cpu);
                 tally.advance(STRIDE);
+                failed = tally.take_captured(device).err();
             }
-            if number % EVENTS_STRIDE == 0 {
-                failed = control::take_events(device, &mut events).err();
+            if failed.is_none() && number % EVENTS_STRIDE == 0 {
+                let taken = control::take_events(device, &mut events);
+                failed = taken.err().map(ReplayError::from);
             }
             if failed.is_some() {
                 ControlFlow::Break(())
@@ -346,11 +382,12 @@ fn in_place(
             }
         })?;
         if let Some(error) = failed {
-            return Err(error.into());
+            return Err(error);
         }
     }
     while shard.finish_some(cpu) {
         control::take_events(device, &mut events)?;
+        tally.take_captured(device)?;
     }
     tally.advance(number % STRIDE);
     tally.add(&mut shard, events);
@@ -438,9 +475,11 @@ fn from_batches(
             shard.frame(*number, &frame.frame());
             if number % STRIDE == 0 {
                 shard.settle(cpu);
+                tally.take_captured(device)?;
             }
         }
         shard.settle(cpu);
+        tally.take_captured(device)?;
         // One reader is enough, and keeps the events in order.
         if cpu.index() == 0 {
             control::take_events(device, &mut events)?;

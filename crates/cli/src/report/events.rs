@@ -7,6 +7,7 @@ use portcullis_proto::policy::Action;
 use portcullis_proto::status::DriverState;
 
 use super::protocol;
+use crate::live::{place, reason};
 use crate::replay::address;
 
 /// `event` as a line; `rules` are the names of the policy's rules.
@@ -39,6 +40,7 @@ pub fn line(event: &EventRecord, rules: &[String]) -> String {
         }
         _ => connection(&mut line, event, rules),
     }
+    besides(&mut line, event);
     line
 }
 
@@ -77,6 +79,39 @@ fn connection(line: &mut String, event: &EventRecord, rules: &[String]) {
         .collect();
     if !application.is_empty() {
         write!(line, " {application}").ok();
+    }
+}
+
+/// What only events of some kinds tell.
+fn besides(line: &mut String, event: &EventRecord) {
+    if let Some(discard) = event.discard() {
+        write!(line, " at {}", place(&discard)).ok();
+        if discard.filter != 0 {
+            write!(line, " by filter {}", discard.filter).ok();
+        }
+        write!(line, ": {}", reason(&discard)).ok();
+    }
+    if let Some((kind, code)) = event.icmp() {
+        let reporter = address(event, &event.reporter);
+        write!(line, " type {kind} code {code} from {reporter}").ok();
+    }
+    for (flag, text) in [
+        (EventRecord::RAW_SOCKET, " raw"),
+        (EventRecord::PROMISCUOUS, " promiscuous"),
+        (EventRecord::ANY_PORT, " port chosen by the system"),
+    ] {
+        if event.flags.get() & flag != 0 {
+            line.push_str(text);
+        }
+    }
+    if EventKind::from_raw(event.kind) == Some(EventKind::EndpointClosed) {
+        let [flows, _] = event.value;
+        write!(
+            line,
+            " {flows} flows, {} bytes sent, {} received",
+            event.bytes_sent, event.bytes_received
+        )
+        .ok();
     }
 }
 

@@ -72,11 +72,14 @@ pub fn flows(flows: &[Flow], rules: &[String]) -> String {
     table.to_string()
 }
 
-/// The driver's callouts with their counters.
+/// The driver's callouts with their counters; those that nothing calls for are left out.
 #[must_use]
 pub fn callouts(callouts: &[CalloutStatus]) -> String {
     let mut table = table(&["Callout", "Layer", "Id", "Classify", "Permit", "Block"]);
-    for status in callouts {
+    let is_used = |status: &&CalloutStatus| {
+        status.flags.get() & CalloutStatus::FILTERED != 0 || status.classify.get() > 0
+    };
+    for status in callouts.iter().filter(is_used) {
         let info = CALLOUTS
             .iter()
             .find(|info| info.kind.raw() == status.kind && info.family.raw() == status.family);

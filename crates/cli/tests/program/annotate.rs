@@ -5,7 +5,7 @@ use pcap_parser::{Block, OptionCode, PcapNGReader, traits::PcapReaderIterator as
 use crate::program::{capture, example_policy, report, scratch};
 
 /// The packets of a pcapng file with their comments.
-fn packets(file: &str) -> Vec<(Vec<u8>, String)> {
+pub(crate) fn packets(file: &str) -> Vec<(Vec<u8>, String)> {
     let mut reader = PcapNGReader::new(1 << 16, std::fs::File::open(file).unwrap()).unwrap();
     let mut packets = Vec::new();
     loop {

@@ -4,6 +4,7 @@ mod annotate;
 mod commands;
 mod files;
 mod input;
+mod live;
 mod program;
 mod replay;
 mod report;

@@ -94,10 +94,10 @@ where
         let (decision, epoch, is_reported) = self.policy.with(|policy, epoch| {
             let Some(policy) = policy else {
                 self.statistics.count(Counter::NoPolicy);
-                return (Decision::permit(), epoch, false);
+                return (Decision::permit(), epoch, self.events.is_watched());
             };
             let decision = decide(policy);
-            (decision, epoch, policy.events_all() || decision.log)
+            (decision, epoch, self.is_reported(Some(&policy), decision))
         });
         let asks = decision.action == Action::Ask;
         if !asks && !is_reported {

@@ -63,7 +63,7 @@ where
         }
         self.statistics.count(Counter::ContentMatched);
         flow.decision = Decision::content(found);
-        let is_reported = policy.events_all() || found.log;
+        let is_reported = self.is_reported(Some(policy), flow.decision);
         flow.reported |= is_reported;
         is_reported.then(|| {
             let mut event = self.event(EventKind::Content, flow.decision, flow.epoch);

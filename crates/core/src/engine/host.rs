@@ -119,7 +119,7 @@ where
                 let decision = policy.decide(&flow.connection(), host);
                 decision.settled(flow.answer)
             });
-            let is_reported = policy.is_some_and(|policy| policy.events_all() || decision.log);
+            let is_reported = self.is_reported(policy.as_ref(), decision);
             flow.decision = decision;
             flow.epoch = epoch;
             flow.reported |= is_reported;

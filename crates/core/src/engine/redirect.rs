@@ -50,7 +50,7 @@ where
                 target,
                 decision,
                 epoch,
-                is_reported: policy.events_all() || decision.log,
+                is_reported: self.is_reported(Some(&policy), decision),
             })
         })
     }
@@ -87,7 +87,7 @@ where
                 target: Endpoint::new(address, binding.local.port),
                 decision,
                 epoch,
-                is_reported: policy.events_all() || decision.log,
+                is_reported: self.is_reported(Some(&policy), decision),
             })
         })
     }

@@ -1,6 +1,8 @@
 //! Filling events in.
 
-use crate::connection::{Connection, Endpoint, Listener, TCP};
+use super::packets::{IcmpError, anonymous};
+use crate::connection::{Connection, Endpoint, Listener, Socket, TCP};
+use crate::endpoint::EndpointTotals;
 use crate::flow::Flow;
 use crate::policy::{Decision, RuleIndex};
 use core::net::IpAddr;
@@ -92,6 +94,46 @@ pub(super) fn listener(event: &mut EventRecord, listener: &Listener<'_>) {
     event.operation = Operation::Listen.raw();
     event.remote_address = [0; 16];
     event.remote_port = U16::ZERO;
+}
+
+/// A socket that is bound, or was. It has no remote side, and its direction is not known.
+pub(super) fn socket(event: &mut EventRecord, socket: &Socket<'_>) {
+    listener(event, &socket.listener);
+    event.operation = Operation::Bind.raw();
+    event.protocol = socket.protocol;
+    event.direction = 0;
+    event.value = [u64::from(socket.promiscuous).into(), 0.into()];
+    for (is_set, flag) in [
+        (socket.is_raw, EventRecord::RAW_SOCKET),
+        (socket.promiscuous != 0, EventRecord::PROMISCUOUS),
+        (socket.any_port, EventRecord::ANY_PORT),
+    ] {
+        if is_set {
+            event.flags |= flag;
+        }
+    }
+}
+
+/// An endpoint's end, with what its flows have carried.
+pub(super) fn endpoint(event: &mut EventRecord, subject: &Connection<'_>, totals: &EndpointTotals) {
+    connection(event, subject);
+    event.flow = U64::ZERO;
+    totals.report(event);
+}
+
+/// An ICMP error, with the packet that it complains about.
+pub(super) fn icmp_error(event: &mut EventRecord, error: &IcmpError) {
+    let about = error.about.unwrap_or(error.ends);
+    connection(event, &anonymous(error.direction, &about));
+    event.operation = Operation::IcmpError.raw();
+    let reporter = match error.direction {
+        Direction::Inbound => error.ends.remote,
+        Direction::Outbound => error.ends.local,
+    };
+    (_, event.reporter) = address(reporter);
+    let [kind, _] = error.ends.local.port.to_le_bytes();
+    let [code, _] = error.ends.remote.port.to_le_bytes();
+    event.value = [U64::from_bytes([kind, code, 0, 0, 0, 0, 0, 0]), U64::ZERO];
 }
 
 /// The flow that an event speaks of, with its host and its traffic.

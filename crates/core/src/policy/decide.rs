@@ -7,7 +7,7 @@ use super::view::PolicyView;
 use crate::ask::Terms;
 use crate::connection::{Binding, Connection, Listener, TCP, UDP};
 use portcullis_proto::effect::EffectSet;
-use portcullis_proto::event::NO_RULE;
+use portcullis_proto::event::{NO_RULE, Operation};
 use portcullis_proto::policy::{
     Action, Dimension, Direction, HOST_SUFFIX, HostRecord, LEAF, LeafRecord, MAX_DEPTH,
     RULE_CONTENT, RULE_HOST, RULE_LOG, RuleRecord,
@@ -238,19 +238,52 @@ impl<'p> PolicyView<'p> {
         decision
     }
 
+    /// Decides a packet that is forwarded, or an ICMP error. Where no rule names the operation and matches, it passes:
+    /// the default action is about connections.
+    #[must_use]
+    pub fn decide_packet(&self, operation: Operation, packet: &Connection<'_>) -> Decision {
+        let mut facts = Facts::of(operation, packet);
+        let leaf = self.leaf(&mut facts);
+        let mut rules = Candidates::of(self, leaf).plain(self);
+        rules
+            .find(|(_, rule)| self.matches(rule, &mut facts))
+            .map_or(Decision::permit(), |found| self.decision(Some(found)))
+    }
+
+    /// Decides whether a socket may be bound; see [`decide_listener`](Self::decide_listener). Where no rule names binds and matches, it
+    /// passes: the default action is about connections.
+    #[must_use]
+    pub fn decide_socket(&self, protocol: u8, socket: &Listener<'_>) -> Decision {
+        self.socket_rule(Operation::Bind, protocol, socket)
+            .map_or(Decision::permit(), |found| self.decision(Some(found)))
+    }
+
     /// Decides whether there may be a listener; see [the module](super) for how.
     #[must_use]
     pub fn decide_listener(&self, listener: &Listener<'_>) -> Decision {
-        let mut facts = Facts::new(&Connection {
-            direction: Direction::Inbound,
-            protocol: TCP,
-            local: listener.local,
-            remote: listener.local,
-            application: listener.application,
-            user: listener.user,
-            process_id: listener.process_id,
-            flow: 0,
-        });
+        self.decision(self.socket_rule(Operation::Listen, TCP, listener))
+    }
+
+    /// The rule that decides about a socket that has no remote side.
+    fn socket_rule(
+        &self,
+        operation: Operation,
+        protocol: u8,
+        listener: &Listener<'_>,
+    ) -> Option<Match<'p>> {
+        let mut facts = Facts::of(
+            operation,
+            &Connection {
+                direction: Direction::Inbound,
+                protocol,
+                local: listener.local,
+                remote: listener.local,
+                application: listener.application,
+                user: listener.user,
+                process_id: listener.process_id,
+                flow: 0,
+            },
+        );
         let anywhere = listener.local.address.is_unspecified();
         let decides = |(_, rule): &Match<'p>| {
             let of_some = has(rule, RULE_HOST | RULE_CONTENT)
@@ -260,11 +293,7 @@ impl<'p> PolicyView<'p> {
             !of_some || rule.action == Action::Permit.raw()
         };
         let mut rules = (0..).zip(self.rules);
-        self.decision(
-            rules.find(|found| {
-                decides(found) && self.matches_listener(found.1, &mut facts, anywhere)
-            }),
-        )
+        rules.find(|found| decides(found) && self.matches_listener(found.1, &mut facts, anywhere))
     }
 
     /// Decides where a socket is bound, by what is known then: the rules without a condition on anything else are tried

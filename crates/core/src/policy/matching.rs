@@ -2,16 +2,19 @@
 
 use super::view::{PolicyView, run};
 use crate::connection::{Application, Connection};
+use portcullis_proto::event::Operation;
 use portcullis_proto::policy::{
     APPLICATION_ANY_VOLUME, APPLICATION_WILDCARD, Action, AddressRange, ApplicationRecord,
-    Direction, RULE_CHILDREN, Range16, RuleRecord, Run, application_key, fold_unit, user_key,
-    without_volume,
+    Direction, RULE_CHILDREN, Range16, RuleRecord, Run, application_key, fold_unit, operation_flag,
+    rule_operations, user_key, without_volume,
 };
 
 /// A connection's facts in the form in which rules are compared with them. What costs is worked out when first asked
 /// for.
 #[derive(Debug)]
 pub(super) struct Facts<'c> {
+    /// What is decided: one of `RULE_OPERATIONS`.
+    pub(super) operation: u16,
     pub(super) direction: Direction,
     pub(super) protocol: u8,
     pub(super) local_port: u16,
@@ -28,7 +31,16 @@ pub(super) struct Facts<'c> {
 
 impl<'c> Facts<'c> {
     pub(super) const fn new(connection: &Connection<'c>) -> Self {
+        let operation = match connection.direction {
+            Direction::Outbound => Operation::Connect,
+            Direction::Inbound => Operation::Accept,
+        };
+        Self::of(operation, connection)
+    }
+
+    pub(super) const fn of(operation: Operation, connection: &Connection<'c>) -> Self {
         Self {
+            operation: operation_flag(operation),
             direction: connection.direction,
             protocol: connection.protocol,
             local_port: connection.local.port,
@@ -95,7 +107,7 @@ impl PolicyView<'_> {
 
     /// Whether everything about the rule matches but its host, its remote side and its owner.
     fn matches_local(&self, rule: &RuleRecord, facts: &Facts<'_>) -> bool {
-        (rule.direction == 0 || rule.direction == facts.direction.raw())
+        is_about(rule, facts)
             && ports_match(
                 run(self.protocols, rule.protocols),
                 u16::from(facts.protocol),
@@ -116,7 +128,7 @@ impl PolicyView<'_> {
         anywhere: bool,
     ) -> bool {
         let local = if anywhere {
-            (rule.direction == 0 || rule.direction == facts.direction.raw())
+            is_about(rule, facts)
                 && ports_match(
                     run(self.protocols, rule.protocols),
                     u16::from(facts.protocol),
@@ -197,6 +209,12 @@ impl PolicyView<'_> {
                 && pattern.iter().zip(path).all(|(&p, &u)| same(p, u))
         }
     }
+}
+
+/// Whether the rule is about such an operation, in this direction.
+const fn is_about(rule: &RuleRecord, facts: &Facts<'_>) -> bool {
+    rule_operations(rule.flags.get()) & facts.operation != 0
+        && (rule.direction == 0 || rule.direction == facts.direction.raw())
 }
 
 /// Whether the number is in one of the ranges, which ascend; no ranges hold every number.

@@ -12,8 +12,9 @@ use portcullis_proto::effect::EffectKind;
 use portcullis_proto::policy::{
     APPLICATION_ANY_VOLUME, APPLICATION_WILDCARD, Action, CRC_FROM, Dimension, Direction,
     FORMAT_VERSION, HOST_SUFFIX, HostRecord, LEAF, MAGIC, MAX_BINDS, MAX_CONTENT, MAX_DEPTH,
-    MAX_ELEMENTS, MAX_PATTERN_UNITS, MAX_RULES, MAX_SIZE, NO_BASE, POLICY_EVENTS_ALL, PolicyHeader,
-    RULE_CONTENT, RULE_HOST, RuleRecord, Run, SectionKind, crc32,
+    MAX_ELEMENTS, MAX_PATTERN_UNITS, MAX_RULES, MAX_SIZE, NO_BASE, POLICY_EVENTS_ALL,
+    POLICY_OBSERVE, POLICY_OPERATIONS, PolicyHeader, RULE_CONTENT, RULE_HOST, RuleRecord, Run,
+    SectionKind, crc32,
 };
 use zerocopy::FromBytes;
 use zerocopy::little_endian::{U32, U64};
@@ -148,7 +149,7 @@ fn header(bytes: &[u8]) -> Result<[usize; portcullis_proto::policy::SECTIONS], P
     let checked = bytes.get(CRC_FROM..).unwrap_or_default();
     check(header.crc.get() == crc32(checked), 12, Reason::Checksum)?;
     check(
-        header.flags.get() & !POLICY_EVENTS_ALL == 0,
+        header.flags.get() & !(POLICY_EVENTS_ALL | POLICY_OBSERVE | POLICY_OPERATIONS) == 0,
         16,
         Reason::Flags,
     )?;

@@ -1,12 +1,14 @@
 //! A compiled policy's sections as slices.
 
+use super::decide::RuleIndex;
 use super::validate::{self, PolicyError};
 use crate::process::Ancestry;
 use portcullis_proto::effect::{EffectRecord, EffectSet};
+use portcullis_proto::event::Operation;
 use portcullis_proto::policy::{
-    Action, AddressRange, ApplicationRecord, ContentRecord, ContentStateRecord, HostRecord,
-    LeafRecord, NodeRecord, POLICY_EVENTS_ALL, PolicyHeader, Range16, RuleRecord, Run, SectionKind,
-    UserRecord,
+    Action, AddressRange, ApplicationRecord, CONNECTIONS, ContentRecord, ContentStateRecord,
+    HostRecord, LeafRecord, NodeRecord, POLICY_EVENTS_ALL, POLICY_OBSERVE, POLICY_OPERATIONS,
+    PolicyHeader, Range16, RuleRecord, Run, SectionKind, UserRecord, operation_flag,
 };
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
@@ -175,10 +177,33 @@ impl<'p> PolicyView<'p> {
         self.effect_set
     }
 
+    /// The kinds of effects of one rule.
+    #[must_use]
+    pub fn effect_set_of(&self, rule: RuleIndex) -> EffectSet {
+        self.rules
+            .get(rule.0 as usize)
+            .map_or(EffectSet::NONE, |rule| {
+                EffectSet::from_bits(rule.effect_set.get())
+            })
+    }
+
     /// Whether every decision and flow makes events.
     #[must_use]
     pub const fn events_all(&self) -> bool {
         self.flags & POLICY_EVENTS_ALL != 0
+    }
+
+    /// Whether the layers that show more than connections make events.
+    #[must_use]
+    pub const fn observes(&self) -> bool {
+        self.flags & POLICY_OBSERVE != 0
+    }
+
+    /// Whether some rule is about this operation; always true of connections, accepts and listens.
+    #[must_use]
+    pub const fn is_about(&self, operation: Operation) -> bool {
+        let flags = self.flags & POLICY_OPERATIONS | CONNECTIONS as u32;
+        flags & operation_flag(operation) as u32 != 0
     }
 
     /// The text of a record; empty if it lies outside.

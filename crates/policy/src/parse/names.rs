@@ -2,9 +2,10 @@
 
 use super::{Issue, nearest};
 
-const RULE_KEYS: [&str; 33] = [
+const RULE_KEYS: [&str; 34] = [
     "name",
     "action",
+    "operation",
     "direction",
     "protocol",
     "local_address",
@@ -39,13 +40,16 @@ const RULE_KEYS: [&str; 33] = [
 ];
 
 /// What other tools call it, in lower case without `_` and `-`, and our key.
-const OTHER_NAMES: [(&str, &str); 54] = [
+const OTHER_NAMES: [(&str, &str); 57] = [
     ("displayname", "name"),
     ("rulename", "name"),
     ("title", "name"),
     ("verdict", "action"),
     ("policy", "action"),
     ("target", "action"),
+    ("layer", "operation"),
+    ("hook", "operation"),
+    ("operations", "operation"),
     ("dir", "direction"),
     ("way", "direction"),
     ("proto", "protocol"),
@@ -191,7 +195,7 @@ pub(super) fn in_rule(key: &str) -> (Option<&'static str>, Option<Issue>) {
 /// A key outside of rules that doesn't exist.
 pub(super) fn unknown_top_level(key: &str) -> Issue {
     let issue = Issue::new(format!("a policy has no `{key}`"));
-    if let Some(name) = nearest(key, ["default", "rule"]) {
+    if let Some(name) = nearest(key, ["default", "observe", "rule"]) {
         issue.hint(if name == "rule" {
             "write `[[rule]]` before each rule".to_owned()
         } else {
@@ -200,6 +204,6 @@ pub(super) fn unknown_top_level(key: &str) -> Issue {
     } else if instead(key).is_some() {
         issue.hint("write `[[rule]]` before it")
     } else {
-        issue.hint("a policy has `default` and any number of `[[rule]]`")
+        issue.hint("a policy has `default`, `observe`, and any number of `[[rule]]`")
     }
 }

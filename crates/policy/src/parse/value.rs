@@ -3,7 +3,7 @@
 use super::{Issue, direction as direction_named, nearest};
 use crate::model::{HostPattern, Sid};
 use crate::ranges::Ranges;
-use portcullis_proto::event::MAX_HOST;
+use portcullis_proto::event::{MAX_HOST, Operation};
 use portcullis_proto::policy::{Action, Direction, MAX_CONTENT, map_v4};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -54,6 +54,30 @@ pub(super) fn direction(text: &str) -> Result<Direction, Issue> {
         (Some(name), _) => issue.hint(format!("write \"{name}\"")),
         (None, _) => issue.hint("it is \"outbound\" or \"inbound\""),
     })
+}
+
+pub(super) fn operation(text: &str) -> Result<Operation, Issue> {
+    let mut all = Operation::ALL.iter().copied();
+    if let Some(operation) = all.find(|operation| operation.name() == text) {
+        return Ok(operation);
+    }
+    let names = Operation::ALL.iter().map(|operation| operation.name());
+    let lower = text.to_lowercase();
+    let instead = match lower.as_str() {
+        "icmp" | "icmp_error" | "icmperror" | "unreachable" => Some("icmp-error"),
+        "route" | "routed" | "forwarded" | "ipforward" => Some("forward"),
+        "resource-assignment" | "assign" | "socket" => Some("bind"),
+        "recv-accept" | "receive" => Some("accept"),
+        other => nearest(other, names.clone()),
+    };
+    let issue = Issue::new(format!("there is no operation \"{text}\""));
+    Err(issue.hint(instead.map_or_else(
+        || {
+            let names: Vec<String> = names.map(|name| format!("\"{name}\"")).collect();
+            format!("the operations are {}", names.join(", "))
+        },
+        |name| format!("write \"{name}\""),
+    )))
 }
 
 /// Protocols by the names that `New-NetFirewallRule` and IANA give them.

@@ -4,7 +4,8 @@ use super::{Check, Cursor, Reason, ensure};
 use crate::policy::view::PolicyView;
 use portcullis_proto::effect::{EffectKind, EffectSet, MAX_EFFECTS};
 use portcullis_proto::policy::{
-    Action, Direction, RULE_CHILDREN, RULE_CONTENT, RULE_HOST, RULE_LOG, RuleRecord,
+    Action, CONNECTIONS, Direction, RULE_CHILDREN, RULE_CONTENT, RULE_HOST, RULE_LOG,
+    RULE_OPERATIONS, RuleRecord, rule_operations,
 };
 
 /// How far the sections that rules refer to are used up.
@@ -28,9 +29,20 @@ impl Cursors {
         )?;
         let flags = rule.flags.get();
         ensure(
-            flags & !(RULE_LOG | RULE_HOST | RULE_CONTENT | RULE_CHILDREN) == 0,
+            flags & !(RULE_LOG | RULE_HOST | RULE_CONTENT | RULE_CHILDREN | RULE_OPERATIONS) == 0,
             Reason::Flags,
         )?;
+        // Only connections have hosts, contents, effects, and somebody to ask. What else a policy is about stands in its
+        // header too.
+        let others = rule_operations(flags) & !CONNECTIONS;
+        ensure(
+            others == 0
+                || (flags & (RULE_HOST | RULE_CONTENT) == 0
+                    && action != Action::Ask
+                    && rule.effect_set.get() == 0),
+            Reason::Flags,
+        )?;
+        ensure(u32::from(others) & !policy.flags == 0, Reason::Flags)?;
         // What looks for contents has no host, and comes too late to permit.
         ensure(
             flags & RULE_CONTENT == 0

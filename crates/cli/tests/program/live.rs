@@ -1,0 +1,129 @@
+//! What the driver captures, as `portcullis capture` writes it.
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::annotate::packets;
+use crate::program::{capture, example_policy, portcullis, scratch};
+
+/// Runs `portcullis capture` on the web capture.
+fn live(name: &str, arguments: &[&str]) -> (String, String) {
+    let file = scratch(name);
+    let input = capture("web.pcap");
+    let policy = example_policy();
+    let mut all = vec![
+        "capture", "-w", &file, "--replay", &input, "--policy", &policy,
+    ];
+    all.extend(arguments);
+    let ran = portcullis(&all);
+    assert_eq!((ran.status, ran.errors.as_str()), (0, ""));
+    (file, ran.output)
+}
+
+fn json(text: &str) -> serde_json::Value {
+    serde_json::from_str(text).expect("JSON")
+}
+
+#[test]
+fn what_the_driver_captured_is_in_the_file_each_packet_with_its_verdict() {
+    let (file, text) = live("live-all.pcapng", &["--json", "-"]);
+    let report = json(&text);
+    let written = packets(&file);
+    assert_eq!(report["packets"], written.len());
+    assert_eq!(report["dropped"], 0);
+    assert!(written.iter().all(|(_, comment)| !comment.is_empty()));
+    let by = |rule: &str| {
+        let text = format!("block by rule \"{rule}\"");
+        written
+            .iter()
+            .filter(|(_, comment)| comment.contains(&text))
+            .count()
+    };
+    let blocked = report["blocked_by"].as_object().expect("an object");
+    assert!(!blocked.is_empty());
+    for (rule, count) in blocked {
+        assert!(
+            by(rule) as u64 >= count.as_u64().expect("a number"),
+            "{rule}"
+        );
+    }
+    assert!(!Path::new(&format!("{file}.partial")).exists());
+}
+
+#[test]
+fn options_bound_what_is_captured() {
+    let (file, _) = live(
+        "live-few.pcapng",
+        &[
+            "--protocol",
+            "tcp",
+            "--port",
+            "443",
+            "--snap",
+            "60",
+            "--count",
+            "5",
+        ],
+    );
+    let written = packets(&file);
+    assert_eq!(written.len(), 5);
+    for (packet, _) in written {
+        assert!(packet.len() <= 60);
+        // TCP over IPv4 or IPv6.
+        let protocol = if packet[0] >> 4 == 4 {
+            packet[9]
+        } else {
+            packet[6]
+        };
+        assert_eq!(protocol, 6);
+    }
+}
+
+#[test]
+fn mistakes_are_named_and_leave_no_file() {
+    let input = capture("web.pcap");
+    let file = scratch("live-none.pcapng");
+    drop(std::fs::remove_file(&file));
+    let nowhere = scratch("no-such-folder") + "/out.pcapng";
+    for (output, arguments, expected) in [
+        (&file, vec!["--address", "10.0.0.0/33"], "0 to 32 bits"),
+        (&file, vec!["--port", "9-1"], "no port is from 9 to 1"),
+        (&file, vec!["--protocol", "quic"], "tcp, udp, icmp"),
+        (
+            &file,
+            vec!["--policy", "no-such-policy.toml"],
+            "no-such-policy.toml",
+        ),
+        (&file, ["--port", "1"].repeat(9), "at most 8 times"),
+        (&nowhere, vec![], "no-such-folder"),
+    ] {
+        let mut all = vec!["capture", "-w", output, "--replay", &input];
+        all.extend(arguments);
+        let ran = portcullis(&all);
+        assert_eq!(ran.status, 1);
+        assert!(ran.errors.contains(expected), "{}", ran.errors);
+    }
+    for name in [file.clone(), format!("{file}.partial")] {
+        assert!(!Path::new(&name).exists(), "{name}");
+    }
+}
+
+#[test]
+fn tshark_reads_the_file_where_it_is_installed() {
+    let (file, text) = live("live-tshark.pcapng", &["--json", "-"]);
+    let output = Command::new("tshark")
+        .args(["-r", &file, "-T", "fields", "-e", "frame.comment"])
+        .output();
+    let Ok(output) = output else {
+        println!("SKIPPED: tshark is not installed");
+        return;
+    };
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let comments = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(json(&text)["packets"], comments.lines().count());
+    assert!(comments.lines().all(|comment| !comment.is_empty()));
+}

@@ -1,0 +1,111 @@
+//! Packets that belong to no connection: those that are forwarded, ICMP errors, and those that were discarded.
+
+use super::{Clock, EventSink, PolicySource, Portcullis, report};
+use crate::capture::Ends;
+use crate::connection::{Application, Connection};
+use crate::flow::FlowSlot;
+use crate::inspect::AssemblySlot;
+use crate::policy::Decision;
+use lock_api::RawMutex;
+use portcullis_proto::Counter;
+use portcullis_proto::event::{Discard, EventKind, Operation};
+use portcullis_proto::policy::Direction;
+
+/// An ICMP error.
+#[derive(Clone, Copy, Debug)]
+pub struct IcmpError {
+    /// Which way it goes.
+    pub direction: Direction,
+    /// Its ends; the ports are its type and its code.
+    pub ends: Ends,
+    /// The ends of the packet that it complains about, as its sender sees them, where that is known.
+    pub about: Option<Ends>,
+}
+
+/// What a discard layer shows.
+#[derive(Clone, Copy, Debug)]
+pub struct Discarded<'a> {
+    /// As much as is known of the connection.
+    pub connection: Connection<'a>,
+    /// Who did it, and why.
+    pub discard: Discard,
+}
+
+impl<R, S, A, P, E, C> Portcullis<R, S, A, P, E, C>
+where
+    R: RawMutex,
+    S: AsRef<[FlowSlot<R>]>,
+    A: AsRef<[AssemblySlot<R>]>,
+    P: PolicySource,
+    E: EventSink,
+    C: Clock,
+{
+    /// Decides a packet that is forwarded, at `IPFORWARD`: local is where it comes from, remote where it goes. Without a
+    /// rule about forwarding that matches it passes. Only what is blocked, and what a rule logs, makes an event: it would
+    /// be one a packet.
+    pub fn forwarded(&self, ends: &Ends) -> Decision {
+        let packet = anonymous(Direction::Outbound, ends);
+        let (decision, epoch, is_reported) = self.policy.with(|policy, epoch| {
+            let decision = policy.map_or(Decision::permit(), |policy| {
+                policy.decide_packet(Operation::Forward, &packet)
+            });
+            let is_told = !decision.is_permit() && self.is_reported(policy.as_ref(), decision);
+            (decision, epoch, is_told || decision.log)
+        });
+        if !decision.is_permit() {
+            self.statistics.count(Counter::ForwardBlocked);
+        }
+        if is_reported {
+            let mut event = self.event(EventKind::Authorize, decision, epoch);
+            report::connection(&mut event, &packet);
+            event.operation = Operation::Forward.raw();
+            event.direction = 0;
+            self.send(&event);
+        }
+        decision
+    }
+
+    /// Decides an ICMP error, at `INBOUND_ICMP_ERROR` or `OUTBOUND_ICMP_ERROR`. Without a rule about these that matches it
+    /// passes.
+    pub fn icmp_error(&self, error: &IcmpError) -> Decision {
+        let packet = anonymous(error.direction, &error.ends);
+        let (decision, epoch, is_reported) = self.policy.with(|policy, epoch| {
+            let decision = policy.map_or(Decision::permit(), |policy| {
+                policy.decide_packet(Operation::IcmpError, &packet)
+            });
+            (decision, epoch, self.is_observed(policy.as_ref(), decision))
+        });
+        if !decision.is_permit() {
+            self.statistics.count(Counter::IcmpErrorsBlocked);
+        }
+        if is_reported {
+            let mut event = self.event(EventKind::IcmpError, decision, epoch);
+            report::icmp_error(&mut event, error);
+            self.send(&event);
+        }
+        decision
+    }
+
+    /// Somebody discarded something, as a discard layer shows.
+    pub fn discarded(&self, discarded: &Discarded<'_>) {
+        self.statistics.count(Counter::Discards);
+        self.tell(EventKind::Discarded, |event| {
+            report::connection(event, &discarded.connection);
+            event.value = discarded.discard.to_value();
+        });
+    }
+}
+
+/// A packet's connection: nobody's.
+pub(super) const fn anonymous(direction: Direction, ends: &Ends) -> Connection<'static> {
+    Connection {
+        direction,
+        protocol: ends.protocol,
+        local: ends.local,
+        remote: ends.remote,
+        application: Application::UNKNOWN,
+        user: &[],
+        process_id: 0,
+        flow: 0,
+    }
+}

@@ -1,0 +1,139 @@
+//! Sockets and endpoints: binds, their release, and what an endpoint has carried when it closes.
+
+use super::{Clock, EventSink, PolicySource, Portcullis, report};
+use crate::connection::{Connection, Socket};
+use crate::endpoint::EndpointTotals;
+use crate::flow::{Flow, FlowHandle, FlowSlot};
+use crate::inspect::AssemblySlot;
+use crate::policy::Decision;
+use lock_api::RawMutex;
+use portcullis_proto::Counter;
+use portcullis_proto::event::{EventKind, EventRecord};
+use portcullis_proto::policy::Direction;
+use zerocopy::little_endian::{U16, U64};
+
+impl<R, S, A, P, E, C> Portcullis<R, S, A, P, E, C>
+where
+    R: RawMutex,
+    S: AsRef<[FlowSlot<R>]>,
+    A: AsRef<[AssemblySlot<R>]>,
+    P: PolicySource,
+    E: EventSink,
+    C: Clock,
+{
+    /// Decides a bind, at `ALE_RESOURCE_ASSIGNMENT`. Without a rule about binds that matches it is permitted.
+    pub fn bind(&self, socket: &Socket<'_>) -> Decision {
+        let (decision, epoch, is_reported) = self.policy.with(|policy, epoch| {
+            let decision = policy.map_or(Decision::permit(), |policy| {
+                policy.decide_socket(socket.protocol, &socket.listener)
+            });
+            (decision, epoch, self.is_observed(policy.as_ref(), decision))
+        });
+        if !decision.is_permit() {
+            self.statistics.count(Counter::BindsBlocked);
+        }
+        if is_reported {
+            let mut event = self.event(EventKind::Authorize, decision, epoch);
+            report::socket(&mut event, socket);
+            self.send(&event);
+        }
+        decision
+    }
+
+    /// What a bind had assigned is released, at `ALE_RESOURCE_RELEASE`.
+    pub fn released(&self, socket: &Socket<'_>) {
+        self.tell(EventKind::Released, |event| report::socket(event, socket));
+    }
+
+    /// Counts a followed flow to an endpoint of the system. To be called before the flow can end.
+    pub fn flow_joins(&self, handle: FlowHandle, endpoint: u64) {
+        let Some(endpoints) = self.flows.endpoints(endpoint).filter(|_| endpoint != 0) else {
+            return;
+        };
+        self.flows.with(handle, |flow| {
+            if endpoints.join(endpoint, flow.direction) {
+                flow.endpoint = endpoint;
+            } else {
+                self.statistics.count(Counter::EndpointTableFull);
+            }
+        });
+    }
+
+    /// An endpoint closed, at `ALE_ENDPOINT_CLOSURE`. The connection's remote side is unspecified where it had none, and
+    /// its direction is not looked at. `endpoint` is the system's handle, 0 if unknown.
+    ///
+    /// If one of its flows is still to end, its end is told then.
+    pub fn endpoint_closed(&self, connection: &Connection<'_>, endpoint: u64) {
+        self.statistics.count(Counter::EndpointsClosed);
+        let totals = self
+            .flows
+            .endpoints(endpoint)
+            .filter(|_| endpoint != 0)
+            .map_or_else(
+                || Some(EndpointTotals::default()),
+                |endpoints| endpoints.close(endpoint),
+            );
+        if let Some(totals) = totals {
+            self.tell(EventKind::EndpointClosed, |event| {
+                report::endpoint(event, connection, &totals);
+            });
+        }
+    }
+
+    /// A flow leaves its endpoint. If that has closed before, and this was its last flow, the event that tells of it.
+    pub(super) fn leave_endpoint(&self, flow: &Flow) -> Option<EventRecord> {
+        let endpoints = self.flows.endpoints(flow.endpoint)?;
+        let totals = endpoints.leave(flow.endpoint, flow.sent, flow.received)?;
+        (self.is_told(false) || self.events.is_watched()).then(|| {
+            let connection = flow.connection();
+            let mut event = self.news(EventKind::EndpointClosed);
+            report::endpoint(&mut event, &connection, &totals);
+            if totals.flows > 1 {
+                event.remote_address = [0; 16];
+                event.remote_port = U16::ZERO;
+            }
+            event
+        })
+    }
+
+    /// Whether the policy wants every event: of connections, or of what the layers show besides.
+    pub(super) fn is_told(&self, is_observation: bool) -> bool {
+        self.policy.with(|policy, _| {
+            policy.is_some_and(|policy| {
+                if is_observation {
+                    policy.observes()
+                } else {
+                    policy.events_all()
+                }
+            })
+        })
+    }
+
+    /// Sends an event without a decision, if the policy wants it.
+    pub(super) fn tell(&self, kind: EventKind, fill: impl FnOnce(&mut EventRecord)) {
+        let mut event = self.news(kind);
+        if self.is_told(event.is_observation()) {
+            fill(&mut event);
+            self.send(&event);
+        }
+    }
+
+    /// An event without a decision.
+    fn news(&self, kind: EventKind) -> EventRecord {
+        let mut event = self.event(kind, Decision::permit(), self.policy.epoch());
+        event.verdict = 0;
+        event
+    }
+}
+
+impl EndpointTotals {
+    /// Puts the totals into an event.
+    pub(super) fn report(&self, event: &mut EventRecord) {
+        event.direction = self.direction.map_or(0, Direction::raw);
+        event.packets_sent = U64::new(self.sent.packets);
+        event.packets_received = U64::new(self.received.packets);
+        event.bytes_sent = U64::new(self.sent.bytes);
+        event.bytes_received = U64::new(self.received.bytes);
+        event.value = [U64::new(self.flows.into()), U64::ZERO];
+    }
+}

@@ -1,0 +1,583 @@
+//! Captures: what came by the network layers is in the file, with what was decided about it, also what was blocked.
+
+use std::thread;
+
+use ksim::net::{Identity, Processes, Setup};
+use ksim::{Config, Schedule};
+use portcullis_proto::capture::{CaptureReply, ReadCaptureRequest, StartCaptureRequest};
+use portcullis_proto::device::ControlCode;
+use portcullis_proto::policy::Range16;
+use portcullis_proto::{CalloutKind, Counter, Family};
+use portcullis_tests::capture::{Contents, everything, start};
+use portcullis_tests::control::plain_request;
+use portcullis_tests::messages::client_hello;
+use portcullis_tests::world::assert_clean;
+use portcullis_tests::{Net, Product, Tcp, World, icmp_echo, icmp_echo_v6, udp};
+use wfp_schema::{Action, FilterFlags, LayerId, NtStatus};
+use zerocopy::IntoBytes as _;
+
+const POLICY: &str = r"
+    default = 'permit'
+    [[rule]]
+    name = 'no telnet'
+    action = 'block'
+    direction = 'outbound'
+    protocol = 'tcp'
+    remote_port = 23
+    [[rule]]
+    name = 'no guests'
+    action = 'block'
+    direction = 'inbound'
+    remote_address = ['203.0.113.0/24', '2001:db8:bad::/48']
+    [[rule]]
+    name = 'no ads'
+    action = 'block'
+    host = 'ads.example.net'
+    [[rule]]
+    name = 'web'
+    action = 'permit'
+    protocol = 'tcp'
+    remote_port = 443
+";
+const RULES: [&str; 4] = ["no telnet", "no guests", "no ads", "web"];
+
+/// The comments of the packets that hold these bytes.
+fn comments<'c>(contents: &'c Contents, bytes: &[u8]) -> Vec<&'c str> {
+    let holds = |data: &[u8]| data.windows(bytes.len()).any(|part| part == bytes);
+    let packets = contents.packets.iter().filter(|packet| holds(&packet.data));
+    packets.map(|packet| packet.comment.as_str()).collect()
+}
+
+fn is_filtered(world: &World, kind: CalloutKind, family: Family) -> bool {
+    world.callout(kind, family).filter_id.get() != 0
+}
+
+#[test]
+fn every_packet_is_in_the_file_as_it_was_with_its_verdict_rule_and_application() {
+    let mut world = World::with_policy(POLICY);
+    let mut processes = Processes::default();
+    for endpoint in ["192.0.2.10:50000", "[2001:db8::10]:50000"] {
+        let identity = Identity::new(r"C:\curl.exe", 1000, "S-1-5-18".parse().expect("a SID"));
+        processes.assign(endpoint.parse().expect("an endpoint"), identity);
+    }
+    world.owned_by(processes);
+    let running = start(&world, everything(), &RULES, "verdicts");
+    let mut sent = Vec::new();
+    for (client, server) in [
+        ("192.0.2.10:50000", "198.51.100.1:443"),
+        ("[2001:db8::10]:50000", "[2001:db8::80]:443"),
+    ] {
+        let mut tcp = Tcp::new(client, server);
+        sent.extend(tcp.handshake());
+        sent.push(tcp.client_says(b"a question"));
+        sent.push(tcp.server_says(b"an answer"));
+        sent.extend(tcp.close());
+    }
+    sent.push(icmp_echo("192.0.2.10", "198.51.100.1", 8));
+    sent.push(icmp_echo_v6("2001:db8::10", "2001:db8::80", 128));
+    assert!(world.net.all_pass(&sent));
+    let (captured, contents) = running.finish();
+    let written: Vec<_> = contents.packets.iter().map(|packet| &packet.data).collect();
+    assert_eq!(written, sent.iter().collect::<Vec<_>>());
+    assert_eq!(contents.interfaces, ["portcullis", "portcullis-blocked"]);
+    assert!(contents.packets.iter().all(|packet| packet.interface == 0));
+    assert_eq!(captured.blocked, 0);
+    for bytes in [&b"a question"[..], b"an answer"] {
+        for comment in comments(&contents, bytes) {
+            assert!(
+                comment.starts_with("permit by rule \"web\"; flow "),
+                "{comment}"
+            );
+            assert!(comment.contains("outbound"), "{comment}");
+            assert!(comment.contains("curl.exe (process 1000)"), "{comment}");
+        }
+    }
+    for comment in comments(&contents, b"ping") {
+        assert!(comment.starts_with("permit by the default"), "{comment}");
+    }
+    let [seen, dropped, taken, delivered] = contents.statistics.expect("statistics");
+    assert_eq!((seen, dropped), (sent.len() as u64, 0));
+    assert!(taken > seen, "decisions are counted too");
+    assert_eq!(delivered, sent.len() as u64);
+    world.end();
+}
+
+#[test]
+fn what_was_blocked_is_in_the_file_with_its_rule() {
+    let mut world = World::with_policy(POLICY);
+    let running = start(&world, everything(), &RULES, "blocked");
+    for (host, peer, guest) in [
+        ("192.0.2.10", "198.51.100.1", "203.0.113.7"),
+        ("[2001:db8::10]", "[2001:db8::80]", "[2001:db8:bad::7]"),
+    ] {
+        // An outgoing connection, of which there is no packet yet.
+        let mut telnet = Tcp::new(&format!("{host}:50000"), &format!("{peer}:23"));
+        assert!(world.net.none_passes(&telnet.handshake()));
+        // An incoming one, and a datagram.
+        let mut from = Tcp::new(&format!("{guest}:50000"), &format!("{host}:80"));
+        assert!(world.net.none_passes(&from.handshake()));
+        let datagram = udp(&format!("{guest}:1"), &format!("{host}:2"), b"unwanted");
+        assert!(!world.net.passes(datagram));
+        // One that is dropped when its host is known.
+        let mut ads = Tcp::new(&format!("{host}:50001"), &format!("{peer}:443"));
+        assert!(world.net.all_pass(&ads.handshake()));
+        let hello = client_hello(Some("ads.example.net"));
+        assert!(!world.net.passes(ads.client_says(&hello)));
+    }
+    let (captured, contents) = running.finish();
+    let of = |rule: &str| {
+        let text = format!("block by rule \"{rule}\"");
+        let found = contents.packets.iter();
+        found
+            .filter(|packet| packet.comment.contains(&text))
+            .collect::<Vec<_>>()
+    };
+    let telnet = of("no telnet");
+    assert_eq!(telnet.len(), 2, "{telnet:#?}");
+    for packet in telnet {
+        assert_eq!(packet.interface, 1, "it was no packet");
+        assert!(packet.comment.contains("ALE_AUTH_CONNECT_V"), "{packet:?}");
+        let port = packet.data[packet.data.len() - 18..packet.data.len() - 16].to_vec();
+        assert_eq!(port, 23_u16.to_be_bytes());
+    }
+    let guests = of("no guests");
+    assert_eq!(guests.len(), 4, "{guests:#?}");
+    for packet in &guests {
+        assert_eq!(packet.interface, 0, "it has come by");
+        assert!(
+            packet.comment.contains("ALE_AUTH_RECV_ACCEPT_V"),
+            "{packet:?}"
+        );
+    }
+    let unwanted = comments(&contents, b"unwanted");
+    assert_eq!(unwanted.len(), 2);
+    assert!(unwanted[0].starts_with("block by rule \"no guests\" at "));
+    let ads = of("no ads");
+    assert!(!ads.is_empty());
+    assert!(
+        ads.iter().any(|packet| packet
+            .comment
+            .starts_with("connection dropped: block by rule \"no ads\"")
+            && packet.comment.contains("host ads.example.net")),
+        "{ads:#?}"
+    );
+    assert_eq!(captured.blocked_by["no telnet"], 2);
+    assert_eq!(captured.blocked_by["no guests"], 4);
+    assert_eq!(captured.blocked_by["no ads"], 2);
+    world.end();
+}
+
+#[test]
+fn what_another_product_blocks_is_in_the_file_with_its_filter() {
+    let mut world = World::with_policy(POLICY);
+    let product = Product::new(&world.kernel, 0xffff);
+    for layer in [LayerId::ALE_AUTH_CONNECT_V4, LayerId::INBOUND_TRANSPORT_V6] {
+        product.add_filter(layer, Action::Block, FilterFlags::NONE, Vec::new());
+    }
+    let running = start(&world, everything(), &RULES, "another");
+    let mut web = Tcp::new("192.0.2.10:50000", "198.51.100.1:443");
+    assert!(world.net.none_passes(&web.handshake()));
+    assert!(
+        !world
+            .net
+            .passes(udp("[2001:db8::80]:1", "[2001:db8::10]:2", b"nobody's"))
+    );
+    let (captured, contents) = running.finish();
+    let named: Vec<_> = contents
+        .packets
+        .iter()
+        .filter(|packet| packet.comment.contains("\"another product's filter\""))
+        .collect();
+    assert_eq!(named.len(), 2, "{contents:#?}");
+    assert!(
+        named[0]
+            .comment
+            .starts_with("discarded at ALE_AUTH_CONNECT_V4 by filter ")
+    );
+    assert!(
+        named[1]
+            .comment
+            .starts_with("discarded at INBOUND_TRANSPORT_V6 by filter ")
+    );
+    assert_eq!(captured.blocked_by["another product's filter"], 2);
+    product.close();
+    world.end();
+}
+
+#[test]
+fn filters_are_there_only_while_a_capture_is() {
+    let mut world = World::with_policy(POLICY);
+    let kinds = [
+        CalloutKind::InboundCapture,
+        CalloutKind::OutboundCapture,
+        CalloutKind::Forward,
+        CalloutKind::ConnectDiscard,
+        CalloutKind::InboundTransportDiscard,
+    ];
+    let filtered = |world: &World| {
+        let count = kinds
+            .iter()
+            .flat_map(|&kind| [Family::V4, Family::V6].map(|family| (kind, family)))
+            .filter(|&(kind, family)| is_filtered(world, kind, family))
+            .count();
+        count
+    };
+    assert_eq!(filtered(&world), 0);
+    let running = start(&world, everything(), &RULES, "demand");
+    assert_eq!(filtered(&world), 10);
+    drop(running.finish());
+    assert_eq!(filtered(&world), 0);
+    // Without a capture the callouts are not even asked.
+    let before = world
+        .callout(CalloutKind::OutboundCapture, Family::V4)
+        .classify
+        .get();
+    assert!(
+        world
+            .net
+            .passes(udp("192.0.2.10:1", "198.51.100.1:2", b"unseen"))
+    );
+    let after = world
+        .callout(CalloutKind::OutboundCapture, Family::V4)
+        .classify
+        .get();
+    assert_eq!(before, after);
+    world.end();
+}
+
+#[test]
+fn the_filter_and_the_snap_length_bound_what_is_kept() {
+    let mut world = World::with_policy(POLICY);
+    let mut request = StartCaptureRequest::new(40, 1 << 16);
+    request.protocols[0] = 17;
+    request.protocol_count = 1;
+    request.ports[0] = Range16 {
+        first: 53.into(),
+        last: 53.into(),
+    };
+    request.port_count = 1;
+    let running = start(&world, request, &RULES, "snap");
+    let long = udp("192.0.2.10:50000", "198.51.100.53:53", &[7; 500]);
+    assert!(world.net.passes(&long));
+    assert!(
+        world
+            .net
+            .passes(udp("192.0.2.10:50000", "198.51.100.53:54", b"not this"))
+    );
+    let mut tcp = Tcp::new("192.0.2.10:50000", "198.51.100.53:53");
+    assert!(world.net.all_pass(&tcp.handshake()));
+    let (captured, contents) = running.finish();
+    assert_eq!(contents.packets.len(), 1, "{contents:#?}");
+    assert_eq!(contents.packets[0].data, long[..40]);
+    assert_eq!(contents.packets[0].original_length as usize, long.len());
+    assert_eq!(captured.counts.seen.get(), 5);
+    world.end();
+}
+
+#[test]
+fn flows_of_rules_with_mirror_are_captured_though_the_filter_does_not_take_them() {
+    let policy = r"
+        default = 'permit'
+        [[rule]]
+        name = 'watched'
+        action = 'permit'
+        remote_port = 443
+        mirror = true
+    ";
+    let mut world = World::with_policy(policy);
+    // One flow is older than the capture.
+    let mut old = Tcp::new("192.0.2.10:50000", "198.51.100.1:443");
+    assert!(world.net.all_pass(&old.handshake()));
+    let mut request = everything();
+    request.protocols[0] = 1;
+    request.protocol_count = 1;
+    let running = start(&world, request, &["watched"], "mirror");
+    assert!(world.net.passes(old.client_says(b"older")));
+    let mut new = Tcp::new("[2001:db8::10]:50001", "[2001:db8::80]:443");
+    assert!(world.net.all_pass(&new.handshake()));
+    assert!(world.net.passes(new.client_says(b"newer")));
+    assert!(
+        world
+            .net
+            .passes(udp("192.0.2.10:1", "198.51.100.1:2", b"neither"))
+    );
+    let (_, contents) = running.finish();
+    let count = |bytes: &[u8]| comments(&contents, bytes).len();
+    assert_eq!(
+        (count(b"older"), count(b"newer"), count(b"neither")),
+        (1, 1, 0)
+    );
+    let [comment] = comments(&contents, b"newer")[..] else {
+        panic!("it is there once");
+    };
+    assert!(
+        comment.starts_with("permit by rule \"watched\""),
+        "{comment}"
+    );
+    world.end();
+}
+
+#[test]
+fn a_ring_that_is_full_drops_and_the_file_says_how_many() {
+    let mut world = World::with_policy(POLICY);
+    let mut running = start(
+        &world,
+        StartCaptureRequest::new(1_500, 1 << 16),
+        &RULES,
+        "full",
+    );
+    for _ in 0..100 {
+        assert!(
+            world
+                .net
+                .passes(udp("192.0.2.10:1", "198.51.100.1:2", &[1; 1_400]))
+        );
+    }
+    running.take();
+    assert!(
+        world
+            .net
+            .passes(udp("192.0.2.10:1", "198.51.100.1:2", b"after the gap"))
+    );
+    let (captured, contents) = running.finish();
+    let [seen, dropped, ..] = contents.statistics.expect("statistics");
+    assert_eq!(seen, 101);
+    assert!(dropped > 50, "{dropped}");
+    assert_eq!(contents.packets.len() as u64, seen - dropped);
+    assert_eq!(captured.lost, dropped);
+    assert_eq!(world.counter(Counter::CaptureDropped), dropped);
+    let [comment] = comments(&contents, b"after the gap")[..] else {
+        panic!("it is there once");
+    };
+    assert!(
+        comment.starts_with(&format!("{dropped} records were lost before this; ")),
+        "{comment}"
+    );
+    world.end();
+}
+
+#[test]
+fn there_is_one_capture_and_only_its_owner_reads_and_stops_it() {
+    let mut world = World::with_policy(POLICY);
+    let other = world.open(ksim::Caller::administrator());
+    let begin = everything();
+    let read = ReadCaptureRequest::new(ReadCaptureRequest::NO_WAIT);
+    let room = CaptureReply::size_for(65_535);
+    let stop = plain_request();
+    let none = NtStatus::INVALID_DEVICE_STATE;
+    for device in [world.device(), &other] {
+        assert_eq!(
+            device.answer(ControlCode::ReadCapture, read.as_bytes(), room),
+            none
+        );
+        assert_eq!(device.answer(ControlCode::StopCapture, &stop, 0), none);
+    }
+    let start = |device: &portcullis_tests::Device| {
+        device.answer(ControlCode::StartCapture, begin.as_bytes(), 0)
+    };
+    assert_eq!(start(&other), NtStatus::SUCCESS);
+    assert_eq!(start(world.device()), NtStatus::DEVICE_BUSY);
+    assert_eq!(start(&other), NtStatus::DEVICE_BUSY);
+    let ours = world.device();
+    assert_eq!(
+        ours.answer(ControlCode::ReadCapture, read.as_bytes(), room),
+        none
+    );
+    assert_eq!(ours.answer(ControlCode::StopCapture, &stop, 0), none);
+    let small = other.answer(ControlCode::ReadCapture, read.as_bytes(), room - 1);
+    assert_eq!(small, NtStatus::BUFFER_TOO_SMALL);
+    // Its program dies: the capture ends, the filters go, and another may begin.
+    drop(other);
+    assert!(!is_filtered(
+        &world,
+        CalloutKind::InboundCapture,
+        Family::V4
+    ));
+    assert_eq!(start(world.device()), NtStatus::SUCCESS);
+    world.abandon_device();
+    assert!(
+        world
+            .net
+            .passes(udp("192.0.2.10:1", "198.51.100.1:2", b"later"))
+    );
+    assert_clean(&world.unload());
+}
+
+#[test]
+fn a_stopped_capture_is_read_to_its_end_and_is_gone_then() {
+    let mut world = World::with_policy(POLICY);
+    let device = world.open(ksim::Caller::administrator());
+    let begin = everything();
+    let answer = device.answer(ControlCode::StartCapture, begin.as_bytes(), 0);
+    assert_eq!(answer, NtStatus::SUCCESS);
+    assert!(
+        world
+            .net
+            .passes(udp("192.0.2.10:1", "198.51.100.1:2", b"one"))
+    );
+    let answer = device.answer(ControlCode::StopCapture, &plain_request(), 0);
+    assert_eq!(answer, NtStatus::SUCCESS);
+    assert!(
+        world
+            .net
+            .passes(udp("192.0.2.10:1", "198.51.100.1:2", b"two"))
+    );
+    let read = ReadCaptureRequest::new(0);
+    let room = CaptureReply::size_for(65_535);
+    let result = device.ioctl(ControlCode::ReadCapture.raw(), read.as_bytes(), room);
+    let (reply, records) = CaptureReply::read(&result.output).expect("a reply");
+    assert_eq!(reply.flags.get(), CaptureReply::ENDED);
+    let holds = |bytes: &[u8]| records.clone().any(|(_, data)| data.ends_with(bytes));
+    assert!(holds(b"one") && !holds(b"two"));
+    let gone = device.answer(ControlCode::ReadCapture, read.as_bytes(), room);
+    assert_eq!(gone, NtStatus::INVALID_DEVICE_STATE);
+    drop(device);
+    world.end();
+}
+
+#[test]
+fn the_driver_is_unloaded_in_the_middle_of_a_capture() {
+    let mut world = World::with_policy(POLICY);
+    let answer = world
+        .device()
+        .answer(ControlCode::StartCapture, everything().as_bytes(), 0);
+    assert_eq!(answer, NtStatus::SUCCESS);
+    let mut tcp = Tcp::new("192.0.2.10:50000", "198.51.100.1:443");
+    assert!(world.net.all_pass(&tcp.handshake()));
+    // Windows waits until the last handle is closed; here only the verifier complains.
+    let report = world.unload_with_open_device();
+    assert!(report.leaks.is_empty(), "{:?}", report.leaks);
+    let rules: Vec<&str> = report
+        .violations
+        .iter()
+        .map(|violation| violation.rule)
+        .collect();
+    assert_eq!(rules, ["unload-left"], "{:?}", report.violations);
+    world.assert_nothing_of_ours();
+    assert!(world.net.passes(tcp.client_says(b"still here")));
+}
+
+#[test]
+fn a_capture_outlives_the_filter_engine() {
+    let mut world = World::with_policy(POLICY);
+    let running = start(&world, everything(), &RULES, "bfe");
+    assert!(
+        world
+            .net
+            .passes(udp("192.0.2.10:1", "198.51.100.1:2", b"before"))
+    );
+    world.stop_bfe();
+    assert!(
+        world
+            .net
+            .passes(udp("192.0.2.10:1", "198.51.100.1:2", b"unseen"))
+    );
+    world.start_bfe();
+    assert!(
+        world
+            .net
+            .passes(udp("192.0.2.10:1", "198.51.100.1:2", b"after"))
+    );
+    let (_, contents) = running.finish();
+    let count = |bytes: &[u8]| comments(&contents, bytes).len();
+    assert_eq!(
+        (count(b"before"), count(b"unseen"), count(b"after")),
+        (1, 0, 1)
+    );
+    world.end();
+}
+
+#[test]
+fn forwarded_packets_are_captured_and_blocked_by_their_rules() {
+    let policy = r"
+        default = 'block'
+        [[rule]]
+        name = 'no transit'
+        action = 'block'
+        operation = 'forward'
+        protocol = 'udp'
+        remote_port = 53
+    ";
+    let mut world = World::with_policy(policy);
+    world.net = Net::with_setup(
+        &world.kernel,
+        0,
+        Setup {
+            forwarding: true,
+            ..Setup::default()
+        },
+    );
+    let running = start(&world, everything(), &["no transit"], "forward");
+    for (from, to) in [
+        ("198.51.100.7", "203.0.113.9"),
+        ("[2001:db8:1::7]", "[2001:db8:2::9]"),
+    ] {
+        let ntp = udp(&format!("{from}:123"), &format!("{to}:123"), b"time");
+        assert!(world.net.passes(ntp), "the default is about connections");
+        let dns = udp(&format!("{from}:5000"), &format!("{to}:53"), b"query");
+        assert!(!world.net.passes(dns));
+    }
+    let (captured, contents) = running.finish();
+    assert_eq!(contents.packets.len(), 4, "{contents:#?}");
+    assert_eq!(captured.blocked_by["no transit"], 2);
+    for comment in comments(&contents, b"query") {
+        assert!(
+            comment.starts_with("block by rule \"no transit\" at IPFORWARD_V"),
+            "{comment}"
+        );
+    }
+    assert_eq!(world.counter(Counter::ForwardBlocked), 2);
+    world.end();
+}
+
+#[test]
+fn captures_start_stop_and_die_under_traffic_on_four_processors() {
+    for seed in 0..12 {
+        let mut world = World::with_config(&Config {
+            processors: 4,
+            schedule: Schedule::seeded(seed),
+            ..Config::default()
+        });
+        world.set_policy(POLICY);
+        let kernel = world.kernel.clone();
+        thread::scope(|scope| {
+            for processor in 1..4 {
+                let kernel = &kernel;
+                scope.spawn(move || {
+                    let mut net = Net::new(kernel, processor);
+                    for round in 0..20_u32 {
+                        let port = 20_000 + 100 * processor + round;
+                        let mut tcp = Tcp::new(
+                            &format!("192.0.2.10:{port}"),
+                            &format!("198.51.100.1:{}", if round % 3 == 0 { 23 } else { 443 }),
+                        );
+                        drop(net.fates(&tcp.handshake()));
+                        let datagram = udp(
+                            &format!("[2001:db8::80]:{port}"),
+                            "[2001:db8::10]:9999",
+                            b"datagram",
+                        );
+                        drop(net.fates(&[datagram]));
+                    }
+                    net.finish();
+                });
+            }
+            for round in 0..4 {
+                let name = format!("seed-{seed}-{round}");
+                let mut running = start(&world, everything(), &RULES, &name);
+                running.take();
+                running.take();
+                let (captured, contents) = running.finish();
+                assert_eq!(captured.counts.dropped.get(), 0, "seed {seed}");
+                assert_eq!(contents.packets.len() as u64, captured.packets);
+            }
+            let answer =
+                world
+                    .device()
+                    .answer(ControlCode::StartCapture, everything().as_bytes(), 0);
+            assert_eq!(answer, NtStatus::SUCCESS, "seed {seed}");
+            world.abandon_device();
+        });
+        assert_clean(&world.unload());
+    }
+}
