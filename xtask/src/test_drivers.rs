@@ -50,6 +50,7 @@ const DRIVERS: &[TestDriver] = &[
             "LEAK_CLONE",
             "FREE_INJECTED",
             "FORGET_HANDLE",
+            "SECOND",
         ],
     },
     TestDriver {
@@ -60,6 +61,17 @@ const DRIVERS: &[TestDriver] = &[
             "COMPLETE_TWICE",
             "NO_ABSORB",
             "PEND_AGAIN",
+        ],
+    },
+    TestDriver {
+        name: "usher",
+        kmdf: None,
+        bugs: &[
+            "NEVER_APPLY",
+            "KEEP_HANDLE",
+            "THREAD_LEFT",
+            "THREAD_EARLY",
+            "DEEP_STACK",
         ],
     },
 ];
@@ -115,6 +127,7 @@ fn make(
     let object = output.join(format!("{name}.obj"));
     let mut compile = kit::compiler(tools, Arch::X86_64, driver.kmdf);
     compile.args([
+        "-g",
         "-gcodeview",
         "-Wextra",
         "-Wno-unused-parameter",

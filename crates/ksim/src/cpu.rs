@@ -62,9 +62,74 @@ pub struct Cpu {
     export: AtomicPtr<Export>,
     /// The lowest stack pointer of a driver's calls since it was last reset.
     deepest: AtomicUsize,
+    /// The function that the callback which returned last called last, and from where; 0 if it called none.
+    left_export: AtomicPtr<Export>,
+    left_site: AtomicUsize,
     locks: HeldLocks,
     #[cfg(test)]
     locals: tests::Locals,
+}
+
+/// A function of the driver's that the kernel calls.
+#[derive(Debug, Clone, Copy)]
+pub struct Callback {
+    /// What it is, as reports name it.
+    pub name: &'static str,
+    /// Where it is.
+    pub function: usize,
+}
+
+impl Callback {
+    /// The function at `function`, which reports call `name`.
+    #[must_use]
+    pub const fn new(name: &'static str, function: usize) -> Self {
+        Self { name, function }
+    }
+}
+
+/// The driver's last call into the kernel on a processor: which function, from where, with which registers.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LastCall {
+    export: *const Export,
+    return_address: u64,
+    stack_pointer: u64,
+    nonvolatile: [u64; NONVOLATILE.len()],
+}
+
+// SAFETY: numbers, and the address of a static.
+unsafe impl Send for LastCall {}
+
+impl LastCall {
+    const NONE: Self = Self {
+        export: ptr::null(),
+        return_address: 0,
+        stack_pointer: 0,
+        nonvolatile: [0; NONVOLATILE.len()],
+    };
+
+    /// The function that was called.
+    pub(crate) const fn export(&self) -> Option<&'static Export> {
+        // SAFETY: null, or the address of a static that `set_export` was given.
+        unsafe { self.export.as_ref() }
+    }
+
+    /// The driver's return address; 0 when there was no call.
+    pub(crate) const fn site(&self) -> usize {
+        address(self.return_address)
+    }
+
+    /// The driver's registers right after the call; the volatile ones are not known.
+    pub(crate) fn registers(&self) -> Registers {
+        let mut registers = Registers {
+            rip: self.return_address,
+            ..Registers::default()
+        };
+        for (number, value) in NONVOLATILE.into_iter().zip(self.nonvolatile) {
+            registers.general[number] = value;
+        }
+        registers.general[RSP] = self.stack_pointer.wrapping_add(8);
+        registers
+    }
 }
 
 /// What a processor holds that belongs to the thread on it.
@@ -72,9 +137,8 @@ pub struct Cpu {
 pub(crate) struct Context {
     thread: usize,
     irql: u8,
-    export: *mut Export,
-    return_address: u64,
-    stack_pointer: u64,
+    deepest: usize,
+    pub(crate) call: LastCall,
 }
 
 impl Context {
@@ -83,9 +147,8 @@ impl Context {
         Self {
             thread,
             irql: PASSIVE,
-            export: ptr::null_mut(),
-            return_address: 0,
-            stack_pointer: 0,
+            deepest: usize::MAX,
+            call: LastCall::NONE,
         }
     }
 }
@@ -171,6 +234,8 @@ impl Cpu {
             machine,
             export: AtomicPtr::new(ptr::null_mut()),
             deepest: AtomicUsize::new(usize::MAX),
+            left_export: AtomicPtr::new(ptr::null_mut()),
+            left_site: AtomicUsize::new(0),
             locks: HeldLocks::default(),
             #[cfg(test)]
             locals: tests::Locals::default(),
@@ -288,10 +353,45 @@ impl Cpu {
         Context {
             thread: self.thread(),
             irql: self.irql(),
-            export: self.export.load(Ordering::Relaxed),
-            return_address: self.kpcr.scratch().return_address.load(Ordering::Relaxed),
-            stack_pointer: self.kpcr.scratch().stack_pointer.load(Ordering::Relaxed),
+            deepest: self.deepest.load(Ordering::Relaxed),
+            call: self.last_call(),
         }
+    }
+
+    /// The driver's last call on this processor.
+    pub(crate) fn last_call(&self) -> LastCall {
+        let scratch = self.kpcr.scratch();
+        LastCall {
+            export: self.export.load(Ordering::Relaxed),
+            return_address: scratch.return_address.load(Ordering::Relaxed),
+            stack_pointer: scratch.stack_pointer.load(Ordering::Relaxed),
+            nonvolatile: scratch
+                .nonvolatile
+                .each_ref()
+                .map(|register| register.load(Ordering::Relaxed)),
+        }
+    }
+
+    fn set_last_call(&self, call: &LastCall) {
+        self.export.store(call.export.cast_mut(), Ordering::Relaxed);
+        let scratch = self.kpcr.scratch();
+        scratch
+            .return_address
+            .store(call.return_address, Ordering::Relaxed);
+        scratch
+            .stack_pointer
+            .store(call.stack_pointer, Ordering::Relaxed);
+        for (register, value) in scratch.nonvolatile.iter().zip(call.nonvolatile) {
+            register.store(value, Ordering::Relaxed);
+        }
+    }
+
+    /// What the callback that returned last on this processor called last, and its return address there.
+    pub(crate) fn left(&self) -> Option<(&'static Export, usize)> {
+        let site = self.left_site.load(Ordering::Relaxed);
+        // SAFETY: null, or the address of a static that `set_export` was given.
+        let export = unsafe { self.left_export.load(Ordering::Relaxed).as_ref() };
+        export.filter(|_| site != 0).map(|export| (export, site))
     }
 
     /// A thread goes on that had left this processor with `context`.
@@ -300,14 +400,8 @@ impl Cpu {
             .word(CURRENT_THREAD)
             .store(context.thread as u64, Ordering::Relaxed);
         self.irql.store(context.irql, Ordering::Relaxed);
-        self.export.store(context.export, Ordering::Relaxed);
-        let scratch = self.kpcr.scratch();
-        scratch
-            .return_address
-            .store(context.return_address, Ordering::Relaxed);
-        scratch
-            .stack_pointer
-            .store(context.stack_pointer, Ordering::Relaxed);
+        self.deepest.store(context.deepest, Ordering::Relaxed);
+        self.set_last_call(&context.call);
     }
 
     /// From now on the calling host thread runs on this processor.
@@ -336,42 +430,56 @@ impl Cpu {
 
     /// The driver's registers right after the call now in progress; the volatile ones are not known.
     pub(crate) fn driver_registers(&self) -> Registers {
-        let scratch = self.kpcr.scratch();
-        let mut registers = Registers {
-            rip: scratch.return_address.load(Ordering::Relaxed),
-            ..Registers::default()
-        };
-        for (number, value) in NONVOLATILE.into_iter().zip(&scratch.nonvolatile) {
-            registers.general[number] = value.load(Ordering::Relaxed);
-        }
-        let stack = scratch.stack_pointer.load(Ordering::Relaxed);
-        registers.general[RSP] = stack.wrapping_add(8);
-        registers
+        self.last_call().registers()
     }
 
     /// Calls into the driver at `irql`, and checks that it comes back at the same level.
     ///
-    /// `what` names the callback in reports. No lock of ours may be held.
-    pub fn enter_driver<T>(&self, what: &'static str, irql: u8, call: impl FnOnce() -> T) -> T {
+    /// No lock of ours may be held.
+    pub fn enter_driver<T>(&self, callback: Callback, irql: u8, call: impl FnOnce() -> T) -> T {
         if self.machine().crashed() {
             park_for_ever();
         }
+        let name = callback.name;
         self.machine()
             .scheduler()
-            .point(self, what, what.as_ptr() as usize);
+            .point(self, name, name.as_ptr() as usize);
         let before = self.set_irql(irql);
         let locks = self.locks.count();
-        let result = call();
+        let order = self.machine().nt().lock_order();
+        let mutexes = order.held_by(self);
+        let result = self.inside(callback, call);
         if self.machine().crashed() {
             park_for_ever();
         }
-        self.locks.check_returned(self, what, locks);
+        self.locks.check_returned(self, callback, locks);
+        order.check_returned(self, callback, mutexes);
         let after = self.set_irql(before);
         if after != irql {
             self.machine()
                 .verifier()
-                .irql_not_restored(self, what, irql, after);
+                .irql_not_restored(self, callback, irql, after);
         }
+        result
+    }
+
+    /// Notes that the calling thread is in `callback` while it is in `call`, and what the driver called last there.
+    pub(crate) fn inside<T>(&self, callback: Callback, call: impl FnOnce() -> T) -> T {
+        let outer = self.last_call();
+        self.set_last_call(&LastCall::NONE);
+        let thread = Thread::current();
+        if let Some(thread) = thread {
+            thread.enter(callback);
+        }
+        let result = call();
+        if let Some(thread) = thread {
+            thread.leave();
+        }
+        let inner = self.last_call();
+        self.left_export
+            .store(inner.export.cast_mut(), Ordering::Relaxed);
+        self.left_site.store(inner.site(), Ordering::Relaxed);
+        self.set_last_call(&outer);
         result
     }
 }

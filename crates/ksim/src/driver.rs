@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use wfp_schema::NtStatus;
 
-use crate::cpu::{Cpu, PASSIVE};
+use crate::cpu::{Callback, Cpu, PASSIVE};
 use crate::kernel::{Bugcheck, Kernel};
 use crate::loader::{LoadError, LoadOptions, Mapped};
 use crate::nt::io_memory::Guarded;
@@ -210,7 +210,11 @@ impl Driver {
             // SAFETY: the image's entry point, which has this signature by the driver model.
             let entry: Entry = unsafe { std::mem::transmute::<usize, Entry>(self.image.entry()) };
             let (object, path) = (self.object.address(), path.address());
-            let status = cpu.enter_driver("DriverEntry", PASSIVE, || entry(object, path));
+            let status = cpu.enter_driver(
+                Callback::new("DriverEntry", self.image.entry()),
+                PASSIVE,
+                || entry(object, path),
+            );
             let status = NtStatus::from_u32(status);
             if status.is_success() {
                 wdm::finish_initializing(cpu.machine(), object);
@@ -239,6 +243,7 @@ impl Driver {
                 self.call_unload(cpu);
             }
             cpu.machine().run_pending(cpu);
+            self.check_running(cpu);
             self.check_requests(cpu);
             cpu.machine().nt().pool().audit(cpu);
             crate::fwp::check_filters_left(cpu, &self.image.range());
@@ -246,9 +251,8 @@ impl Driver {
             if !leaks.is_empty() {
                 let things: usize = leaks.iter().map(|leak| leak.count).sum();
                 let message = format!("{} was unloaded with {things} things left", self.name);
-                cpu.machine()
-                    .verifier()
-                    .violation_at(cpu, &UNLOAD_LEFT, message);
+                let verifier = cpu.machine().verifier();
+                verifier.violation_of(cpu, &UNLOAD_LEFT, self.image.entry(), message);
             }
         })?;
         let verifier = self.kernel.verifier();
@@ -263,6 +267,25 @@ impl Driver {
         })
     }
 
+    /// What of the driver still runs comes back to where nothing is.
+    fn check_running(&self, cpu: &Cpu) {
+        let range = self.image.range();
+        for thread in cpu.machine().scheduler().threads() {
+            let inside = thread.inside();
+            let own = inside
+                .iter()
+                .find(|callback| range.contains(&callback.function));
+            if let Some(&callback) = own {
+                let message = format!(
+                    "{} is unloaded while {} has not returned",
+                    self.name, callback.name
+                );
+                let verifier = cpu.machine().verifier();
+                verifier.running_at_unload(&thread, callback, message);
+            }
+        }
+    }
+
     /// Requests that the driver keeps can never be completed any more.
     fn check_requests(&self, cpu: &Cpu) {
         let pending = wdm::pending_of(cpu.machine(), self.object.address());
@@ -274,7 +297,7 @@ impl Driver {
                 pending.join(", ")
             );
             let verifier = cpu.machine().verifier();
-            verifier.violation_at(cpu, &REQUEST_COMPLETION, message);
+            verifier.violation_of(cpu, &REQUEST_COMPLETION, self.image.entry(), message);
         }
     }
 
@@ -285,14 +308,17 @@ impl Driver {
             .map_or(0, |&bytes| usize::from_le_bytes(bytes));
         if unload == 0 {
             let message = format!("{} has no unload routine: it cannot be unloaded", self.name);
-            cpu.machine()
-                .verifier()
-                .violation_at(cpu, &UNLOAD_LEFT, message);
+            let verifier = cpu.machine().verifier();
+            verifier.violation_of(cpu, &UNLOAD_LEFT, self.image.entry(), message);
             return;
         }
         // SAFETY: the driver put its unload routine there, or the framework's stub did.
         let unload: Unload = unsafe { std::mem::transmute::<usize, Unload>(unload) };
         let object = self.object.address();
-        cpu.enter_driver("DriverUnload", PASSIVE, || unload(object));
+        cpu.enter_driver(
+            Callback::new("DriverUnload", unload as usize),
+            PASSIVE,
+            || unload(object),
+        );
     }
 }

@@ -224,6 +224,15 @@ impl<'a> Call<'a> {
     }
 }
 
+/// A call returns to the driver: what other threads do may come before what the driver does next with memory.
+impl Drop for Call<'_> {
+    fn drop(&mut self) {
+        let site = !(self.site ^ self.export.name.as_ptr() as usize);
+        let scheduler = self.machine().scheduler();
+        scheduler.point(self.cpu, self.export.name, site);
+    }
+}
+
 /// Which fallible calls are made to fail.
 ///
 /// Counting starts when a plan is set; calls are numbered from 1.

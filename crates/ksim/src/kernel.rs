@@ -163,7 +163,7 @@ impl Kernel {
             crashed: AtomicBool::new(false),
             waits: Mutex::default(),
             ndis: crate::ndis::State::default(),
-            fwp: crate::fwp::State::new(&config.fwp, config.processors),
+            fwp: crate::fwp::State::new(&config.fwp),
             cpus: OnceLock::new(),
         });
         let mut cpus = Vec::new();

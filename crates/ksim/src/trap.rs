@@ -18,6 +18,7 @@ use std::ptr;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use libc::{c_int, c_void, siginfo_t, ucontext_t};
 
@@ -57,6 +58,8 @@ pub(crate) struct Stacks {
     memory: Region,
     trap: UnsafeCell<Trap>,
     reporting: AtomicBool,
+    /// The thread is to stop where it is, once that is in driver code.
+    asked: AtomicBool,
     /// The lowest address of the thread's own stack.
     thread_stack: AtomicUsize,
 }
@@ -106,12 +109,19 @@ impl Stacks {
             memory,
             trap: UnsafeCell::new(Trap::NONE),
             reporting: AtomicBool::new(false),
+            asked: AtomicBool::new(false),
             thread_stack: AtomicUsize::new(0),
         })
     }
 
     fn signal_stack(&self) -> usize {
         self.memory.start() + PAGE
+    }
+
+    /// Asks the thread to stop where it is, at its next [interruption](interrupt) in driver code: it has run for long
+    /// without a call.
+    pub(crate) fn ask(&self) {
+        self.asked.store(true, Ordering::SeqCst);
     }
 
     /// Whether a fault at `address` with the stack pointer at `rsp` means that the thread's stack is used up.
@@ -145,6 +155,26 @@ pub(crate) fn install() {
             unsafe { previous.assume_init() }
         })
     });
+}
+
+/// How long `thread` has run.
+pub(crate) fn thread_time(thread: &JoinHandle<()>) -> Duration {
+    let mut clock = 0;
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: the thread has not been joined, so its id is valid.
+    let known = unsafe { libc::pthread_getcpuclockid(thread.as_pthread_t(), &raw mut clock) };
+    // SAFETY: a place for the time; a clock that does not exist is refused.
+    let read = known == 0 && unsafe { libc::clock_gettime(clock, &raw mut time) } == 0;
+    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+    let nanoseconds = u32::try_from(time.tv_nsec).unwrap_or(0);
+    if read {
+        Duration::new(seconds, nanoseconds)
+    } else {
+        Duration::ZERO
+    }
 }
 
 /// The calling thread becomes `cpu`: traps in it are ours.
@@ -212,8 +242,14 @@ extern "C" fn handle(signal: c_int, info: *mut siginfo_t, context: *mut c_void) 
     if sender == libc::SI_TKILL {
         // `interrupt`: only driver code is stopped on the spot, since ours may be holding a lock.
         let rip = address(word(registers, libc::REG_RIP));
-        if cpu.machine().crashed() && cpu.machine().verifier().try_is_driver_code(rip) {
+        if !cpu.machine().verifier().try_is_driver_code(rip) {
+            return;
+        }
+        if cpu.machine().crashed() {
             redirect(cpu, registers, park as *const () as usize);
+        } else if cpu.trap_stacks().asked.swap(false, Ordering::SeqCst) {
+            note(cpu, signal, registers);
+            redirect(cpu, registers, report_spin as *const () as usize);
         }
         return;
     }
@@ -229,6 +265,18 @@ extern "C" fn handle(signal: c_int, info: *mut siginfo_t, context: *mut c_void) 
     if emulate::instruction(cpu, registers) {
         return;
     }
+    let stacks = cpu.trap_stacks();
+    if stacks.reporting.swap(true, Ordering::SeqCst) {
+        // A fault while reporting a fault: nothing can be trusted any more, but the process goes on.
+        redirect(cpu, registers, park_without_report as *const () as usize);
+        return;
+    }
+    note(cpu, signal, registers);
+    redirect(cpu, registers, report as *const () as usize);
+}
+
+/// Notes the registers for the function that the thread is sent to.
+fn note(cpu: &Cpu, signal: c_int, registers: &Registers) {
     let trap = Trap {
         signal,
         vector: word(registers, libc::REG_TRAPNO),
@@ -238,15 +286,8 @@ extern "C" fn handle(signal: c_int, info: *mut siginfo_t, context: *mut c_void) 
         rsp: address(word(registers, libc::REG_RSP)),
         registers: *registers,
     };
-    let stacks = cpu.trap_stacks();
-    if stacks.reporting.swap(true, Ordering::SeqCst) {
-        // A fault while reporting a fault: nothing can be trusted any more, but the process goes on.
-        redirect(cpu, registers, park_without_report as *const () as usize);
-        return;
-    }
-    // SAFETY: this thread's own cell; `report` reads it after the handler has returned.
-    unsafe { *stacks.trap.get() = trap };
-    redirect(cpu, registers, report as *const () as usize);
+    // SAFETY: this thread's own cell; it is read after the handler has returned.
+    unsafe { *cpu.trap_stacks().trap.get() = trap };
 }
 
 /// Whether this was a page fault that the system serves: paged pool, touched below `DISPATCH_LEVEL`.
@@ -290,6 +331,17 @@ extern "C" fn report() -> ! {
     // SAFETY: written by the handler on this thread before it sent us here.
     let trap = unsafe { *cpu.trap_stacks().trap.get() };
     let (rule, bugcheck) = explain::bugcheck(cpu, &trap);
+    cpu.machine().crash_by(rule, bugcheck)
+}
+
+/// Stops the machine because its driver goes on and on without a call, in the place noted in this processor.
+extern "C" fn report_spin() -> ! {
+    let Some(cpu) = Cpu::current() else {
+        std::process::abort();
+    };
+    // SAFETY: written by the handler on this thread before it sent us here.
+    let trap = unsafe { *cpu.trap_stacks().trap.get() };
+    let (rule, bugcheck) = explain::spin(cpu, &trap);
     cpu.machine().crash_by(rule, bugcheck)
 }
 

@@ -13,10 +13,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
-use crate::cpu::Cpu;
+use crate::cpu::{Callback, Cpu};
 use crate::export::Call;
 use crate::kernel::Bugcheck;
 use crate::loader::Mapped;
+use crate::sched::Thread;
 use crate::symbols::Symbols;
 use crate::trap;
 
@@ -90,6 +91,8 @@ impl Verifier {
             severity: rule.severity,
             message: message.into(),
             call: Some(call.name()),
+            callback: None,
+            last_call: None,
             arguments: call.arguments(),
             driver: self.image_at(call.site()).map(|image| image.name),
             site: Some(self.site(call.site())),
@@ -109,6 +112,8 @@ impl Verifier {
             severity: rule.severity,
             message: message.into(),
             call: None,
+            callback: None,
+            last_call: None,
             arguments: Vec::new(),
             driver: None,
             site: None,
@@ -134,10 +139,79 @@ impl Verifier {
             severity: rule.severity,
             message: message.into(),
             call: None,
+            callback: None,
+            last_call: None,
             arguments: Vec::new(),
             driver: self.image_at(function).map(|image| image.name),
             site: Some(self.place(function)),
             stack: Vec::new(),
+            processor: cpu.index(),
+            irql: cpu.irql(),
+        });
+    }
+
+    /// Records a breach of `rule` by what `callback`, which has just returned on `cpu`, did or returned: with where it
+    /// begins, and what it called last.
+    pub(crate) fn violation_by(
+        &self,
+        cpu: &Cpu,
+        callback: Callback,
+        rule: &Rule,
+        message: impl Into<String>,
+    ) {
+        if !self.keeps_another() {
+            return;
+        }
+        let image = self.image_at(callback.function);
+        let left = cpu.left();
+        // A call that was the callback's last instruction has no place in it to come back to.
+        let site = left.map(|(_, site)| site).filter(|site| {
+            let range = image.as_ref().map(|image| &image.range);
+            range.is_some_and(|range| range.contains(site))
+        });
+        let entry = self.place(callback.function);
+        let frames = site.map(|site| self.site(site)).into_iter();
+        let stack = frames.chain(image.as_ref().map(|_| entry.clone()));
+        self.violations.lock().push(Violation {
+            rule: rule.name,
+            severity: rule.severity,
+            message: message.into(),
+            call: None,
+            callback: Some(callback.name),
+            last_call: left.map(|(export, _)| export.name),
+            arguments: Vec::new(),
+            stack: stack.collect(),
+            driver: image.map(|image| image.name),
+            site: Some(entry),
+            processor: cpu.index(),
+            irql: cpu.irql(),
+        });
+    }
+
+    /// Records that `callback` runs on `thread` while its driver goes away.
+    pub(crate) fn running_at_unload(&self, thread: &Thread, callback: Callback, message: String) {
+        if !self.keeps_another() {
+            return;
+        }
+        let cpu = thread.cpu();
+        let machine = cpu.machine();
+        let last = thread.last_call();
+        let mut stack = trap::driver_stack(machine, &last.registers());
+        let entry = self.place(callback.function);
+        if stack.is_empty() {
+            stack.push(entry.clone());
+        }
+        self.violations.lock().push(Violation {
+            rule: UNLOAD_RUNNING.name,
+            severity: UNLOAD_RUNNING.severity,
+            message,
+            call: None,
+            callback: Some(callback.name),
+            last_call: last.export().map(|export| export.name),
+            arguments: Vec::new(),
+            driver: self.image_at(callback.function).map(|image| image.name),
+            site: Some(entry),
+            stack,
             processor: cpu.index(),
             irql: cpu.irql(),
         });
@@ -154,6 +228,8 @@ impl Verifier {
             severity: rule.severity,
             message: bugcheck.message.clone(),
             call: None,
+            callback: None,
+            last_call: None,
             arguments: Vec::new(),
             driver: site
                 .as_ref()
@@ -175,9 +251,11 @@ impl Verifier {
         keeps
     }
 
-    pub(crate) fn irql_not_restored(&self, cpu: &Cpu, what: &str, before: u8, after: u8) {
-        self.violation_at(
+    pub(crate) fn irql_not_restored(&self, cpu: &Cpu, callback: Callback, before: u8, after: u8) {
+        let what = callback.name;
+        self.violation_by(
             cpu,
+            callback,
             &IRQL_RESTORED,
             format!("{what} was called at IRQL {before} and returned at {after}"),
         );

@@ -2,6 +2,7 @@
 #![allow(missing_docs, reason = "tests name what they show")]
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 
+use ksim::cpu::Callback;
 use ksim::{Bugcheck, Config, Driver, Kernel, LoadError, LoadOptions};
 use pe_image::build::Builder;
 use wfp_schema::NtStatus;
@@ -289,7 +290,7 @@ fn run(driver: &Driver, processor: u32, rva: usize) -> Result<u64, Bugcheck> {
     // SAFETY: the tests put a function there that takes nothing.
     let function = unsafe { std::mem::transmute::<usize, extern "win64" fn() -> u64>(address) };
     driver.kernel().on(processor, |cpu| {
-        cpu.enter_driver("a test", 0, || function())
+        cpu.enter_driver(Callback::new("a test", 0), 0, || function())
     })
 }
 

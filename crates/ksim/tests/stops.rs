@@ -2,7 +2,7 @@
 #![allow(missing_docs, reason = "tests name what they show")]
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 
-use ksim::{Config, Kernel, LoadOptions, Violation};
+use ksim::{Config, Kernel, LoadOptions, Schedule, Violation};
 use pe_image::build::Builder;
 
 /// `sub rsp, 38h`: room for the arguments of a call, five or six of them.
@@ -143,4 +143,33 @@ fn a_wait_that_nothing_can_end_is_found() {
         builder.call_through(wait);
     });
     assert_eq!(finding.rule, "stop-hang");
+}
+
+/// Under a controlled schedule nobody else runs meanwhile: what spins on memory would wait for ever.
+#[test]
+fn a_driver_that_spins_without_a_call_is_found_with_the_place_under_a_controlled_schedule() {
+    let mut builder = Builder::x64();
+    builder.code(PROLOGUE);
+    let irql = builder.import("ntoskrnl.exe", "KeGetCurrentIrql");
+    builder.call_through(irql);
+    // pause; jmp back
+    builder.code(&[0xf3, 0x90, 0xeb, 0xfc]);
+    let config = Config {
+        schedule: Schedule::seeded(1),
+        ..Config::default()
+    };
+    let kernel = Kernel::new(&config).unwrap();
+    let options = LoadOptions::named("stops.sys");
+    let driver = kernel.load(&builder.build(), &options).unwrap();
+    let bugcheck = driver.start().unwrap_err();
+    assert_eq!(bugcheck.code, 0x133, "{bugcheck}");
+    let found = kernel.verifier().report().violations;
+    let [finding] = &*found else {
+        panic!("{found:?}")
+    };
+    assert_eq!(finding.rule, "stop-spin");
+    let after_the_call = PROLOGUE.len() + 6;
+    let places =
+        [after_the_call, after_the_call + 2].map(|at| format!("stops.sys+{:#x}", 0x1000 + at));
+    assert!(places.contains(&finding.stack[0]), "{finding}, {places:?}");
 }

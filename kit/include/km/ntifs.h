@@ -73,3 +73,5 @@ NTKERNELAPI PEPROCESS IoGetRequestorProcess(PIRP Irp);
 NTKERNELAPI NTSTATUS PsLookupProcessByProcessId(HANDLE ProcessId, PEPROCESS *Process);
 NTKERNELAPI NTSTATUS SeLocateProcessImageName(
     PEPROCESS Process, PUNICODE_STRING *pImageFileName);
+NTSYSAPI NTSTATUS NTAPI ZwWaitForSingleObject(
+    HANDLE Handle, BOOLEAN Alertable, PLARGE_INTEGER Timeout);

@@ -39,13 +39,27 @@ typedef struct _INJECTED {
     UCHAR Data[ANYSIZE_ARRAY];
 } INJECTED;
 
-DEFINE_GUID(EDITOR_PROVIDER, 0x6a1f2c11, 0x51d8, 0x4f3e, 0x9b, 0x0c, 0x4d, 0x6e, 0x2a, 0x77, 0x10, 0x02);
-DEFINE_GUID(EDITOR_SUBLAYER, 0x6a1f2c12, 0x51d8, 0x4f3e, 0x9b, 0x0c, 0x4d, 0x6e, 0x2a, 0x77, 0x10, 0x02);
-DEFINE_GUID(EDITOR_STREAM_V4, 0x6a1f2c13, 0x51d8, 0x4f3e, 0x9b, 0x0c, 0x4d, 0x6e, 0x2a, 0x77, 0x10, 0x02);
-DEFINE_GUID(EDITOR_STREAM_V6, 0x6a1f2c14, 0x51d8, 0x4f3e, 0x9b, 0x0c, 0x4d, 0x6e, 0x2a, 0x77, 0x10, 0x02);
-DEFINE_GUID(EDITOR_FLOW_V4, 0x6a1f2c15, 0x51d8, 0x4f3e, 0x9b, 0x0c, 0x4d, 0x6e, 0x2a, 0x77, 0x10, 0x02);
-DEFINE_GUID(EDITOR_FLOW_V6, 0x6a1f2c16, 0x51d8, 0x4f3e, 0x9b, 0x0c, 0x4d, 0x6e, 0x2a, 0x77, 0x10, 0x02);
-DEFINE_GUID(EDITOR_PACKET_V4, 0x6a1f2c17, 0x51d8, 0x4f3e, 0x9b, 0x0c, 0x4d, 0x6e, 0x2a, 0x77, 0x10, 0x02);
+#ifdef BUG_SECOND
+/* Runs beside the one without a mistake, under names of its own, and never frees its clones. */
+#define BUG_LEAK_CLONE
+#define EDITOR_KEY(Name, First) \
+    DEFINE_GUID(Name, First + 0x100, 0x51d8, 0x4f3e, 0x9b, 0x0c, 0x4d, 0x6e, 0x2a, 0x77, 0x10, 0x02)
+#define EDITOR_DEVICE L"SecondEditor"
+#define EDITOR_WEIGHT 0x2000
+#else
+#define EDITOR_KEY(Name, First) \
+    DEFINE_GUID(Name, First, 0x51d8, 0x4f3e, 0x9b, 0x0c, 0x4d, 0x6e, 0x2a, 0x77, 0x10, 0x02)
+#define EDITOR_DEVICE L"Editor"
+#define EDITOR_WEIGHT 0x3000
+#endif
+
+EDITOR_KEY(EDITOR_PROVIDER, 0x6a1f2c11);
+EDITOR_KEY(EDITOR_SUBLAYER, 0x6a1f2c12);
+EDITOR_KEY(EDITOR_STREAM_V4, 0x6a1f2c13);
+EDITOR_KEY(EDITOR_STREAM_V6, 0x6a1f2c14);
+EDITOR_KEY(EDITOR_FLOW_V4, 0x6a1f2c15);
+EDITOR_KEY(EDITOR_FLOW_V6, 0x6a1f2c16);
+EDITOR_KEY(EDITOR_PACKET_V4, 0x6a1f2c17);
 
 enum { StreamV4, StreamV6, FlowV4, FlowV6, PacketV4, CalloutCount };
 
@@ -57,10 +71,10 @@ static const LAYER_OBJECTS Layers[CalloutCount] = {
     {&FWPM_LAYER_OUTBOUND_IPPACKET_V4, &EDITOR_PACKET_V4, FWP_ACTION_CALLOUT_TERMINATING},
 };
 
-static const PRODUCT Product = {&EDITOR_PROVIDER, &EDITOR_SUBLAYER, 0x3000, L"Editor", Layers, CalloutCount};
+static const PRODUCT Product = {&EDITOR_PROVIDER, &EDITOR_SUBLAYER, EDITOR_WEIGHT, L"Editor", Layers, CalloutCount};
 
-static const UNICODE_STRING DeviceName = RTL_CONSTANT_STRING(L"\\Device\\Editor");
-static const UNICODE_STRING LinkName = RTL_CONSTANT_STRING(L"\\DosDevices\\Editor");
+static const UNICODE_STRING DeviceName = RTL_CONSTANT_STRING(L"\\Device\\" EDITOR_DEVICE);
+static const UNICODE_STRING LinkName = RTL_CONSTANT_STRING(L"\\DosDevices\\" EDITOR_DEVICE);
 
 static struct {
     WDFDEVICE Device;

@@ -62,6 +62,8 @@ static struct {
     volatile LONG Port;
     volatile LONG LastId;
     volatile LONG Stopping;
+    /* How often the work item has been begun since it was last done. */
+    volatile LONG Wanted;
     KSPIN_LOCK Lock;
     /* Under the lock. */
     LIST_ENTRY Pended;
@@ -91,36 +93,43 @@ static PENDED *Advance(STAGE From, STAGE To)
     return found;
 }
 
-static VOID StepBack(PENDED *Pended, STAGE Stage)
+/* Nobody could be asked: unless it was decided meanwhile, the connection waits again. */
+static VOID StepBack(PENDED *Pended)
 {
     KIRQL irql;
 
     KeAcquireSpinLock(&Warden.Lock, &irql);
-    Pended->Stage = Stage;
+    if (Pended->Stage == Asked) {
+        Pended->Stage = Waiting;
+    }
     KeReleaseSpinLock(&Warden.Lock, irql);
 }
 
-/* Questions go out to programs, and decided connections back to the stack. */
-static VOID NTAPI Work(WDFWORKITEM WorkItem)
+static VOID AskPrograms(VOID)
 {
     PENDED *pended;
 
-    UNREFERENCED_PARAMETER(WorkItem);
     while ((pended = Advance(Waiting, Asked)) != NULL) {
         WDFREQUEST request;
         QUESTION *question;
         if (!NT_SUCCESS(WdfIoQueueRetrieveNextRequest(Warden.Questions, &request))) {
-            StepBack(pended, Waiting);
+            StepBack(pended);
             break;
         }
         if (!NT_SUCCESS(WdfRequestRetrieveOutputBuffer(request, sizeof(QUESTION), (PVOID *)&question, NULL))) {
-            StepBack(pended, Waiting);
+            StepBack(pended);
             WdfRequestComplete(request, STATUS_BUFFER_TOO_SMALL);
             continue;
         }
         *question = pended->Question;
         WdfRequestCompleteWithInformation(request, STATUS_SUCCESS, sizeof(QUESTION));
     }
+}
+
+static VOID CompleteDecided(VOID)
+{
+    PENDED *pended;
+
     while ((pended = Advance(Answered, Completed)) != NULL) {
         HANDLE completion = pended->Completion;
 #ifndef BUG_NEVER_COMPLETE
@@ -131,6 +140,24 @@ static VOID NTAPI Work(WDFWORKITEM WorkItem)
         FwpsCompleteOperation0(completion, NULL);
 #endif
     }
+}
+
+/* Questions go out to programs, and decided connections back to the stack. */
+static VOID NTAPI Work(WDFWORKITEM WorkItem)
+{
+    LONG wanted = InterlockedIncrement(&Warden.Wanted);
+
+    UNREFERENCED_PARAMETER(WorkItem);
+    /* It may run on several processors at once, when it is enqueued while it runs. One of them does it all, and looks
+       again if another one came meanwhile. */
+    if (wanted != 1) {
+        return;
+    }
+    do {
+        wanted = Warden.Wanted;
+        AskPrograms();
+        CompleteDecided();
+    } while (InterlockedCompareExchange(&Warden.Wanted, 0, wanted) != wanted);
 }
 
 /* What was decided about the connection that is authorized again; it is forgotten. */

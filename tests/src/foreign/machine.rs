@@ -67,6 +67,14 @@ impl Machine {
         assert_eq!(self.start(), NtStatus::SUCCESS, "DriverEntry");
     }
 
+    /// Loads and starts another driver beside it.
+    #[must_use]
+    pub fn beside(&self, driver: &Built) -> Driver {
+        let other = load(&self.kernel, driver);
+        assert_eq!(alive(other.start()), NtStatus::SUCCESS, "DriverEntry");
+        other
+    }
+
     /// Starts the driver.
     #[must_use]
     pub fn start(&self) -> NtStatus {
@@ -149,7 +157,8 @@ impl Machine {
         assert!(
             names.iter().all(|name| !name.contains("gate")
                 && !name.contains("editor")
-                && !name.contains("warden")),
+                && !name.contains("warden")
+                && !name.contains("usher")),
             "left in the object manager: {names:?}"
         );
     }

@@ -467,6 +467,15 @@ fn an_action_without_the_right_is_named() {
         other.close();
     });
     assert_found(&report, "classify-rights");
+    let found = &report.violations[0];
+    assert_eq!(found.callback, Some("classifyFn"), "{found}");
+    assert_eq!(found.driver.as_deref(), Some("gate.sys"));
+    let site = found.site.as_deref().expect("where the callback begins");
+    assert!(
+        site.contains("Classify") && site.contains("gate.c:"),
+        "{site}"
+    );
+    assert_eq!(found.stack.last().map(|place| &**place), Some(site));
 }
 
 #[test]
@@ -476,6 +485,9 @@ fn a_block_that_keeps_the_right_is_named() {
         assert!(machine.net.none_passes(&connect(50_000, 23)));
     });
     assert_found(&report, "classify-block-right");
+    // It remembers the connection before it returns: what it called last is known.
+    let found = &report.violations[0];
+    assert_eq!(found.last_call, Some("IoQueueWorkItem"), "{found}");
 }
 
 #[test]

@@ -2,4 +2,6 @@
 
 mod editor;
 mod gate;
+mod two;
+mod usher;
 mod warden;

@@ -56,6 +56,8 @@ struct ViolationEntry {
     severity: &'static str,
     message: String,
     call: Option<&'static str>,
+    callback: Option<&'static str>,
+    last_call: Option<&'static str>,
     arguments: Vec<ArgumentEntry>,
     driver: Option<String>,
     site: Option<String>,
@@ -86,6 +88,8 @@ impl From<&Report> for VerifierEntry {
             severity: violation.severity.name(),
             message: violation.message.clone(),
             call: violation.call,
+            callback: violation.callback,
+            last_call: violation.last_call,
             arguments: violation
                 .arguments
                 .iter()

@@ -8,7 +8,7 @@ use wfp_schema::{BfeState, NtStatus};
 
 use super::layout::kernel::BfeStateChanged;
 use crate::access::Out;
-use crate::cpu::{DISPATCH, PASSIVE};
+use crate::cpu::{Callback, DISPATCH, PASSIVE};
 use crate::export::exports;
 use crate::kernel::Machine;
 use crate::verifier::ARGUMENT;
@@ -92,7 +92,8 @@ exports! {
         let subscription = machine.fwp.engine.subscribe(move |state| {
             // Changes are made on processors only, see `Bfe`.
             if let Some(cpu) = crate::Cpu::current() {
-                cpu.enter_driver("FWPM_SERVICE_STATE_CHANGE_CALLBACK0", PASSIVE, || callback(context, state.value()));
+                let told = Callback::new("FWPM_SERVICE_STATE_CHANGE_CALLBACK0", callback as usize);
+                cpu.enter_driver(told, PASSIVE, || callback(context, state.value()));
             }
         });
         let number = machine.ndis.new_handle();

@@ -16,7 +16,7 @@ use super::operation::Operation;
 use super::scratch::Scratch;
 use super::stream::StreamFlow;
 use crate::access::Out;
-use crate::cpu::{Cpu, DISPATCH, PASSIVE};
+use crate::cpu::{Callback, Cpu, DISPATCH, PASSIVE};
 use crate::kernel::Machine;
 use crate::ndis::layout::NetBufferList;
 use crate::ndis::packet::{Contents, Packet};
@@ -211,7 +211,10 @@ impl Suspects {
     pub(super) fn report(self, cpu: &Cpu, rule: &Rule, message: String) {
         let verifier = cpu.machine().verifier();
         match self.first {
-            Some(function) if !self.others => verifier.violation_of(cpu, rule, function, message),
+            Some(function) if !self.others => {
+                let callback = Callback::new("classifyFn", function);
+                verifier.violation_by(cpu, callback, rule, message);
+            }
             _ => verifier.violation_at(cpu, rule, message),
         }
     }
@@ -260,10 +263,12 @@ pub(super) fn invoke(
     let flow_context = call.flow_context;
     let current = cpu.machine().fwp.current(cpu);
     current.set_callout(call.callout.flags());
+    let classify = call.callout.host().classify;
+    let callback = Callback::new("classifyFn", classify.address());
     let cost = Cost::begin(cpu);
     for _ in 0..calls {
         out.set(found);
-        cpu.enter_driver("classifyFn", level, || match call.callout.host().classify {
+        cpu.enter_driver(callback, level, || match classify {
             ClassifyFn::Fn0(classify) => {
                 classify(values, metadata, layer_data, filter, flow_context, out);
             }

@@ -1,4 +1,4 @@
-//! The classify in progress on a processor, as the functions that a callout calls see it.
+//! The classify in progress on a thread, as the functions that a callout calls see it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -9,7 +9,7 @@ use wfp_schema::{CalloutFlags, LayerId};
 use super::operation::Operation;
 use crate::net::ClassifyOptions;
 
-/// The classify in progress on one processor.
+/// The classify in progress on one thread: one that waits leaves its processor to another.
 #[derive(Debug, Default)]
 pub(crate) struct Current {
     /// `classifyContext`; 0 outside of a classify.

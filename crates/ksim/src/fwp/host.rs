@@ -11,7 +11,7 @@ use super::layout::kernel::{
     Classify0, Classify1, FlowDelete, Notify, RawAction, RawCondition, RawFilter,
 };
 use crate::access::{In, Out};
-use crate::cpu::{Cpu, DISPATCH, PASSIVE};
+use crate::cpu::{Callback, Cpu, DISPATCH, PASSIVE};
 use crate::kernel::Machine;
 use crate::time::Ticks;
 use wfp_schema::Guid;
@@ -142,7 +142,7 @@ impl Host for KernelHost {
         };
         let notify = callout.host().notify;
         let raw = filter.host().filter;
-        let status = cpu.enter_driver("notifyFn", PASSIVE, || {
+        let status = cpu.enter_driver(Callback::new("notifyFn", notify as usize), PASSIVE, || {
             notify(notify_type.value(), key, raw)
         });
         if let Some(raw) = raw.get() {
@@ -156,9 +156,13 @@ impl Host for KernelHost {
             return;
         };
         let id = callout.id().get();
-        cpu.enter_driver("flowDeleteFn", DISPATCH, || {
-            flow_delete(layer.get(), id, context);
-        });
+        cpu.enter_driver(
+            Callback::new("flowDeleteFn", flow_delete as usize),
+            DISPATCH,
+            || {
+                flow_delete(layer.get(), id, context);
+            },
+        );
     }
 
     fn now(&self) -> Duration {

@@ -48,7 +48,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{OnceLock, Weak};
 
 use parking_lot::Mutex;
@@ -58,10 +58,11 @@ use crate::cpu::Cpu;
 use crate::export::Export;
 use crate::kernel::Machine;
 use crate::ndis::MdlLayout;
+use crate::sched::Thread;
 
 pub use bfe::Bfe;
 pub use classify::KernelFiltering;
-use current::Current;
+pub(crate) use current::Current;
 pub use host::KernelHost;
 pub(crate) use objects::check_filters_left;
 pub use stack::{InjectedPacket, InjectedStreamData, StackRequest};
@@ -120,7 +121,6 @@ impl Default for Config {
 pub(crate) struct State {
     engine: Engine<KernelHost>,
     mdl_layout: MdlLayout,
-    processors: Box<[Current]>,
     injection: inject::State,
     sessions: session::State,
     nbl_contexts: nbl_context::State,
@@ -132,10 +132,12 @@ pub(crate) struct State {
     records: redirect::State,
     removals: flow::Removals,
     requests: Mutex<VecDeque<StackRequest>>,
+    /// Classify functions that took long once.
+    slow: Mutex<HashSet<usize>>,
 }
 
 impl State {
-    pub(crate) fn new(config: &Config, processors: u32) -> Self {
+    pub(crate) fn new(config: &Config) -> Self {
         Self {
             engine: Engine::boot(
                 KernelHost::default(),
@@ -143,7 +145,6 @@ impl State {
                 config.boot_store.clone(),
             ),
             mdl_layout: config.mdl_layout,
-            processors: (0..processors.max(1)).map(|_| Current::default()).collect(),
             injection: inject::State::default(),
             sessions: session::State::default(),
             nbl_contexts: nbl_context::State::default(),
@@ -155,6 +156,7 @@ impl State {
             records: redirect::State::default(),
             removals: flow::Removals::default(),
             requests: Mutex::default(),
+            slow: Mutex::default(),
         }
     }
 
@@ -166,9 +168,13 @@ impl State {
         }
     }
 
-    /// The classify in progress on a processor.
-    pub(crate) fn current(&self, cpu: &Cpu) -> &Current {
-        &self.processors[cpu.index() as usize]
+    /// The classify in progress on the calling thread, which runs on `cpu`.
+    #[allow(clippy::unused_self, reason = "the classifies are the platform's")]
+    pub(crate) fn current(&self, cpu: &Cpu) -> &'static Current {
+        debug_assert!(Cpu::current().is_some_and(|here| std::ptr::eq(here, cpu)));
+        Thread::current()
+            .expect("a processor runs on threads only")
+            .classify()
     }
 
     fn ask(&self, request: StackRequest) {

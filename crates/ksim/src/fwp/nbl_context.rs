@@ -11,7 +11,7 @@ use wfp_schema::{Guid, NtStatus};
 use super::function;
 use super::inject::packet_of;
 use crate::access::{In, Out};
-use crate::cpu::{Cpu, DISPATCH, PASSIVE};
+use crate::cpu::{Callback, Cpu, DISPATCH, PASSIVE};
 use crate::export::{Call, exports};
 use crate::ndis::layout::NetBufferList;
 use crate::verifier::{ARGUMENT, OBJECT_STALE};
@@ -79,7 +79,8 @@ fn notify(
     cpu.machine()
         .verifier()
         .forget(CONTEXT, number(packet, tag));
-    cpu.enter_driver("FWPS_NET_BUFFER_LIST_NOTIFY_FN", cpu.irql(), || {
+    let callback = Callback::new("FWPS_NET_BUFFER_LIST_NOTIFY_FN", attached.notify as usize);
+    cpu.enter_driver(callback, cpu.irql(), || {
         (attached.notify)(
             event,
             list,

@@ -256,7 +256,16 @@ fn report_requests(call: &Call<'_>, globals: usize) {
         });
         requests
             .into_iter()
-            .filter_map(|(id, _)| state.request(id).map(|request| (id, request.describe())))
+            .filter_map(|(id, _)| {
+                let request = state.request(id)?;
+                // One that the driver made and nobody has goes with the driver.
+                let is_under_way = request.irp.is_some()
+                    || request
+                        .sending
+                        .as_ref()
+                        .is_some_and(|sending| sending.is_sent());
+                is_under_way.then(|| (id, request.describe()))
+            })
             .collect()
     };
     for (id, what) in left {

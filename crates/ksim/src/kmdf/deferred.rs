@@ -7,7 +7,7 @@ use super::attributes::{Attributes, Constraints, Parent};
 use super::object::{Body, Id, Kind, Phase, State, not_null, resolve};
 use super::sync::Manner;
 use crate::access::{In, Out};
-use crate::cpu::{Cpu, DISPATCH, HIGH, PASSIVE};
+use crate::cpu::{Callback, Cpu, DISPATCH, HIGH, PASSIVE};
 use crate::export::{Call, exports};
 use crate::verifier::{ARGUMENT, IRQL_RANGE, WAIT_IN_CALLBACK};
 
@@ -18,8 +18,8 @@ pub(crate) struct Deferral {
     serialized: bool,
     /// Enqueued, and its callback not begun: enqueueing it again changes nothing.
     queued: bool,
-    /// The processor on which the callback runs.
-    running: Option<usize>,
+    /// The threads on which the callback runs: one that is enqueued again while it runs may run twice at once.
+    running: Vec<usize>,
 }
 
 exports! {
@@ -118,7 +118,7 @@ fn create(
             callback,
             serialized,
             queued: false,
-            running: None,
+            running: Vec::new(),
         };
         let mut state = call.machine().kmdf().lock();
         let parent = attributes.parent.ok_or(status::PARENT_NOT_SPECIFIED)?;
@@ -191,7 +191,7 @@ fn run(cpu: &Cpu, id: Id, level: Level) {
         }
         body(&mut state, id).map(|deferral| {
             deferral.queued = false;
-            deferral.running = Some(cpu.thread());
+            deferral.running.push(cpu.thread());
             (deferral.callback, manner)
         })
     };
@@ -204,10 +204,15 @@ fn run(cpu: &Cpu, id: Id, level: Level) {
         (DISPATCH, "EvtDpcFunc")
     };
     let irql = cpu.set_irql(irql);
-    manner.call(cpu, what, || callback(id.handle()));
+    manner.call(cpu, Callback::new(what, callback as usize), || {
+        callback(id.handle());
+    });
     cpu.set_irql(irql);
     if let Some(deferral) = body(&mut cpu.machine().kmdf().lock(), id) {
-        deferral.running = None;
+        let own = cpu.thread();
+        if let Some(at) = deferral.running.iter().position(|thread| *thread == own) {
+            deferral.running.remove(at);
+        }
     }
     super::life::release(cpu, id);
     cpu.machine().wake();
@@ -215,8 +220,7 @@ fn run(cpu: &Cpu, id: Id, level: Level) {
 
 /// Waits until it is neither enqueued nor running.
 fn flush(call: &Call<'_>, id: Id) {
-    let running = body(&mut call.machine().kmdf().lock(), id).and_then(|deferral| deferral.running);
-    if running == Some(call.cpu().thread()) {
+    if runs_on(call.cpu(), id) {
         call.violation(
             &WAIT_IN_CALLBACK,
             "waits for a callback inside that callback",
@@ -226,18 +230,23 @@ fn flush(call: &Call<'_>, id: Id) {
     wait_until_idle(call.cpu(), id);
 }
 
+/// Whether its callback runs on the calling thread.
+fn runs_on(cpu: &Cpu, id: Id) -> bool {
+    let mut state = cpu.machine().kmdf().lock();
+    body(&mut state, id).is_some_and(|deferral| deferral.running.contains(&cpu.thread()))
+}
+
 fn wait_until_idle(cpu: &Cpu, id: Id) {
     let machine = cpu.machine();
     machine.wait(cpu, "a framework callback to come and go", None, || {
         let mut state = machine.kmdf().lock();
-        body(&mut state, id).is_none_or(|deferral| !deferral.queued && deferral.running.is_none())
+        body(&mut state, id).is_none_or(|deferral| !deferral.queued && deferral.running.is_empty())
     });
 }
 
 /// It is deleted: what is enqueued runs first where that can be waited for, and is forgotten otherwise.
 pub(crate) fn dispose(cpu: &Cpu, id: Id) {
-    let running = body(&mut cpu.machine().kmdf().lock(), id).and_then(|deferral| deferral.running);
-    if cpu.irql() == PASSIVE && running != Some(cpu.thread()) {
+    if cpu.irql() == PASSIVE && !runs_on(cpu, id) {
         wait_until_idle(cpu, id);
     } else if let Some(deferral) = body(&mut cpu.machine().kmdf().lock(), id) {
         deferral.queued = false;

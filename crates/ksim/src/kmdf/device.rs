@@ -12,10 +12,11 @@ use super::attributes::{Attributes, Constraints, Parent};
 use super::device_init::{DeviceInit, ShutdownNotification};
 use super::memory::set_text;
 use super::object::{Body, Id, Kind, not_null, resolve};
+use super::preprocess::{self, Preprocess};
 use super::sync::CallbackLock;
 use super::{file, life, queue, request};
 use crate::access::{In, Out};
-use crate::cpu::{Cpu, DISPATCH, PASSIVE};
+use crate::cpu::{Callback, Cpu, DISPATCH, PASSIVE};
 use crate::export::{Call, exports};
 use crate::nt::io::{
     self, DO_BUFFERED_IO, DO_DIRECT_IO, DO_EXCLUSIVE, DeviceDescription, Dispatch,
@@ -67,6 +68,8 @@ pub(crate) struct Device {
     pub(crate) file: Option<FileConfig>,
     pub(crate) request_attributes: Attributes,
     pub(crate) in_caller_context: Option<RequestCallback>,
+    /// Who sees IRPs first, by major function.
+    pub(crate) preprocess: Vec<(u8, Preprocess)>,
     pub(crate) callback_lock: CallbackLock,
     pub(crate) queues: Vec<Id>,
     pub(crate) default_queue: Option<Id>,
@@ -278,6 +281,7 @@ fn create_from(
         file: init.file,
         request_attributes: init.request_attributes,
         in_caller_context: init.in_caller_context,
+        preprocess: init.preprocess.clone(),
         callback_lock: CallbackLock::default(),
         queues: Vec::new(),
         default_queue: None,
@@ -396,11 +400,27 @@ fn shut_down(cpu: &Cpu, id: Id, irp: &Arc<Irp>) {
         state.device(id).and_then(|device| device.shutdown.callback)
     };
     if let Some(callback) = callback {
-        cpu.enter_driver("EvtDeviceShutdownNotification", PASSIVE, || {
+        let function = Callback::new("EvtDeviceShutdownNotification", callback as usize);
+        cpu.enter_driver(function, PASSIVE, || {
             callback(id.handle());
         });
     }
     irp.complete(cpu, NtStatus::SUCCESS, 0);
+}
+
+/// Gives the framework an IRP for one of its devices.
+pub(super) fn route(cpu: &Cpu, id: Id, irp: &Arc<Irp>) {
+    let known = cpu.machine().kmdf().lock().device(id).is_some();
+    match irp.major {
+        _ if !known => {
+            irp.complete(cpu, NtStatus::NO_SUCH_DEVICE, 0);
+        }
+        Major::Create => file::create(cpu, id, irp),
+        Major::Cleanup => file::cleanup(cpu, id, irp),
+        Major::Close => file::close(cpu, id, irp),
+        Major::Shutdown => shut_down(cpu, id, irp),
+        Major::Read | Major::Write | Major::DeviceControl => queue::arrive(cpu, id, irp),
+    }
 }
 
 /// The framework's dispatch routines for one device.
@@ -409,16 +429,8 @@ struct Route(Id);
 
 impl Dispatch for Route {
     fn dispatch(&self, cpu: &Cpu, irp: &Arc<Irp>) {
-        let known = cpu.machine().kmdf().lock().device(self.0).is_some();
-        match irp.major {
-            _ if !known => {
-                irp.complete(cpu, NtStatus::NO_SUCH_DEVICE, 0);
-            }
-            Major::Create => file::create(cpu, self.0, irp),
-            Major::Cleanup => file::cleanup(cpu, self.0, irp),
-            Major::Close => file::close(cpu, self.0, irp),
-            Major::Shutdown => shut_down(cpu, self.0, irp),
-            Major::Read | Major::Write | Major::DeviceControl => queue::arrive(cpu, self.0, irp),
+        if !preprocess::shown(cpu, self.0, irp) {
+            route(cpu, self.0, irp);
         }
     }
 

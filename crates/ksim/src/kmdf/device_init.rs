@@ -9,6 +9,7 @@ use super::attributes::{Attributes, Constraints, Parent};
 use super::device::{FileConfig, IoType};
 use super::life;
 use super::object::{Body, Id, Kind, not_null, resolve};
+use super::preprocess::Preprocess;
 use crate::access::In;
 use crate::cpu::{DISPATCH, PASSIVE};
 use crate::export::{Call, exports};
@@ -26,6 +27,8 @@ pub(crate) struct DeviceInit {
     pub(crate) file: Option<FileConfig>,
     pub(crate) request_attributes: Attributes,
     pub(crate) in_caller_context: Option<RequestCallback>,
+    /// By major function.
+    pub(crate) preprocess: Vec<(u8, Preprocess)>,
     pub(crate) shutdown: ShutdownNotification,
 }
 
@@ -200,7 +203,7 @@ exports! {
     }
 }
 
-fn change(call: &Call<'_>, init: usize, change: impl FnOnce(&mut DeviceInit)) {
+pub(super) fn change(call: &Call<'_>, init: usize, change: impl FnOnce(&mut DeviceInit)) {
     let id = resolve(call, init, Kind::DeviceInit);
     if let Some(init) = call.machine().kmdf().lock().device_init(id) {
         change(init);

@@ -10,7 +10,7 @@ use super::attributes::{Attributes, Constraints, Parent};
 use super::memory::set_text;
 use super::object::{Body, Id, Kind, client, not_null, resolve};
 use crate::access::{In, Out};
-use crate::cpu::{Cpu, DISPATCH, HIGH, PASSIVE};
+use crate::cpu::{Callback, Cpu, DISPATCH, HIGH, PASSIVE};
 use crate::export::{Call, exports};
 use crate::nt::io_memory::Guarded;
 use crate::verifier::ARGUMENT;
@@ -172,6 +172,7 @@ extern "win64" fn unload(driver_object: usize) {
         })
     };
     if let Some((id, callback)) = callback {
-        cpu.enter_driver("EvtDriverUnload", PASSIVE, || callback(id.handle()));
+        let unload = Callback::new("EvtDriverUnload", callback as usize);
+        cpu.enter_driver(unload, PASSIVE, || callback(id.handle()));
     }
 }

@@ -10,7 +10,7 @@ use super::object::{Body, Id, Kind, resolve};
 use super::request::{self, Owner};
 use super::sync::Manner;
 use super::{abi::Level, queue};
-use crate::cpu::{Cpu, DISPATCH, PASSIVE};
+use crate::cpu::{Callback, Cpu, DISPATCH, PASSIVE};
 use crate::export::exports;
 use crate::nt::io;
 use crate::nt::io_irp::{Irp, Major};
@@ -120,9 +120,13 @@ pub(crate) fn create(cpu: &Cpu, device_id: Id, irp: &Arc<Irp>) {
                 Ok(request) => {
                     let file = file.map_or(0, Id::handle);
                     let handles = (device_id.handle(), request.handle());
-                    manner(cpu, device_id).call(cpu, "EvtDeviceFileCreate", || {
-                        callback(handles.0, handles.1, file);
-                    });
+                    manner(cpu, device_id).call(
+                        cpu,
+                        Callback::new("EvtDeviceFileCreate", callback as usize),
+                        || {
+                            callback(handles.0, handles.1, file);
+                        },
+                    );
                 }
                 Err(status) => {
                     irp.complete(cpu, status, 0);
@@ -146,7 +150,11 @@ pub(crate) fn create_completed(cpu: &Cpu, device: Id, file_object: usize, status
 pub(crate) fn cleanup(cpu: &Cpu, device: Id, irp: &Arc<Irp>) {
     let file_object = irp.file.address();
     if let Some((callback, file)) = callback(cpu, device, file_object, |config| config.cleanup) {
-        manner(cpu, device).call(cpu, "EvtFileCleanup", || callback(file));
+        manner(cpu, device).call(
+            cpu,
+            Callback::new("EvtFileCleanup", callback as usize),
+            || callback(file),
+        );
     }
     let queues = cpu
         .machine()
@@ -164,7 +172,11 @@ pub(crate) fn cleanup(cpu: &Cpu, device: Id, irp: &Arc<Irp>) {
 pub(crate) fn close(cpu: &Cpu, device: Id, irp: &Arc<Irp>) {
     let file_object = irp.file.address();
     if let Some((callback, file)) = callback(cpu, device, file_object, |config| config.close) {
-        manner(cpu, device).call(cpu, "EvtFileClose", || callback(file));
+        manner(cpu, device).call(
+            cpu,
+            Callback::new("EvtFileClose", callback as usize),
+            || callback(file),
+        );
     }
     forget(cpu, device, file_object);
     irp.complete(cpu, NtStatus::SUCCESS, 0);

@@ -9,8 +9,8 @@
 
 use super::abi::Level;
 use super::object::{Id, Kind, Phase, State};
-use super::{deferred, device, memory, queue, target, timer};
-use crate::cpu::{Cpu, PASSIVE};
+use super::{deferred, device, memory, queue, sent, target, timer};
+use crate::cpu::{Callback, Cpu, PASSIVE};
 use crate::verifier::{OBJECT_STALE, POOL_OVERRUN};
 
 /// Deletes an object and everything below it.
@@ -88,6 +88,7 @@ pub(crate) fn dispose(cpu: &Cpu, id: Id) {
         Kind::Queue => queue::dispose(cpu, id),
         Kind::Timer => timer::dispose(cpu, id),
         Kind::Target => target::dispose(cpu, id),
+        Kind::Request => sent::dispose(cpu, id),
         Kind::Dpc | Kind::WorkItem => deferred::dispose(cpu, id),
         Kind::Collection => {
             let items = memory::take_items(&mut cpu.machine().kmdf().lock(), id);
@@ -104,7 +105,8 @@ pub(crate) fn dispose(cpu: &Cpu, id: Id) {
         .get_mut(id)
         .map(super::object::Object::take_cleanups);
     for cleanup in cleanups.unwrap_or_default() {
-        cpu.enter_driver("EvtCleanupCallback", cpu.irql(), || cleanup(id.handle()));
+        let callback = Callback::new("EvtCleanupCallback", cleanup as usize);
+        cpu.enter_driver(callback, cpu.irql(), || cleanup(id.handle()));
     }
 }
 
@@ -141,8 +143,10 @@ pub(crate) fn release(cpu: &Cpu, id: Id) -> bool {
         object.take_destroys()
     };
     for destroy in destroys {
-        cpu.enter_driver("EvtDestroyCallback", cpu.irql(), || destroy(id.handle()));
+        let callback = Callback::new("EvtDestroyCallback", destroy as usize);
+        cpu.enter_driver(callback, cpu.irql(), || destroy(id.handle()));
     }
+    super::lock::forget(cpu, id);
     let object = cpu.machine().kmdf().lock().remove(id);
     if let Some(object) = object {
         let verifier = cpu.machine().verifier();

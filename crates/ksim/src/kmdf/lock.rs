@@ -8,11 +8,11 @@ use super::object::{Body, Id, Kind, fatal, not_null, resolve, resolve_any};
 use super::sync;
 use super::timer::due_time;
 use crate::access::{In, Out, Shared};
-use crate::cpu::{DISPATCH, PASSIVE};
+use crate::cpu::{Cpu, DISPATCH, PASSIVE};
 use crate::export::{Call, exports};
-use crate::nt::spin::{KeAcquireSpinLockRaiseToDpc, KeReleaseSpinLock};
+use crate::nt::{held, spin};
 use crate::sched::Wait;
-use crate::verifier::{ARGUMENT, IRQL_RANGE, LOCK_PROTOCOL};
+use crate::verifier::{ARGUMENT, IRQL_RANGE, LOCK_OWNER, LOCK_PROTOCOL, LOCK_RECURSION};
 
 /// What a WDFSPINLOCK holds.
 #[derive(Debug)]
@@ -86,8 +86,9 @@ exports! {
         let owner = call.machine().kmdf().lock().wait_lock(id).and_then(|lock| lock.owner.take());
         if owner != Some(call.cpu().thread()) {
             let message = "releases a wait lock that this thread does not hold";
-            fatal(&call, &LOCK_PROTOCOL, [INVALID_LOCK_OPERATION, lock as u64, 0], message);
+            fatal(&call, &LOCK_OWNER, [INVALID_LOCK_OPERATION, lock as u64, 0], message);
         }
+        held::mutex_released(&call, lock);
         call.machine().wake();
     }
 
@@ -124,6 +125,22 @@ exports! {
     }
 }
 
+/// The object `id` goes away: if it is a lock, what follows at its address is another one.
+pub(super) fn forget(cpu: &Cpu, id: Id) {
+    let word = {
+        let mut state = cpu.machine().kmdf().lock();
+        match state.get(id).map(|object| object.kind) {
+            Some(Kind::SpinLock) => state.spin_lock(id).map(|lock| lock.word.out().address()),
+            Some(Kind::WaitLock) => Some(id.handle()),
+            _ => None,
+        }
+    };
+    if let Some(word) = word {
+        let order = cpu.machine().nt().lock_order();
+        order.forget(word..word + size_of::<usize>());
+    }
+}
+
 fn acquire_spin_lock(call: &Call<'_>, id: Id) {
     let found = call
         .machine()
@@ -138,12 +155,12 @@ fn acquire_spin_lock(call: &Call<'_>, id: Id) {
         let message = "acquires a spin lock that this processor holds already";
         fatal(
             call,
-            &LOCK_PROTOCOL,
+            &LOCK_RECURSION,
             [RECURSIVE_LOCK, id.handle() as u64, 0],
             message,
         );
     }
-    let irql = KeAcquireSpinLockRaiseToDpc(word);
+    let irql = spin::raise_and_acquire(call, word);
     if let Some(lock) = call.machine().kmdf().lock().spin_lock(id) {
         lock.owner = Some((call.cpu().index(), irql));
     }
@@ -165,12 +182,12 @@ fn release_spin_lock(call: &Call<'_>, id: Id) {
         let message = "releases a spin lock that this processor does not hold";
         fatal(
             call,
-            &LOCK_PROTOCOL,
+            &LOCK_OWNER,
             [INVALID_LOCK_OPERATION, id.handle() as u64, 0],
             message,
         );
     };
-    KeReleaseSpinLock(word, irql);
+    spin::release_and_lower(call, word, irql);
 }
 
 fn acquire_wait_lock(call: &Call<'_>, id: Id, timeout: Option<i64>) -> NtStatus {
@@ -194,13 +211,14 @@ fn acquire_wait_lock(call: &Call<'_>, id: Id, timeout: Option<i64>) -> NtStatus 
         let message = "acquires a wait lock that this thread holds already";
         fatal(
             call,
-            &LOCK_PROTOCOL,
+            &LOCK_RECURSION,
             [RECURSIVE_LOCK, id.handle() as u64, 0],
             message,
         );
     }
     if timeout == Some(0) {
         return if take() {
+            held::mutex_tried(call, id.handle());
             NtStatus::SUCCESS
         } else {
             NtStatus::TIMEOUT
@@ -211,7 +229,15 @@ fn acquire_wait_lock(call: &Call<'_>, id: Id, timeout: Option<i64>) -> NtStatus 
     }
     let deadline = timeout.map(|timeout| due_time(machine.time(), timeout));
     match machine.wait(cpu, "WdfWaitLockAcquire", deadline, take) {
-        Wait::Satisfied => NtStatus::SUCCESS,
+        Wait::Satisfied if deadline.is_some() => {
+            // A wait that gives up does not deadlock.
+            held::mutex_tried(call, id.handle());
+            NtStatus::SUCCESS
+        }
+        Wait::Satisfied => {
+            held::mutex_taken(call, id.handle());
+            NtStatus::SUCCESS
+        }
         Wait::TimedOut => NtStatus::TIMEOUT,
     }
 }

@@ -382,6 +382,21 @@ pub(super) fn write(
     }
 }
 
+/// Puts bytes into a memory object, or into a part of it, as far as they fit; nothing if it was deleted.
+pub(super) fn fill(state: &mut State, id: Id, part: Option<MemoryOffset>, bytes: &[u8]) {
+    let Some((address, length)) = state
+        .memory(id)
+        .map(|memory| (memory.address, memory.length))
+    else {
+        return;
+    };
+    let offset = part.map_or(0, |part| part.offset).min(length);
+    let room = part.map_or(length, |part| part.length).min(length - offset);
+    // SAFETY: the memory object's buffer, as above.
+    let memory = unsafe { Out::<u8>::new((address + offset) as *mut u8) };
+    memory.copy_from(&bytes[..bytes.len().min(room)]);
+}
+
 /// The objects in a collection.
 pub(super) fn items(state: &mut State, id: Id) -> Vec<Id> {
     state

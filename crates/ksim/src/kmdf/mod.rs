@@ -33,6 +33,7 @@ mod lookaside;
 mod memory;
 mod object;
 mod object_api;
+mod preprocess;
 mod queue;
 mod queue_api;
 mod queue_end;
@@ -40,6 +41,7 @@ mod registry;
 mod registry_value;
 mod request;
 mod request_api;
+mod sent;
 mod sync;
 mod table;
 mod target;
@@ -72,6 +74,8 @@ pub(crate) static EXPORTS: &[&[Export]] = &[
     buffers::EXPORTS,
     object_api::EXPORTS,
     lock::EXPORTS,
+    preprocess::EXPORTS,
+    sent::EXPORTS,
     target::EXPORTS,
     timer::EXPORTS,
     deferred::EXPORTS,

@@ -44,6 +44,9 @@ const SERIAL_SHIFT: u32 = 4;
 const KIND_MASK: usize = 0x3f;
 
 impl Id {
+    /// No object's.
+    pub(crate) const NONE: Self = Self(0);
+
     const fn new(kind: Kind, serial: usize) -> Self {
         Self(BASE | (kind as usize) << KIND_SHIFT | serial << SERIAL_SHIFT)
     }
@@ -260,6 +263,14 @@ impl State {
     /// The object, if it exists.
     pub(crate) fn get_mut(&mut self, id: Id) -> Option<&mut Object> {
         self.objects.get_mut(&id)
+    }
+
+    /// The objects of a kind.
+    pub(crate) fn of_kind(&self, kind: Kind) -> Vec<Id> {
+        let all = self.objects.iter();
+        all.filter(|(_, object)| object.kind == kind)
+            .map(|(id, _)| *id)
+            .collect()
     }
 
     /// Takes the object out of the world.

@@ -132,7 +132,7 @@ fn undeletable(call: &Call<'_>, id: Id) -> Option<&'static str> {
         Kind::Request
             if state
                 .request(id)
-                .is_some_and(|request| request.owner != Owner::Nobody) =>
+                .is_some_and(|request| request.owner != Owner::Nobody && !request.is_made) =>
         {
             Some("a request that the framework made, which is completed instead")
         }

@@ -14,7 +14,7 @@ use super::abi::{
 use super::object::{Id, State};
 use super::request::{self, Owner};
 use super::sync::{CallbackLock, Manner};
-use crate::cpu::Cpu;
+use crate::cpu::{Callback, Cpu};
 use crate::export::Call;
 use crate::nt::io_irp::{Irp, Major};
 use crate::verifier::ARGUMENT;
@@ -208,7 +208,11 @@ fn dispatch_later(cpu: &Cpu, id: Id, manner: Manner) {
 fn take_step(cpu: &Cpu, queue: Id, manner: Manner, step: Step) {
     match step {
         Step::Cancel(request, callback) => {
-            manner.call(cpu, "EvtRequestCancel", || callback(request.handle()));
+            manner.call(
+                cpu,
+                Callback::new("EvtRequestCancel", callback as usize),
+                || callback(request.handle()),
+            );
         }
         Step::CanceledOnQueue(request) => {
             let callback = cpu
@@ -218,13 +222,19 @@ fn take_step(cpu: &Cpu, queue: Id, manner: Manner, step: Step) {
                 .queue(queue)
                 .and_then(|queue| queue.handlers.canceled_on_queue);
             if let Some(callback) = callback {
-                manner.call(cpu, "EvtIoCanceledOnQueue", || {
-                    callback(queue.handle(), request.handle());
-                });
+                manner.call(
+                    cpu,
+                    Callback::new("EvtIoCanceledOnQueue", callback as usize),
+                    || {
+                        callback(queue.handle(), request.handle());
+                    },
+                );
             }
         }
         Step::State(Some((callback, context)), what) => {
-            manner.call(cpu, what, || callback(queue.handle(), context));
+            manner.call(cpu, Callback::new(what, callback as usize), || {
+                callback(queue.handle(), context);
+            });
         }
         Step::Present(request) => present(cpu, queue, manner, request),
         Step::State(None, _) | Step::Done => {}
@@ -274,9 +284,13 @@ fn present(cpu: &Cpu, queue: Id, manner: Manner, request: Id) {
                 ..
             },
         ) => {
-            manner.call(cpu, "EvtIoDeviceControl", || {
-                callback(queue, handle, output, input, code);
-            });
+            manner.call(
+                cpu,
+                Callback::new("EvtIoDeviceControl", callback as usize),
+                || {
+                    callback(queue, handle, output, input, code);
+                },
+            );
         }
         (
             Major::Read,
@@ -285,7 +299,9 @@ fn present(cpu: &Cpu, queue: Id, manner: Manner, request: Id) {
                 ..
             },
         ) => {
-            manner.call(cpu, "EvtIoRead", || callback(queue, handle, output));
+            manner.call(cpu, Callback::new("EvtIoRead", callback as usize), || {
+                callback(queue, handle, output);
+            });
         }
         (
             Major::Write,
@@ -294,7 +310,9 @@ fn present(cpu: &Cpu, queue: Id, manner: Manner, request: Id) {
                 ..
             },
         ) => {
-            manner.call(cpu, "EvtIoWrite", || callback(queue, handle, input));
+            manner.call(cpu, Callback::new("EvtIoWrite", callback as usize), || {
+                callback(queue, handle, input);
+            });
         }
         (
             _,
@@ -303,7 +321,11 @@ fn present(cpu: &Cpu, queue: Id, manner: Manner, request: Id) {
                 ..
             },
         ) => {
-            manner.call(cpu, "EvtIoDefault", || callback(queue, handle));
+            manner.call(
+                cpu,
+                Callback::new("EvtIoDefault", callback as usize),
+                || callback(queue, handle),
+            );
         }
         _ => request::complete(cpu, request, NtStatus::INVALID_DEVICE_REQUEST, 0),
     }
@@ -325,7 +347,8 @@ pub(crate) fn arrive(cpu: &Cpu, device: Id, irp: &Arc<Irp>) {
         .device(device)
         .and_then(|device| device.in_caller_context);
     if let Some(callback) = callback.filter(|_| irp.major != Major::Create) {
-        cpu.enter_driver("EvtIoInCallerContext", cpu.irql(), || {
+        let function = Callback::new("EvtIoInCallerContext", callback as usize);
+        cpu.enter_driver(function, cpu.irql(), || {
             callback(device.handle(), request.handle());
         });
         return;

@@ -6,6 +6,7 @@ use wfp_schema::NtStatus;
 
 use super::abi::{ObjectCallback, RequestParameters, status};
 use super::object::{Body, Id, Kind, State, fatal, resolve, stop};
+use super::sent::{self, Sending};
 use super::{file, life, queue};
 use crate::cpu::Cpu;
 use crate::export::Call;
@@ -47,13 +48,50 @@ pub(crate) struct Request {
     /// MDLs made for it.
     pub(crate) input_mdl: Option<Guarded>,
     pub(crate) output_mdl: Option<Guarded>,
+    /// The driver has made it, for a target of its own.
+    pub(crate) is_made: bool,
+    /// What is known of its way to a target, if it goes to one.
+    pub(crate) sending: Option<Box<Sending>>,
 }
 
 impl Request {
+    /// A request that the driver makes itself.
+    pub(super) fn made() -> Self {
+        Self {
+            is_made: true,
+            ..Self::of(None, Id::NONE, Owner::Driver)
+        }
+    }
+
+    fn of(irp: Option<Arc<Irp>>, device: Id, owner: Owner) -> Self {
+        Self {
+            irp,
+            device,
+            queue: None,
+            owner,
+            presented: false,
+            cancelable: None,
+            cancelled: false,
+            input_memory: None,
+            output_memory: None,
+            input_mdl: None,
+            output_mdl: None,
+            is_made: false,
+            sending: None,
+        }
+    }
+
     /// In words, for reports.
     pub(crate) fn describe(&self) -> String {
         self.irp.as_ref().map_or_else(
-            || "completed".to_owned(),
+            || {
+                if self.is_made {
+                    "the driver's own"
+                } else {
+                    "completed"
+                }
+                .to_owned()
+            },
             |irp| match irp.major {
                 Major::DeviceControl => format!("I/O control {:#x}", irp.code),
                 other => format!("{other:?}"),
@@ -97,19 +135,7 @@ pub(crate) fn create(cpu: &Cpu, device: Id, irp: &Arc<Irp>, owner: Owner) -> Res
         .device(device)
         .map(|device| device.request_attributes)
         .unwrap_or_default();
-    let request = Request {
-        irp: Some(Arc::clone(irp)),
-        device,
-        queue: None,
-        owner,
-        presented: false,
-        cancelable: None,
-        cancelled: false,
-        input_memory: None,
-        output_memory: None,
-        input_mdl: None,
-        output_mdl: None,
-    };
+    let request = Request::of(Some(Arc::clone(irp)), device, owner);
     let id = state.create(
         client,
         &attributes.with_parent(device),
@@ -122,15 +148,23 @@ pub(crate) fn create(cpu: &Cpu, device: Id, irp: &Arc<Irp>, owner: Owner) -> Res
 /// The request that `handle` names, which the driver must own.
 pub(crate) fn owned(call: &Call<'_>, handle: usize) -> (Id, Arc<Irp>) {
     let id = resolve(call, handle, Kind::Request);
+    sent::check_received(call, handle, id);
     let found = {
         let mut state = call.machine().kmdf().lock();
-        state
-            .request(id)
-            .and_then(|request| request.irp.clone().map(|irp| (irp, request.owner)))
+        state.request(id).and_then(|request| {
+            let is_sent = request
+                .sending
+                .as_ref()
+                .is_some_and(|sending| sending.is_sent());
+            request.irp.clone().map(|irp| (irp, request.owner, is_sent))
+        })
     };
-    let Some((irp, owner)) = found else {
+    let Some((irp, owner, is_sent)) = found else {
         completed_again(call, handle);
     };
+    if is_sent {
+        sent::still_sent(call, handle);
+    }
     if owner == Owner::Queue {
         /// `WDF_REQUEST_FATAL_ERROR` with `…_REQUEST_NOT_IN_QUEUE`: the nearest that the framework has.
         const NOT_OWNED: [u64; 2] = [6, 5];

@@ -42,8 +42,10 @@ exports! {
     fn WdfRequestGetStatus(call, globals: usize, request: usize) -> NtStatus,
     irql PASSIVE..=DISPATCH;
     {
-        resolve(&call, request, Kind::Request);
-        NtStatus::SUCCESS
+        let id = resolve(&call, request, Kind::Request);
+        let mut state = call.machine().kmdf().lock();
+        let sending = state.request(id).and_then(|request| request.sending.as_ref());
+        sending.map_or(NtStatus::SUCCESS, |sending| sending.status())
     }
 
     /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdfrequest/nf-wdfrequest-wdfrequestgetparameters>

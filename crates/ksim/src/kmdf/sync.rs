@@ -12,7 +12,7 @@ use wfp_schema::NtStatus;
 
 use super::abi::{Level, Scope, status};
 use super::object::{Id, Kind, Object, State};
-use crate::cpu::{self, Cpu, DISPATCH, PASSIVE};
+use crate::cpu::{self, Callback, Cpu, DISPATCH, PASSIVE};
 
 /// What is done when the lock is free again.
 type Later = Box<dyn FnOnce(&Cpu) + Send>;
@@ -148,11 +148,11 @@ impl Manner {
     }
 
     /// Calls the driver in this manner. The caller has asked [`admits`](Self::admits), and holds no lock.
-    pub(crate) fn call(self, cpu: &Cpu, what: &'static str, callback: impl FnOnce()) {
+    pub(crate) fn call(self, cpu: &Cpu, callback: Callback, call: impl FnOnce()) {
         if let Some(lock) = self.lock {
             acquire(cpu, lock, self.is_passive());
         }
-        cpu.enter_driver(what, self.irql(cpu.irql()), callback);
+        cpu.enter_driver(callback, self.irql(cpu.irql()), call);
         if let Some(lock) = self.lock {
             release(cpu, lock);
         }

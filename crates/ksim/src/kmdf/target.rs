@@ -6,8 +6,8 @@ use wfp_schema::NtStatus;
 
 use super::abi::{MemoryOffset, ObjectAttributes, UnicodeString, sized};
 use super::attributes::{Attributes, Constraints, Parent};
-use super::memory;
-use super::object::{Body, Id, Kind, not_null, resolve};
+use super::object::{Body, Id, Kind, State, not_null, resolve};
+use super::{memory, sent};
 use crate::access::{In, Out, plain};
 use crate::cpu::{Cpu, DISPATCH, PASSIVE};
 use crate::export::{Call, exports};
@@ -75,8 +75,8 @@ pub(crate) struct MemoryDescriptor {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct SendOptions {
     size: u32,
-    flags: u32,
-    timeout: i64,
+    pub(super) flags: u32,
+    pub(super) timeout: i64,
 }
 
 plain!(OpenParameters, MemoryDescriptor, SendOptions);
@@ -152,6 +152,8 @@ const OPEN_SIZES: [u32; 2] = [120, 136];
 const BY_NAME: u32 = 2;
 /// `WdfIoTargetOpenReopen`.
 const REOPEN: u32 = 3;
+/// `WdfIoTargetCancelSentIo`.
+const CANCEL_SENT: u32 = 1;
 /// `WDF_REQUEST_SEND_OPTION_TIMEOUT`.
 const TIMEOUT: u32 = 0x1;
 /// `WDF_REQUEST_SEND_OPTION_IGNORE_TARGET_STATE`.
@@ -230,8 +232,10 @@ exports! {
         if !(1..=3).contains(&action) {
             call.violation(&ARGUMENT, format!("{action} is not a WDF_IO_TARGET_SENT_IO_ACTION"));
         }
-        // Requests are waited for where they are sent: none is under way that would have to be cancelled.
         change(&call, id, TargetState::Stopped);
+        if action == CANCEL_SENT {
+            sent::end_all(call.cpu(), id);
+        }
     }
 
     /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdfiotarget/nf-wdfiotarget-wdfiotargetgetstate>
@@ -352,7 +356,23 @@ fn change(call: &Call<'_>, id: Id, to: TargetState) -> NtStatus {
     }
 }
 
+/// What is open behind a target to which requests may be sent.
+///
+/// # Errors
+/// `STATUS_INVALID_DEVICE_STATE` when it is not started, or closed.
+pub(super) fn ready(
+    state: &mut State,
+    id: Id,
+    ignores_state: bool,
+) -> Result<Arc<FileObject>, NtStatus> {
+    let target = state.target(id).ok_or(NtStatus::DELETE_PENDING)?;
+    let ready = target.state == TargetState::Started || ignores_state;
+    let file = target.file.clone().filter(|_| ready);
+    file.ok_or(NtStatus::INVALID_DEVICE_STATE)
+}
+
 fn close(cpu: &Cpu, id: Id, state: TargetState) {
+    sent::end_all(cpu, id);
     let file = {
         let mut framework = cpu.machine().kmdf().lock();
         framework.target(id).and_then(|target| {
@@ -399,10 +419,7 @@ fn send(
         let has = |flag| options.is_some_and(|options| options.flags & flag != 0);
         let file = {
             let mut state = call.machine().kmdf().lock();
-            let target = state.target(id).ok_or(NtStatus::DELETE_PENDING)?;
-            let ready = target.state == TargetState::Started || has(IGNORE_STATE);
-            let file = target.file.clone().filter(|_| ready);
-            file.ok_or(NtStatus::INVALID_DEVICE_STATE)?
+            ready(&mut state, id, has(IGNORE_STATE))?
         };
         let (input, room) = (read(call, input)?, read(call, output)?);
         let timeout = options

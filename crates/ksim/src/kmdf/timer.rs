@@ -7,7 +7,7 @@ use super::attributes::{Attributes, Constraints, Parent};
 use super::object::{Body, Id, Kind, Phase, not_null, resolve};
 use super::sync::Manner;
 use crate::access::{In, Out};
-use crate::cpu::{Cpu, DISPATCH, PASSIVE};
+use crate::cpu::{Callback, Cpu, DISPATCH, PASSIVE};
 use crate::export::{Call, exports};
 use crate::time::{Ticks, Time, TimerId};
 use crate::verifier::{ARGUMENT, IRQL_RANGE, WAIT_IN_CALLBACK};
@@ -225,7 +225,11 @@ fn call_back(cpu: &Cpu, id: Id) {
         DISPATCH
     };
     let irql = cpu.set_irql(level);
-    manner.call(cpu, "EvtTimerFunc", || callback(id.handle()));
+    manner.call(
+        cpu,
+        Callback::new("EvtTimerFunc", callback as usize),
+        || callback(id.handle()),
+    );
     cpu.set_irql(irql);
     if let Some(timer) = cpu.machine().kmdf().lock().timer(id) {
         timer.running = None;

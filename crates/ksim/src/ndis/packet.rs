@@ -169,10 +169,14 @@ struct Spread {
 pub(crate) struct Packet {
     layout: MdlLayout,
     spread: Mutex<Spread>,
-    /// In a classify right now.
+    /// In a classify right now. Changed under the lock of `spread` only, so that the last reference and the next
+    /// indication, which may come on two processors at once, do not both write the structures.
     indicated: AtomicBool,
-    /// References that drivers hold: `FwpsReferenceNetBufferList0`, and one for each clone.
+    /// References that drivers hold: `FwpsReferenceNetBufferList0`, and one for each clone. Given back under the lock
+    /// of `spread` only.
     references: AtomicU32,
+    /// The owner has taken another packet, or has gone.
+    abandoned: AtomicBool,
     /// The mark of the injection that made the stack indicate it; 0 for none.
     injection: AtomicU64,
     /// The stack's number of it.
@@ -204,6 +208,7 @@ impl Packet {
             spread: Mutex::new(spread),
             indicated: AtomicBool::new(false),
             references: AtomicU32::new(0),
+            abandoned: AtomicBool::new(false),
             injection: AtomicU64::new(0),
             number: AtomicU64::new(0),
             processor,
@@ -256,13 +261,11 @@ impl Packet {
             }
         }
         spread.fill(self.layout, contents);
-        let first = spread.list(0);
-        drop(spread);
         self.number.store(number, Ordering::Relaxed);
         self.injection
             .store(injection.unwrap_or(0), Ordering::Relaxed);
         self.indicated.store(true, Ordering::Relaxed);
-        first
+        spread.list(0)
     }
 
     /// Ends the classify; what the driver changed and had to leave as it was.
@@ -534,6 +537,7 @@ impl Packets {
     /// A driver gives `packet` back; the number of the reference, `None` if it held none. Memory whose owner moved
     /// on is freed.
     pub(crate) fn dereference(&self, packet: &Packet) -> Option<usize> {
+        let spread = packet.spread.lock();
         let taken = packet
             .references
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |count| {
@@ -541,22 +545,90 @@ impl Packets {
             })
             .ok()?;
         if taken == 1 && !packet.indicated.load(Ordering::Relaxed) {
-            packet.spread.lock().poison();
-            self.retire(packet);
+            spread.poison();
+        }
+        drop(spread);
+        if taken == 1 {
+            self.forget_unused(packet);
         }
         Some(taken as usize)
     }
 
-    /// Forgets a packet that neither its owner nor a driver needs.
+    /// The owner of `packet` does not use it any more; it stays for as long as drivers hold references.
     pub(crate) fn retire(&self, packet: &Packet) {
+        packet.abandoned.store(true, Ordering::SeqCst);
+        self.forget_unused(packet);
+    }
+
+    /// Forgets a packet that neither its owner nor a driver needs.
+    fn forget_unused(&self, packet: &Packet) {
         let mut packets = self.0.lock();
-        // The map's own handle is the last one only when the owner has gone or taken another packet.
-        if !packet.is_referenced()
-            && packets
-                .get(&packet.address)
-                .is_some_and(|known| Arc::strong_count(known) <= 2)
-        {
+        let unused = !packet.is_referenced() && packet.abandoned.load(Ordering::SeqCst);
+        let known = packets.get(&packet.address);
+        if unused && known.is_some_and(|known| ptr::eq(Arc::as_ptr(known), packet)) {
             packets.remove(&packet.address);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The reference of a clone goes away on one processor while another one uses the packet for its next indication.
+    #[test]
+    fn a_last_reference_and_the_next_indication_do_not_disturb_each_other() {
+        const ROUNDS: u32 = 50_000;
+        let packets = Packets::default();
+        let packet = packets.allocate(MdlLayout::Whole).unwrap();
+        let contents = Contents {
+            bytes: b"data of a stream",
+            start: 0,
+            hide_before: false,
+            lists: true,
+        };
+        let given = AtomicU32::new(0);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for round in 1..=ROUNDS {
+                    while given.load(Ordering::Acquire) < round {
+                        std::thread::yield_now();
+                    }
+                    packets.dereference(&packet).unwrap();
+                }
+            });
+            for round in 1..=ROUNDS {
+                while packet.is_referenced() {
+                    std::thread::yield_now();
+                }
+                packet.indicate(contents, 1, None);
+                Packets::reference(&packet);
+                let changed = packet.finish(contents);
+                assert_eq!(changed, None, "round {round}");
+                given.store(round, Ordering::Release);
+            }
+        });
+    }
+
+    #[test]
+    fn a_packet_goes_when_its_owner_and_the_last_driver_have_left_it() {
+        let packets = Packets::default();
+        let packet = packets.allocate(MdlLayout::Whole).unwrap();
+        for owner_first in [true, false] {
+            let other = packets.allocate(MdlLayout::Whole).unwrap();
+            Packets::reference(&other);
+            if owner_first {
+                packets.retire(&other);
+                assert_eq!(packets.0.lock().len(), 2);
+                assert_eq!(packets.dereference(&other), Some(1));
+            } else {
+                assert_eq!(packets.dereference(&other), Some(1));
+                assert_eq!(packets.0.lock().len(), 2);
+                packets.retire(&other);
+            }
+            assert_eq!(packets.0.lock().len(), 1);
+        }
+        packets.retire(&packet);
+        assert!(packets.0.lock().is_empty());
     }
 }

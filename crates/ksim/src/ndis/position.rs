@@ -4,7 +4,7 @@ use super::chain;
 use super::layout::{Mdl, NetBuffer, NetBufferList};
 use super::list::List;
 use crate::access::{Out, Shared};
-use crate::cpu::{DISPATCH, PASSIVE};
+use crate::cpu::{Callback, DISPATCH, PASSIVE};
 use crate::export::{Call, exports};
 use crate::verifier::ARGUMENT;
 use wfp_schema::NtStatus;
@@ -82,9 +82,8 @@ fn allocate(
     };
     let asked = Shared::new(size);
     let cpu = call.cpu();
-    let mdl = cpu.enter_driver("NET_BUFFER_ALLOCATE_MDL", cpu.irql(), || {
-        handler(asked.out())
-    });
+    let callback = Callback::new("NET_BUFFER_ALLOCATE_MDL", handler as usize);
+    let mdl = cpu.enter_driver(callback, cpu.irql(), || handler(asked.out()));
     let made = mdl.get()?;
     if made.byte_count < size {
         call.violation(
@@ -186,7 +185,8 @@ fn advance(
             match (&retreat.own, handler) {
                 (None, Some(handler)) => {
                     let cpu = call.cpu();
-                    cpu.enter_driver("NET_BUFFER_FREE_MDL", cpu.irql(), || handler(at));
+                    let callback = Callback::new("NET_BUFFER_FREE_MDL", handler as usize);
+                    cpu.enter_driver(callback, cpu.irql(), || handler(at));
                 }
                 (None, None) => call.violation(
                     &ARGUMENT,

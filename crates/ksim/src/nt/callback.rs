@@ -7,7 +7,7 @@ use super::io_memory::Guarded;
 use super::notify::Registered;
 use super::rtl_string::UnicodeString;
 use crate::access::{In, Out};
-use crate::cpu::{APC, Cpu, DISPATCH, PASSIVE};
+use crate::cpu::{APC, Callback, Cpu, DISPATCH, PASSIVE};
 use crate::export::{Call, exports};
 use crate::verifier::{ARGUMENT, OBJECT_STALE};
 
@@ -95,7 +95,8 @@ impl Callbacks {
             cpu,
             |registration| registration.object == address,
             |registration| {
-                cpu.enter_driver("CALLBACK_FUNCTION", cpu.irql(), || {
+                let callback = Callback::new("CALLBACK_FUNCTION", registration.function as usize);
+                cpu.enter_driver(callback, cpu.irql(), || {
                     (registration.function)(registration.context, first, second);
                 });
             },

@@ -9,7 +9,7 @@ use wfp_schema::NtStatus;
 use super::event::{Dispatcher, kind, size};
 use super::wait::Timeout;
 use crate::access::{In, Out};
-use crate::cpu::{Cpu, DISPATCH, HIGH, PASSIVE};
+use crate::cpu::{Callback, Cpu, DISPATCH, HIGH, PASSIVE};
 use crate::export::{Call, exports};
 use crate::time::{Ticks, TimerId};
 use crate::verifier::ARGUMENT;
@@ -134,7 +134,7 @@ fn run(cpu: &Cpu, dpc: Out<u8>) {
     // SAFETY: what the driver initialized the DPC with, which has this signature by the function's page.
     let routine: Routine = unsafe { std::mem::transmute::<usize, Routine>(routine) };
     let irql = if threaded { PASSIVE } else { DISPATCH };
-    cpu.enter_driver("a DPC", irql, || {
+    cpu.enter_driver(Callback::new("a DPC", routine as usize), irql, || {
         routine(dpc.address(), context, first, second);
     });
 }

@@ -1,6 +1,6 @@
 //! The locks that are held, how long, and in which order they are taken.
 //!
-//! Spin locks are a processor's, mutexes and push locks a thread's. What waits for a lock while it holds another
+//! Spin locks are a processor's, mutexes, push locks and the framework's wait locks a thread's. What waits for a lock while it holds another
 //! makes an edge from that to this; a cycle of edges can deadlock, whether or not it does now.
 
 use std::collections::HashMap;
@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
-use crate::cpu::Cpu;
+use crate::cpu::{Callback, Cpu};
 use crate::export::Call;
 use crate::verifier::{LOCK_HELD, LOCK_LONG, LOCK_ORDER};
 
@@ -79,7 +79,7 @@ impl HeldLocks {
     }
 
     /// A callback that was entered with `before` locks has come back.
-    pub(crate) fn check_returned(&self, cpu: &Cpu, what: &str, before: usize) {
+    pub(crate) fn check_returned(&self, cpu: &Cpu, callback: Callback, before: usize) {
         let now = self.count();
         if now == before {
             return;
@@ -91,6 +91,7 @@ impl HeldLocks {
                 .map(|held| cpu.machine().verifier().site(held.site))
                 .collect()
         };
+        let what = callback.name;
         let message = if now > before {
             format!(
                 "{what} returned with a spin lock held that was acquired at {}",
@@ -101,7 +102,7 @@ impl HeldLocks {
         };
         cpu.machine()
             .verifier()
-            .violation_at(cpu, &LOCK_HELD, message);
+            .violation_by(cpu, callback, &LOCK_HELD, message);
     }
 
     fn push(&self, lock: usize, site: usize) {
@@ -165,27 +166,31 @@ pub(super) fn spin_lock_released(call: &Call<'_>, lock: usize) -> bool {
     true
 }
 
-/// The calling thread has got a mutex or push lock for which it was ready to wait.
-pub(super) fn mutex_taken(call: &Call<'_>, lock: usize) {
+/// The calling thread has got a mutex, push lock or wait lock for which it was ready to wait.
+pub(crate) fn mutex_taken(call: &Call<'_>, lock: usize) {
     check_order(call, lock);
     mutex_tried(call, lock);
 }
 
-/// The calling thread has got a mutex or push lock for which it would not have waited.
-pub(super) fn mutex_tried(call: &Call<'_>, lock: usize) {
+/// The calling thread has got a mutex, push lock or wait lock for which it would not have waited for ever.
+pub(crate) fn mutex_tried(call: &Call<'_>, lock: usize) {
     let order = call.machine().nt().lock_order();
     let mut mutexes = order.mutexes.lock();
-    mutexes.entry(call.cpu().thread()).or_default().push(lock);
+    let held = mutexes.entry(call.cpu().thread()).or_default();
+    held.push((lock, call.site()));
+    drop(mutexes);
+    order.held.fetch_add(1, Ordering::Relaxed);
 }
 
-/// The calling thread gives a mutex or push lock back.
-pub(super) fn mutex_released(call: &Call<'_>, lock: usize) {
+/// The calling thread gives a mutex, push lock or wait lock back.
+pub(crate) fn mutex_released(call: &Call<'_>, lock: usize) {
     let order = call.machine().nt().lock_order();
     let thread = call.cpu().thread();
     let mut mutexes = order.mutexes.lock();
     if let Some(held) = mutexes.get_mut(&thread) {
-        if let Some(at) = held.iter().rposition(|&other| other == lock) {
+        if let Some(at) = held.iter().rposition(|(other, _)| *other == lock) {
             held.remove(at);
+            order.held.fetch_sub(1, Ordering::Relaxed);
         }
         if held.is_empty() {
             mutexes.remove(&thread);
@@ -198,7 +203,7 @@ fn check_order(call: &Call<'_>, lock: usize) {
     let order = call.machine().nt().lock_order();
     let mut held = call.cpu().locks().locks();
     if let Some(mutexes) = order.mutexes.lock().get(&call.cpu().thread()) {
-        held.extend(mutexes);
+        held.extend(mutexes.iter().map(|(lock, _)| *lock));
     }
     for first in held {
         // A shared lock may be taken again; taking an exclusive one again is another rule's.
@@ -229,11 +234,43 @@ fn check_order(call: &Call<'_>, lock: usize) {
 #[derive(Debug, Default)]
 pub(crate) struct Order {
     edges: Mutex<Edges>,
-    /// The mutexes and push locks that each thread holds.
-    mutexes: Mutex<HashMap<usize, Vec<usize>>>,
+    /// The mutexes, push locks and wait locks that each thread holds, and where it took them.
+    mutexes: Mutex<HashMap<usize, Vec<(usize, usize)>>>,
+    /// How many these are.
+    held: AtomicUsize,
 }
 
 impl Order {
+    /// How many mutexes, push locks and wait locks the thread on `cpu` holds.
+    pub(crate) fn held_by(&self, cpu: &Cpu) -> usize {
+        if self.held.load(Ordering::Relaxed) == 0 {
+            return 0;
+        }
+        self.mutexes.lock().get(&cpu.thread()).map_or(0, Vec::len)
+    }
+
+    /// A callback that was entered with `before` such locks has come back.
+    pub(crate) fn check_returned(&self, cpu: &Cpu, callback: Callback, before: usize) {
+        if self.held_by(cpu) <= before {
+            return;
+        }
+        let mut mutexes = self.mutexes.lock();
+        let left = mutexes
+            .get_mut(&cpu.thread())
+            .map(|held| held.split_off(before));
+        drop(mutexes);
+        let left = left.unwrap_or_default();
+        self.held.fetch_sub(left.len(), Ordering::Relaxed);
+        let verifier = cpu.machine().verifier();
+        let sites: Vec<String> = left.iter().map(|(_, site)| verifier.site(*site)).collect();
+        let message = format!(
+            "{} returned with a mutex, push lock or wait lock held that was acquired at {}",
+            callback.name,
+            sites.join(", ")
+        );
+        verifier.violation_by(cpu, callback, &LOCK_HELD, message);
+    }
+
     /// Locks in this memory are no more.
     pub(crate) fn forget(&self, memory: Range<usize>) {
         self.edges.lock().forget(&memory);

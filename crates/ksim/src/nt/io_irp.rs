@@ -73,6 +73,9 @@ pub(crate) struct Parameters {
     pub(crate) output: Vec<u8>,
 }
 
+/// What a sender does when its packet is complete.
+type Then = Box<dyn FnOnce(&Cpu, &Completion) + Send>;
+
 impl Parameters {
     /// An operation without data.
     pub(crate) const fn plain(major: Major) -> Self {
@@ -103,6 +106,8 @@ pub(crate) struct Completion {
 pub(crate) mod offset {
     pub(crate) const STATUS: usize = 48;
     pub(crate) const INFORMATION: usize = 56;
+    /// `CurrentLocation`.
+    pub(crate) const CURRENT_LOCATION: usize = 67;
     pub(crate) const CANCEL: usize = 68;
     pub(crate) const CANCEL_IRQL: usize = 69;
     pub(crate) const CANCEL_ROUTINE: usize = 104;
@@ -110,6 +115,8 @@ pub(crate) mod offset {
     pub(crate) const DRIVER_CONTEXT: usize = 120;
     /// `Tail.Overlay.Thread`.
     pub(crate) const THREAD: usize = 152;
+    /// `Tail.Overlay.CurrentStackLocation`.
+    pub(crate) const CURRENT_STACK_LOCATION: usize = 184;
     /// `Control` of the stack location, which follows the `IRP`.
     pub(crate) const CONTROL: usize = super::IRP_SIZE + 3;
 }
@@ -182,6 +189,8 @@ pub(crate) struct Irp {
     marked_pending: AtomicBool,
     /// How it ended. While it is held and empty, the memory may be touched.
     completion: Mutex<Option<Completion>>,
+    /// What its sender does when it is complete.
+    when_complete: Mutex<Option<Then>>,
 }
 
 impl fmt::Debug for Irp {
@@ -254,6 +263,7 @@ impl Irp {
             claimed: AtomicBool::new(false),
             marked_pending: AtomicBool::new(false),
             completion: Mutex::new(None),
+            when_complete: Mutex::new(None),
         };
         irp.fill();
         irp
@@ -274,9 +284,9 @@ impl Irp {
         memory.put(24, address(&self.system).to_le_bytes());
         memory.put(64, [1]); // RequestorMode: UserMode
         memory.put(66, [1]); // StackCount
-        memory.put(67, [1]); // CurrentLocation
+        memory.put(offset::CURRENT_LOCATION, [1]);
         memory.put(112, address(&self.user_output).to_le_bytes());
-        memory.put(184, stack.to_le_bytes());
+        memory.put(offset::CURRENT_STACK_LOCATION, stack.to_le_bytes());
         memory.put(192, self.file.address().to_le_bytes());
         let at = IRP_SIZE;
         memory.put(at, [self.major as u8]);
@@ -450,6 +460,19 @@ impl Irp {
         }
     }
 
+    /// The driver has skipped its stack location, which is the current one again.
+    pub(crate) fn restore_location(&self) {
+        let stack = self.address() + IRP_SIZE;
+        self.memory.put(offset::CURRENT_LOCATION, [1]);
+        self.memory
+            .put(offset::CURRENT_STACK_LOCATION, stack.to_le_bytes());
+    }
+
+    /// What is done where it is completed, once it is. Said before it is sent.
+    pub(crate) fn when_complete(&self, then: impl FnOnce(&Cpu, &Completion) + Send + 'static) {
+        *self.when_complete.lock() = Some(Box::new(then));
+    }
+
     /// How it ended, if it has.
     pub(crate) fn completion(&self) -> Option<Completion> {
         self.completion.lock().clone()
@@ -474,6 +497,10 @@ impl Irp {
         }
         let machine = cpu.machine();
         machine.io().irp_completed(cpu, self);
+        let then = self.when_complete.lock().take();
+        if let (Some(then), Some(completion)) = (then, self.completion()) {
+            then(cpu, &completion);
+        }
         machine.wake();
         true
     }

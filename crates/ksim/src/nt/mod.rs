@@ -1,8 +1,8 @@
 //! ntoskrnl and HAL.
 //!
 //! - memory: [`pool`], [`mdl`], `rtl_memory`;
-//! - waiting and excluding: `irql`, [`spin`], `spin_rw`, `event`, `wait`, `mutex`, `rundown`, `interlocked`;
-//! - time: `clock`, `dpc`, `shared_data`;
+//! - waiting and excluding: `irql`, [`spin`], `spin_rw`, `event`, `wait`, `mutex`, `resource`, `rundown`, `interlocked`;
+//! - time: `clock`, `dpc`, `ex_timer`, `shared_data`;
 //! - devices and requests: [`io`], [`io_irp`], [`io_security`], [`io_user`], `wdm`;
 //! - the rest: `debug`, `rtl_string`, `rtl`, [`process`], [`process_notify`], [`object`], `processor`, `errorlog`, `system`, `data`.
 
@@ -13,6 +13,7 @@ pub mod debug;
 mod dpc;
 mod errorlog;
 mod event;
+mod ex_timer;
 pub(crate) mod held;
 mod interlocked;
 pub mod io;
@@ -32,6 +33,7 @@ pub mod power;
 pub mod process;
 pub mod process_notify;
 mod processor;
+mod resource;
 mod rtl;
 mod rtl_memory;
 mod rtl_string;
@@ -63,7 +65,7 @@ pub(crate) mod calls {
     pub(crate) use super::thread::{
         ObReferenceObjectByHandle, PsCreateSystemThread, PsTerminateSystemThread,
     };
-    pub(crate) use super::wait::KeWaitForSingleObject;
+    pub(crate) use super::wait::{KeStallExecutionProcessor, KeWaitForSingleObject};
 }
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -81,6 +83,7 @@ pub(crate) static EXPORTS: &[&[Export]] = &[
     dpc::EXPORTS,
     errorlog::EXPORTS,
     event::EXPORTS,
+    ex_timer::EXPORTS,
     interlocked::EXPORTS,
     irql::EXPORTS,
     mdl::EXPORTS,
@@ -91,6 +94,7 @@ pub(crate) static EXPORTS: &[&[Export]] = &[
     process::EXPORTS,
     process_notify::EXPORTS,
     processor::EXPORTS,
+    resource::EXPORTS,
     rtl::EXPORTS,
     rtl_memory::EXPORTS,
     rtl_memory::RAW_EXPORTS,
@@ -125,6 +129,8 @@ pub struct State {
     debug: debug::Log,
     order: held::Order,
     timers: dpc::Timers,
+    ex_timers: ex_timer::Timers,
+    resources: resource::Resources,
     threads: thread::Threads,
     callbacks: callback::Callbacks,
     power: power::Power,
@@ -147,6 +153,8 @@ impl State {
             debug: debug::Log::default(),
             order: held::Order::default(),
             timers: dpc::Timers::default(),
+            ex_timers: ex_timer::Timers::default(),
+            resources: resource::Resources::default(),
             threads: thread::Threads::default(),
             callbacks: callback::Callbacks::default(),
             power: power::Power::default(),
@@ -197,6 +205,16 @@ impl State {
 
     pub(crate) const fn timers(&self) -> &dpc::Timers {
         &self.timers
+    }
+
+    /// Timers that the system allocates.
+    pub(crate) const fn ex_timers(&self) -> &ex_timer::Timers {
+        &self.ex_timers
+    }
+
+    /// Executive resources.
+    pub(crate) const fn resources(&self) -> &resource::Resources {
+        &self.resources
     }
 
     pub(crate) const fn callbacks(&self) -> &callback::Callbacks {

@@ -9,7 +9,7 @@ use super::callback::POWER_STATE;
 use super::io_memory::Guarded;
 use super::notify::Registered;
 use crate::access::{In, Out};
-use crate::cpu::{Cpu, PASSIVE};
+use crate::cpu::{Callback, Cpu, PASSIVE};
 use crate::export::exports;
 use crate::kernel::{Bugcheck, Kernel};
 use crate::verifier::ARGUMENT;
@@ -138,7 +138,8 @@ impl Power {
 /// Calls one driver with a setting's value. Its answer changes nothing.
 fn tell(cpu: &Cpu, setting: Setting, guid: &Guarded, value: &Guarded) {
     let length = u32::try_from(value.len()).unwrap_or(u32::MAX);
-    cpu.enter_driver("POWER_SETTING_CALLBACK", PASSIVE, || {
+    let callback = Callback::new("POWER_SETTING_CALLBACK", setting.callback as usize);
+    cpu.enter_driver(callback, PASSIVE, || {
         (setting.callback)(
             In::member(guid.address() as u64),
             value.address(),

@@ -80,22 +80,24 @@ impl Processes {
     /// The id of the process whose object is at `address`.
     #[must_use]
     pub fn id(&self, address: usize) -> Option<u32> {
+        let is = |object: &Guarded| object.address() == address;
         let table = self.table.lock();
-        let former = table.former.iter().map(|(id, object)| (id, object));
-        let present = table
-            .by_id
-            .iter()
-            .map(|(id, process)| (id, &process.object));
-        present
-            .chain(former)
-            .find_map(|(id, object)| (object.address() == address).then_some(*id))
+        let mut present = table.by_id.iter();
+        let present = present.find_map(|(id, process)| is(&process.object).then_some(*id));
+        let mut former = table.former.iter();
+        let found = present.or_else(|| former.find_map(|(id, object)| is(object).then_some(*id)));
+        drop(table);
+        found
     }
 
     /// The object of a process that exists and has not exited.
     pub(super) fn existing(&self, id: u32) -> Option<usize> {
-        let table = self.table.lock();
-        let process = table.by_id.get(&id).filter(|process| !process.exited)?;
-        Some(process.object.address())
+        self.table
+            .lock()
+            .by_id
+            .get(&id)
+            .filter(|process| !process.exited)
+            .map(|process| process.object.address())
     }
 
     /// A process begins; its id and its object. `None` when a process with that id is running that was started.
@@ -127,9 +129,12 @@ impl Processes {
 
     /// A process that was started and runs: its object.
     pub(super) fn running(&self, id: u32) -> Option<usize> {
-        let table = self.table.lock();
-        let process = table.by_id.get(&id)?;
-        (process.image.is_some() && !process.exited).then(|| process.object.address())
+        self.table
+            .lock()
+            .by_id
+            .get(&id)
+            .filter(|process| process.image.is_some() && !process.exited)
+            .map(|process| process.object.address())
     }
 
     /// The process is gone: nobody finds it by its id any more.
@@ -141,10 +146,12 @@ impl Processes {
 
     /// The file that the process with this object was started from.
     pub(super) fn image(&self, object: usize) -> Option<String> {
-        let table = self.table.lock();
-        let mut all = table.by_id.values();
-        let process = all.find(|process| process.object.address() == object)?;
-        process.image.clone()
+        self.table
+            .lock()
+            .by_id
+            .values()
+            .find(|process| process.object.address() == object)
+            .and_then(|process| process.image.clone())
     }
 }
 

@@ -10,7 +10,7 @@ use super::pool_api::allocate;
 use super::process::SYSTEM_PROCESS;
 use super::rtl_string::UnicodeString;
 use crate::access::{Out, plain};
-use crate::cpu::{Cpu, PASSIVE};
+use crate::cpu::{Callback, Cpu, PASSIVE};
 use crate::export::{Call, exports};
 use crate::kernel::{Bugcheck, Kernel};
 use crate::ndis::layout::layout;
@@ -139,12 +139,11 @@ impl Kernel {
     pub fn exit_process(&self, id: u32) -> Result<bool, Bugcheck> {
         self.here(|cpu| {
             let running = cpu.machine().nt().processes().running(id);
-            if let Some(object) = running.filter(|_| id != SYSTEM_PROCESS) {
+            let running = running.filter(|_| id != SYSTEM_PROCESS);
+            if let Some(object) = running {
                 tell_of_end(cpu, id, object);
-                true
-            } else {
-                false
             }
+            running.is_some()
         })
     }
 }
@@ -212,7 +211,9 @@ fn tell(cpu: &Cpu, run: impl Fn(Routine)) {
             } else {
                 "PCREATE_PROCESS_NOTIFY_ROUTINE"
             };
-            cpu.enter_driver(name, PASSIVE, || run(routine));
+            cpu.enter_driver(Callback::new(name, routine.address()), PASSIVE, || {
+                run(routine);
+            });
         },
     );
 }

@@ -5,7 +5,7 @@ use wfp_schema::NtStatus;
 use super::io_memory::Guarded;
 use super::notify::Registered;
 use crate::access::{In, Out, plain};
-use crate::cpu::{APC, PASSIVE};
+use crate::cpu::{APC, Callback, PASSIVE};
 use crate::export::exports;
 use crate::kernel::{Bugcheck, Kernel};
 use crate::ndis::layout::layout;
@@ -100,7 +100,9 @@ impl Kernel {
                 |registration| registration.wants.event_mask & event.mask() != 0,
                 |registration| {
                     let Registration { function, wants } = registration;
-                    cpu.enter_driver("IO_SESSION_NOTIFICATION_FUNCTION", PASSIVE, || {
+                    let callback =
+                        Callback::new("IO_SESSION_NOTIFICATION_FUNCTION", function as usize);
+                    cpu.enter_driver(callback, PASSIVE, || {
                         function(
                             session.address(),
                             wants.io_object,

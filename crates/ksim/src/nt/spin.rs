@@ -120,6 +120,19 @@ fn deadlock(call: &Call<'_>, rule: &Rule, lock: usize, code: u32, words: &str) -
     machine.crash(bugcheck)
 }
 
+/// Goes to `DISPATCH_LEVEL` and takes the lock; the IRQL before.
+pub(crate) fn raise_and_acquire(call: &Call<'_>, lock: usize) -> u8 {
+    let irql = call.cpu().set_irql(DISPATCH.max(call.cpu().irql()));
+    acquire(call, lock);
+    irql
+}
+
+/// Gives the lock back and goes to `irql`.
+pub(crate) fn release_and_lower(call: &Call<'_>, lock: usize, irql: u8) {
+    release(call, lock);
+    restore(call, irql);
+}
+
 /// Gives the lock back; the IRQL is the caller's business.
 fn release(call: &Call<'_>, lock: usize) {
     let word = word(call, lock);
@@ -205,28 +218,17 @@ exports! {
     /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdm/nf-wdm-keacquirespinlockraisetodpc>
     fn KeAcquireSpinLockRaiseToDpc(call, lock: usize) -> u8,
     irql PASSIVE..=DISPATCH;
-    {
-        let irql = call.cpu().set_irql(DISPATCH.max(call.cpu().irql()));
-        acquire(&call, lock);
-        irql
-    }
+    { raise_and_acquire(&call, lock) }
 
     /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdm/nf-wdm-keacquirespinlock>
     fn KeAcquireSpinLock(call, lock: usize, irql: Out<u8>),
     irql PASSIVE..=DISPATCH;
-    {
-        let old = call.cpu().set_irql(DISPATCH.max(call.cpu().irql()));
-        acquire(&call, lock);
-        irql.set(old);
-    }
+    { irql.set(raise_and_acquire(&call, lock)); }
 
     /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdm/nf-wdm-kereleasespinlock>
     fn KeReleaseSpinLock(call, lock: usize, irql: u8),
     irql DISPATCH..=DISPATCH;
-    {
-        release(&call, lock);
-        restore(&call, irql);
-    }
+    { release_and_lower(&call, lock, irql); }
 
     /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdm/nf-wdm-keacquirespinlockatdpclevel>
     fn KeAcquireSpinLockAtDpcLevel(call, lock: usize),
@@ -252,8 +254,7 @@ exports! {
     fn KeAcquireInStackQueuedSpinLock(call, lock: usize, handle: Out<usize>),
     irql PASSIVE..=DISPATCH;
     {
-        let irql = call.cpu().set_irql(DISPATCH.max(call.cpu().irql()));
-        acquire(&call, lock);
+        let irql = raise_and_acquire(&call, lock);
         note_queued(handle, lock, irql);
     }
 

@@ -4,6 +4,7 @@ mod locks;
 mod pool;
 mod power;
 mod processes;
+mod resources;
 
 use std::ffi::c_void;
 use std::sync::Arc;
@@ -39,7 +40,7 @@ use super::spin_rw::{
 use super::system::{ExUuidCreate, MmGetSystemRoutineAddress};
 use super::wait::{KeDelayExecutionThread, KeWaitForSingleObject};
 use crate::access::{In, Out};
-use crate::cpu::{Cpu, DISPATCH, PASSIVE};
+use crate::cpu::{Callback, Cpu, DISPATCH, PASSIVE};
 use crate::{Bugcheck, Config, Kernel, PoolMode};
 
 const NON_PAGED: u64 = 0x40;
@@ -239,7 +240,7 @@ fn readers_share_a_lock_and_a_writer_on_the_only_processor_would_wait_for_ever()
 fn a_callback_that_keeps_a_lock_or_the_irql_is_reported() {
     let lock = AtomicUsize::new(0);
     let found = broken(PoolMode::Special, |cpu| {
-        cpu.enter_driver("EvtSomething", PASSIVE, || {
+        cpu.enter_driver(Callback::new("EvtSomething", 0), PASSIVE, || {
             KeAcquireSpinLockRaiseToDpc(lock.as_ptr() as usize);
         });
     });

@@ -11,7 +11,7 @@ use super::event::{Dispatcher, kind, size};
 use super::process::SYSTEM_PROCESS;
 use super::system::HANDLE;
 use crate::access::Out;
-use crate::cpu::{APC, Cpu, DISPATCH, PASSIVE};
+use crate::cpu::{APC, Callback, Cpu, DISPATCH, PASSIVE};
 use crate::export::{Call, exports};
 use crate::kernel::{Bugcheck, Machine};
 use crate::sched::Thread;
@@ -172,11 +172,15 @@ fn run(cpu: &Cpu, start: Start, context: usize, place: &AtomicUsize) {
     let object = cpu.thread();
     // The creator notes the thread before it goes on.
     drop(cpu.machine().nt().threads().by_object.lock());
-    cpu.enter_driver("a system thread", PASSIVE, || {
-        // SAFETY: the routine is the driver's, with the signature that it was created with; what it leaves behind on
-        // the stack, when it terminates itself, are the driver's own frames.
-        unsafe { ksim_run_thread(start, context, place.as_ptr()) };
-    });
+    cpu.enter_driver(
+        Callback::new("a system thread", start as usize),
+        PASSIVE,
+        || {
+            // SAFETY: the routine is the driver's, with the signature that it was created with; what it leaves behind on
+            // the stack, when it terminates itself, are the driver's own frames.
+            unsafe { ksim_run_thread(start, context, place.as_ptr()) };
+        },
+    );
     let machine = cpu.machine();
     let kept = {
         let mut threads = machine.nt().threads().by_object.lock();

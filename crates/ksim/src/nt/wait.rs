@@ -110,6 +110,20 @@ exports! {
         status(until(&call, "KeWaitForSingleObject", timeout, || object.try_take(cpu)))
     }
 
+    /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/ntifs/nf-ntifs-zwwaitforsingleobject>
+    fn ZwWaitForSingleObject(call, handle: usize, alertable: u8, timeout: In<i64>) -> u32,
+    irql PASSIVE..=PASSIVE;
+    {
+        let Some(object) = call.machine().nt().threads().object(handle) else {
+            return NtStatus::INVALID_HANDLE.code();
+        };
+        // SAFETY: the handle keeps the thread whose object this is.
+        let object = Dispatcher::existing(unsafe { Out::new(object as *mut u8) });
+        let timeout = Timeout::read(call.cpu(), timeout);
+        let cpu = call.cpu();
+        status(until(&call, "ZwWaitForSingleObject", timeout, || object.try_take(cpu)))
+    }
+
     /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdm/nf-wdm-kewaitformultipleobjects>
     fn KeWaitForMultipleObjects(
         call, count: u32, objects: In<Out<u8>>, kind: u32, reason: u32, mode: u8, alertable: u8, timeout: In<i64>,

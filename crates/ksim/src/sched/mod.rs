@@ -4,7 +4,8 @@
 //! thread be on each processor. By default processors run in parallel, as the host likes. Under a controlled
 //! [`Schedule`] one of them runs at a time, and at every point where another could go on the schedule decides, so
 //! that a run can be repeated ([`Schedule::seeded`], [`Schedule::replay`]) and all runs within a bound can be tried
-//! ([`explore`]).
+//! ([`explore`], [`explore_preemptions`]). Such points lie before and after every call into the kernel, before every
+//! callback, and where a thread waits or spins; between two of them a thread has the machine for itself.
 
 mod explore;
 mod program;
@@ -15,7 +16,7 @@ mod tests;
 pub(crate) mod thread;
 mod wait;
 
-pub use explore::{Bound, Explored, Failure, explore, sweep};
+pub use explore::{Bound, Explored, Failure, Preemptions, explore, explore_preemptions, sweep};
 pub use program::Program;
 pub(crate) use program::member;
 pub use schedule::{Run, Schedule, Trace, TraceError};

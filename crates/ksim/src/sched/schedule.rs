@@ -119,11 +119,6 @@ impl Trace {
         Self(all)
     }
 
-    /// How often it departs.
-    pub(super) const fn departures(&self) -> usize {
-        self.0.len()
-    }
-
     /// The decision after the last departure.
     pub(super) fn end(&self) -> usize {
         self.0.last().map_or(0, |(step, _)| step + 1)
@@ -197,6 +192,8 @@ impl Run {
 pub(super) struct Decision {
     /// How many could go on; the first is the one that does in the plain order.
     pub(super) candidates: u8,
+    /// Whether the first one was running: every other choice interrupts it.
+    pub(super) preempts: bool,
     pub(super) chosen: u8,
 }
 
@@ -267,6 +264,7 @@ impl Chooser {
         };
         record.decisions.push(Decision {
             candidates: u8::try_from(candidates).unwrap_or(u8::MAX),
+            preempts,
             chosen: u8::try_from(chosen).unwrap_or(u8::MAX),
         });
         chosen

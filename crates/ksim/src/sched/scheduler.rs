@@ -12,6 +12,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
@@ -114,6 +115,10 @@ struct State {
     last: Id,
     /// How often in a row somebody spun with nobody else to go on.
     fruitless: u32,
+    /// Under a controlled schedule: how many steps were made, each from one point to the next.
+    steps: u64,
+    /// Whose step is watched, which one, and how long its thread had run when it was seen first.
+    watched: Option<(Id, u64, Duration)>,
     chooser: Option<Chooser>,
     closing: bool,
 }
@@ -273,6 +278,7 @@ impl Scheduler {
         }
         state.turn = Some(id);
         state.last = id;
+        state.steps += 1;
         state.members[id].turned.notify_one();
     }
 
@@ -408,7 +414,12 @@ impl Scheduler {
             if free && state.members[me].status == Status::On {
                 return state;
             }
-            turned.wait(&mut state);
+            if self.controlled {
+                turned.wait_for(&mut state, calls::WATCH_INTERVAL);
+                state.watch();
+            } else {
+                turned.wait(&mut state);
+            }
         }
     }
 
@@ -459,6 +470,26 @@ impl Scheduler {
 }
 
 impl State {
+    /// Looks whether the one whose turn it is gets on: driver code that goes on without a call keeps everybody waiting.
+    /// It is asked to stop where it is.
+    fn watch(&mut self) {
+        let Some(id) = self.turn else { return };
+        let member = &self.members[id];
+        let (Some(thread), Some(host)) = (&member.thread, &member.host) else {
+            return;
+        };
+        let ran = crate::trap::thread_time(host);
+        match self.watched {
+            Some((who, step, before)) if (who, step) == (id, self.steps) => {
+                if ran.saturating_sub(before) > calls::LONGEST_STEP {
+                    thread.trap_stacks().ask();
+                    crate::trap::interrupt(host);
+                }
+            }
+            _ => self.watched = Some((id, self.steps, ran)),
+        }
+    }
+
     /// Who could have the turn; only who spins if `spinning`.
     fn candidates(&self, spinning: bool) -> Vec<Id> {
         let here = |(id, member): (Id, &Member)| {

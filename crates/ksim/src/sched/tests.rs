@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
-use super::{Bound, Explored, Program, Schedule, explore, sweep};
+use super::{Bound, Explored, Preemptions, Program, Schedule, explore, explore_preemptions, sweep};
 use crate::access::{In, Out};
 use crate::cpu::{Cpu, PASSIVE};
 use crate::kernel::{Bugcheck, Config, Kernel};
@@ -60,6 +60,110 @@ fn a_race_is_found_by_departing_from_the_plain_order_and_not_without() {
     let again = Schedule::replay(failure.trace.to_string().parse().unwrap());
     assert_eq!(racy_counter(&again), Err("counted 1".to_owned()));
     assert_eq!(again.run(), failure.schedule.run());
+}
+
+/// All orders in which two threads make `steps` steps each with at most so many interruptions.
+fn interleavings(steps: usize, preemptions: usize) -> HashSet<Vec<usize>> {
+    let mut all = HashSet::new();
+    let mut begun = vec![(Vec::new(), [steps, steps], preemptions)];
+    while let Some((order, left, budget)) = begun.pop() {
+        if left == [0, 0] {
+            all.insert(order);
+            continue;
+        }
+        for next in (0..2).filter(|next| left[*next] > 0) {
+            let interrupts = order
+                .last()
+                .is_some_and(|last| *last != next && left[*last] > 0);
+            let Some(budget) = budget.checked_sub(usize::from(interrupts)) else {
+                continue;
+            };
+            let (mut order, mut left) = (order.clone(), left);
+            order.push(next);
+            left[next] -= 1;
+            begun.push((order, left, budget));
+        }
+    }
+    all
+}
+
+#[test]
+fn every_interleaving_with_so_many_preemptions_is_tried_and_no_other() {
+    const STEPS: usize = 3;
+    for preemptions in 0..3 {
+        let mut seen = HashSet::new();
+        let bound = Preemptions {
+            preemptions,
+            schedules: 50_000,
+        };
+        let explored = explore_preemptions(bound, |schedule| -> Result<(), String> {
+            let kernel = machine(schedule, 2);
+            let order = std::sync::Mutex::new(Vec::new());
+            on_each(&kernel, 2, &|cpu| {
+                for _ in 0..STEPS {
+                    order.lock().unwrap().push(cpu.index() as usize);
+                    KeQueryInterruptTime();
+                }
+            });
+            seen.insert(order.into_inner().unwrap());
+            Ok(())
+        });
+        let explored = explored.unwrap();
+        println!(
+            "{preemptions} preemptions: {explored:?}, {} orders",
+            seen.len()
+        );
+        assert!(explored.complete, "{explored:?}");
+        assert_eq!(seen, interleavings(STEPS, preemptions));
+    }
+}
+
+#[test]
+fn a_race_takes_one_preemption() {
+    let bound = |preemptions| Preemptions {
+        preemptions,
+        schedules: 50_000,
+    };
+    assert!(
+        explore_preemptions(bound(0), racy_counter)
+            .unwrap()
+            .complete
+    );
+    let failure = explore_preemptions(bound(1), racy_counter).unwrap_err();
+    assert!(racy_counter(&Schedule::replay(failure.trace)).is_err());
+    let explored = explore_preemptions(bound(2), locked_counter).unwrap();
+    assert!(explored.complete && explored.schedules > 50, "{explored:?}");
+}
+
+/// One processor acts on what a call told it, without another call; meanwhile that became untrue.
+fn stale_answer(schedule: &Schedule) -> Result<(), String> {
+    let kernel = machine(schedule, 2);
+    let mut event = [0u64; 3];
+    // SAFETY: the event outlives the machine's use of it.
+    let object = unsafe { Out::new(event.as_mut_ptr().cast::<u8>()) };
+    kernel
+        .on(0, |_| KeInitializeEvent(object, 0, 0))
+        .map_err(|bugcheck| bugcheck.to_string())?;
+    let (set, stale) = (AtomicU32::new(0), AtomicU32::new(0));
+    on_each(&kernel, 2, &|cpu| {
+        if cpu.index() == 1 {
+            KeSetEvent(object, 0, 0);
+            set.store(1, Ordering::Relaxed);
+        } else if KeReadStateEvent(object) == 0 {
+            stale.store(set.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+    });
+    match stale.into_inner() {
+        0 => Ok(()),
+        _ => Err("the event was set meanwhile".to_owned()),
+    }
+}
+
+#[test]
+fn another_thread_may_go_on_right_after_a_call_has_returned() {
+    explore(bound(0), stale_answer).unwrap();
+    let failure = explore(bound(2), stale_answer).unwrap_err();
+    assert!(stale_answer(&Schedule::replay(failure.trace)).is_err());
 }
 
 #[test]

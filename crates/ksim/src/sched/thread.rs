@@ -7,8 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
+use parking_lot::Mutex;
+
 use super::scheduler::Id;
-use crate::cpu::{self, Cpu};
+use crate::cpu::{self, Callback, Cpu};
 use crate::nt::io_memory::Guarded;
 use crate::trap;
 
@@ -29,6 +31,11 @@ pub(crate) struct Thread {
     object: Guarded,
     trap: trap::Stacks,
     parked: AtomicBool,
+    /// The callbacks that it is in, the outermost first.
+    inside: Mutex<Vec<Callback>>,
+    /// What its processor held of it when it left it, while it is away.
+    away: Mutex<Option<cpu::Context>>,
+    classify: crate::fwp::Current,
 }
 
 thread_local! {
@@ -42,6 +49,9 @@ impl Thread {
             object: Guarded::new(SIZE),
             trap: trap::Stacks::new()?,
             parked: AtomicBool::new(false),
+            inside: Mutex::default(),
+            away: Mutex::default(),
+            classify: crate::fwp::Current::default(),
             cpu,
         };
         thread.set_process(thread.cpu.machine().nt().processes().system());
@@ -67,6 +77,42 @@ impl Thread {
 
     pub(crate) const fn trap_stacks(&self) -> &trap::Stacks {
         &self.trap
+    }
+
+    /// It is called into `callback`.
+    pub(crate) fn enter(&self, callback: Callback) {
+        self.inside.lock().push(callback);
+    }
+
+    /// The callback that it was called into last has returned.
+    pub(crate) fn leave(&self) {
+        self.inside.lock().pop();
+    }
+
+    /// The callbacks that it is in, the outermost first.
+    pub(crate) fn inside(&self) -> Vec<Callback> {
+        self.inside.lock().clone()
+    }
+
+    /// The processor on which it runs.
+    pub(crate) fn cpu(&self) -> &Cpu {
+        &self.cpu
+    }
+
+    /// It leaves its processor, which holds this of it, or comes back.
+    pub(super) fn set_away(&self, context: Option<cpu::Context>) {
+        *self.away.lock() = context;
+    }
+
+    /// The last call of the driver on this thread.
+    pub(crate) fn last_call(&self) -> cpu::LastCall {
+        let away = *self.away.lock();
+        away.map_or_else(|| self.cpu.last_call(), |context| context.call)
+    }
+
+    /// The classify in progress on it.
+    pub(crate) const fn classify(&self) -> &crate::fwp::Current {
+        &self.classify
     }
 
     /// Whether it has stopped for ever.

@@ -10,7 +10,7 @@ use crate::loader::memory::{PAGE, probe};
 use crate::nt::pool::Fault;
 use crate::verifier::{
     IRP_TOUCHED, POOL_OVERRUN, POOL_PAGED_ACCESS, POOL_UNDERRUN, POOL_USE_AFTER_FREE, Rule,
-    STOP_STACK, STOP_TRAP, UNLOAD_CODE,
+    STOP_SPIN, STOP_STACK, STOP_TRAP, UNLOAD_CODE,
 };
 
 /// Bug check codes that traps become.
@@ -31,6 +31,7 @@ pub(crate) mod code {
     pub(crate) const DRIVER_UNLOADED_WITHOUT_CANCELLING_PENDING_OPERATIONS: u32 = 0xce;
     pub(crate) const DRIVER_IRQL_NOT_LESS_OR_EQUAL: u32 = 0xd1;
     pub(crate) const ATTEMPTED_EXECUTE_OF_NOEXECUTE_MEMORY: u32 = 0xfc;
+    pub(crate) const DPC_WATCHDOG_VIOLATION: u32 = 0x133;
     pub(crate) const KERNEL_SECURITY_CHECK_FAILURE: u32 = 0x139;
     /// A function that is not simulated was called. Windows would not have loaded the driver.
     pub(crate) const DRIVER_UNMAPPED_IMPORT: u32 = 0xc000_0139;
@@ -130,6 +131,24 @@ pub(super) fn bugcheck(cpu: &Cpu, trap: &Trap) -> (&'static Rule, Bugcheck) {
         stack: trapped_stack(cpu, trap),
     };
     (rule, bugcheck)
+}
+
+/// The stop of a driver that goes on and on in one place while nobody else can.
+pub(super) fn spin(cpu: &Cpu, trap: &Trap) -> (&'static Rule, Bugcheck) {
+    let place = cpu.machine().verifier().place(trap.rip);
+    let message = format!(
+        "driver code goes on without a call into the kernel at {place}, and nobody else can meanwhile \
+         (processor {}, IRQL {})",
+        cpu.index(),
+        cpu.irql()
+    );
+    let bugcheck = Bugcheck {
+        code: code::DPC_WATCHDOG_VIOLATION,
+        parameters: [0, 0, 0, 0],
+        message,
+        stack: trapped_stack(cpu, trap),
+    };
+    (&STOP_SPIN, bugcheck)
 }
 
 fn fast_fail(trap: &Trap) -> (u32, [u64; 4], String) {

@@ -13,13 +13,18 @@ pub struct Violation {
     pub message: String,
     /// The function that the driver called, where there is one.
     pub call: Option<&'static str>,
-    /// What that function was given: names and values.
+    /// The function of the driver's that the kernel had called, where what it did or returned is the breach.
+    pub callback: Option<&'static str>,
+    /// What that function called last.
+    pub last_call: Option<&'static str>,
+    /// What the function that was called was given: names and values.
     pub arguments: Vec<(&'static str, String)>,
     /// The file name of the driver's image, where the driver is known.
     pub driver: Option<String>,
-    /// Where in the driver: `module+offset`.
+    /// Where in the driver: `module+offset`. The call, or where the callback begins.
     pub site: Option<String>,
-    /// The places in drivers from which the call came, innermost first; the first is `site`.
+    /// The places in drivers from which the call came, innermost first; the first is `site`. For a callback that has
+    /// returned: its last call, if it made one, and where it begins.
     pub stack: Vec<String>,
     /// The processor.
     pub processor: u32,
@@ -39,7 +44,13 @@ impl std::fmt::Display for Violation {
             write!(f, ")")?;
         }
         if let Some(site) = &self.site {
-            write!(f, ", called from {site}")?;
+            match (self.call, self.callback) {
+                (None, Some(callback)) => write!(f, ", by {callback} at {site}")?,
+                _ => write!(f, ", called from {site}")?,
+            }
+        }
+        if let Some(last) = self.last_call {
+            write!(f, ", which called {last} last")?;
         }
         write!(f, " (processor {}, IRQL {})", self.processor, self.irql)?;
         for place in &self.stack {

@@ -18,6 +18,8 @@ static __inline ULONG64 __readcr8(VOID)
 #define InterlockedDecrement(Addend) (__sync_sub_and_fetch((Addend), 1))
 #define InterlockedIncrement64(Addend) (__sync_add_and_fetch((Addend), 1))
 #define InterlockedExchange(Target, Value) (__atomic_exchange_n((Target), (Value), __ATOMIC_SEQ_CST))
+#define InterlockedCompareExchange(Destination, ExChange, Comperand) \
+    (__sync_val_compare_and_swap((Destination), (Comperand), (ExChange)))
 #define InterlockedExchangePointer(Target, Value) \
     ((PVOID)__atomic_exchange_n((PVOID volatile *)(Target), (PVOID)(Value), __ATOMIC_SEQ_CST))
 
@@ -36,6 +38,14 @@ static __inline PVOID MmGetSystemAddressForMdlSafe(PMDL Mdl, ULONG Priority)
 }
 
 #define MmGetMdlByteCount(Mdl) ((Mdl)->ByteCount)
+
+#define RtlUshortByteSwap(Value) __builtin_bswap16((USHORT)(Value))
+#define RtlUlongByteSwap(Value) __builtin_bswap32((ULONG)(Value))
+
+/* Objects. */
+
+#define ObReferenceObject(Object) ObfReferenceObject(Object)
+#define ObDereferenceObject(Object) ObfDereferenceObject(Object)
 
 /* Doubly linked lists. */
 

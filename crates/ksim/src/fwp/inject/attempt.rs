@@ -8,7 +8,7 @@ use wfp_schema::{IpVersion, LayerKind, NtStatus, StreamFlags};
 use super::header::with_ip_header;
 use super::mark::Mark;
 use crate::access::Out;
-use crate::cpu::{Cpu, DISPATCH};
+use crate::cpu::{Callback, Cpu, DISPATCH};
 use crate::export::Call;
 use crate::fwp::classify::stage_of;
 use crate::fwp::layout::kernel::InjectComplete;
@@ -373,7 +373,8 @@ fn complete(cpu: &Cpu, list: Out<NetBufferList>, completion: InjectComplete, con
         header.status = NtStatus::SUCCESS.code();
         list.set(header);
     }
-    cpu.enter_driver("FWPS_INJECT_COMPLETE0", DISPATCH, || {
+    let callback = Callback::new("FWPS_INJECT_COMPLETE0", completion as usize);
+    cpu.enter_driver(callback, DISPATCH, || {
         completion(context, list, 1);
     });
 }

@@ -254,6 +254,16 @@ fn a_classify_that_takes_long_is_found() {
             classify.out.action = Action::Permit.value();
         });
         classify(driver, 0, None);
+        let verifier = crate::Cpu::current()
+            .expect("a processor")
+            .machine()
+            .verifier();
+        assert_eq!(
+            verifier.report().violations,
+            [],
+            "once may be the host's doing"
+        );
+        classify(driver, 0, None);
     });
     assert_eq!(rules(&report), [CLASSIFY_TIME.name]);
 }

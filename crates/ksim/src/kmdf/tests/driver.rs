@@ -21,6 +21,7 @@ use crate::kmdf::device_init::{
     WdfDeviceInitSetIoType,
 };
 use crate::kmdf::driver::WdfDriverCreate;
+use crate::kmdf::preprocess::WdfDeviceInitAssignWdmIrpPreprocessCallback;
 use crate::kmdf::queue_api::WdfIoQueueCreate;
 use crate::kmdf::request_api::{
     WdfRequestComplete, WdfRequestCompleteWithInformation, WdfRequestForwardToIoQueue,
@@ -284,6 +285,7 @@ pub(super) struct Setup {
     pub(super) io_type: u32,
     pub(super) canceled_on_queue: Option<extern "win64" fn(usize, usize)>,
     pub(super) finish: bool,
+    pub(super) preprocess: Option<crate::kmdf::preprocess::Preprocess>,
 }
 
 impl Default for Setup {
@@ -294,6 +296,7 @@ impl Default for Setup {
             io_type: 2,
             canceled_on_queue: None,
             finish: true,
+            preprocess: None,
         }
     }
 }
@@ -373,6 +376,17 @@ pub(super) fn create_device(name: &str, setup: &Setup) -> NtStatus {
         NtStatus::SUCCESS
     );
     WdfDeviceInitSetIoType(globals, init, setup.io_type);
+    if setup.preprocess.is_some() {
+        let status = WdfDeviceInitAssignWdmIrpPreprocessCallback(
+            globals,
+            init,
+            setup.preprocess,
+            0xe,
+            In::null(),
+            0,
+        );
+        assert_eq!(status, NtStatus::SUCCESS);
+    }
     let files = FileObjectConfig {
         size: 40,
         create: Some(evt_create),

@@ -325,7 +325,7 @@ fn a_spin_lock_taken_twice_stops_the_machine() {
         })
         .unwrap_err();
     assert_eq!((bugcheck.code, bugcheck.parameters[0]), (0x10d, 2));
-    assert_eq!(machine.broken_rules(), ["lock-protocol"]);
+    assert_eq!(machine.broken_rules(), ["lock-recursion"]);
 }
 
 #[test]
@@ -344,5 +344,5 @@ fn a_wait_lock_released_by_a_stranger_stops_the_machine() {
         })
         .unwrap_err();
     assert_eq!((bugcheck.code, bugcheck.parameters[0]), (0x10d, 0xb));
-    assert_eq!(machine.broken_rules(), ["lock-protocol"]);
+    assert_eq!(machine.broken_rules(), ["lock-owner"]);
 }

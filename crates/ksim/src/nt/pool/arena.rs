@@ -66,7 +66,13 @@ struct Inner {
     used: usize,
     /// Freed runs by size, oldest first.
     free: HashMap<usize, VecDeque<usize>>,
+    /// Blocks that are not freed.
+    live: usize,
 }
+
+/// So many blocks an arena may have whatever others in the process have: what a small driver's faults are is not a
+/// matter of which other machines there are.
+const GUARANTEED: usize = 256;
 
 /// Blocks of all machines: each splits a mapping of the process twice, and the host allows so many mappings only.
 static BLOCKS: AtomicUsize = AtomicUsize::new(0);
@@ -123,13 +129,16 @@ impl Arena {
     /// A block of `size` bytes whose end, rounded up to its alignment, is the end of its pages, or whose start is
     /// their start. `None` when the host has no more mappings or the arena no more addresses.
     pub(super) fn allocate(&self, size: usize, alignment: usize) -> Option<(usize, Run)> {
-        if BLOCKS.fetch_add(1, Ordering::Relaxed) >= most_blocks() {
+        let guaranteed = self.inner.lock().live < GUARANTEED;
+        if BLOCKS.fetch_add(1, Ordering::Relaxed) >= most_blocks() && !guaranteed {
             BLOCKS.fetch_sub(1, Ordering::Relaxed);
             return None;
         }
         let run = self.pages(size, alignment);
         if run.is_none() {
             BLOCKS.fetch_sub(1, Ordering::Relaxed);
+        } else {
+            self.inner.lock().live += 1;
         }
         run
     }
@@ -186,6 +195,7 @@ impl Arena {
                 .or_default()
                 .push_back(offset);
         }
+        self.inner.lock().live -= 1;
         BLOCKS.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU32, AtomicUsize};
 
 use super::{broken, crash, kernel, rules};
 use crate::PoolMode;
-use crate::cpu::DISPATCH;
+use crate::cpu::{Callback, DISPATCH};
 use crate::nt::irql::{KeGetCurrentIrql, KeLowerIrql, KfRaiseIrql};
 use crate::nt::mutex::{
     ExAcquireFastMutex, ExAcquirePushLockExclusiveEx, ExReleaseFastMutex,
@@ -204,7 +204,7 @@ fn a_callback_gives_back_the_reader_writer_locks_that_it_took() {
     let lock = AtomicU32::new(0);
     let address = lock.as_ptr() as usize;
     let found = broken(PoolMode::Special, |cpu| {
-        cpu.enter_driver("EvtSomething", DISPATCH, || {
+        cpu.enter_driver(Callback::new("EvtSomething", 0), DISPATCH, || {
             ExAcquireSpinLockShared(address);
         });
     });

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::access::Out;
-use crate::cpu::{self, Cpu, DISPATCH, PASSIVE};
+use crate::cpu::{self, Callback, Cpu, DISPATCH, PASSIVE};
 use crate::export::{Call, exports};
 use crate::kernel::Bugcheck;
 use crate::nt::io_irp::Irp;
@@ -41,7 +41,7 @@ impl CancelLock {
             if cpu.machine().crashed() {
                 cpu::park_for_ever();
             }
-            std::thread::yield_now();
+            cpu.machine().scheduler().spin(cpu);
         }
         before
     }
@@ -70,15 +70,17 @@ pub(super) fn cancel(cpu: &Cpu, irp: &Arc<Irp>) -> bool {
     let routine: Routine = unsafe { std::mem::transmute::<usize, Routine>(routine) };
     let (device, address) = (irp.file.device().address(), irp.address());
     // It is called with the lock held and comes back without, so it lowers the IRQL to where it was.
-    routine(device, address);
+    let callback = Callback::new("a cancel routine", routine as usize);
+    cpu.inside(callback, || routine(device, address));
     if cpu.machine().crashed() {
         cpu::park_for_ever();
     }
     let verifier = cpu.machine().verifier();
     if lock.is_held_by(cpu) {
         lock.release(cpu, before);
-        verifier.violation_at(
+        verifier.violation_by(
             cpu,
+            callback,
             &IRP_CANCEL,
             "a cancel routine returned without releasing the cancel spin lock (IoReleaseCancelSpinLock)",
         );
@@ -88,7 +90,7 @@ pub(super) fn cancel(cpu: &Cpu, irp: &Arc<Irp>) -> bool {
         let message = format!(
             "a cancel routine was called for a request cancelled at IRQL {before} and returned at {after}"
         );
-        verifier.violation_at(cpu, &IRQL_RESTORED, message);
+        verifier.violation_by(cpu, callback, &IRQL_RESTORED, message);
     }
     true
 }

@@ -9,7 +9,7 @@ use wfp_schema::NtStatus;
 use super::cancel;
 use super::driver_object;
 use crate::access::Out;
-use crate::cpu::{Cpu, DISPATCH, PASSIVE};
+use crate::cpu::{Callback, Cpu, DISPATCH, PASSIVE};
 use crate::export::{Call, exports};
 use crate::kernel::{Bugcheck, Machine};
 use crate::nt::io::Dispatch;
@@ -50,8 +50,9 @@ impl Dispatch for DispatchTable {
         // SAFETY: what the driver put into its dispatch table is a dispatch routine by the driver model.
         let routine: Routine = unsafe { std::mem::transmute::<usize, Routine>(routine) };
         let (device, address) = (irp.file.device().address(), irp.address());
-        let returned = cpu.enter_driver(name(irp.major), PASSIVE, || routine(device, address));
-        check_returned(cpu, irp, NtStatus::from_u32(returned));
+        let callback = Callback::new(name(irp.major), routine as usize);
+        let returned = cpu.enter_driver(callback, PASSIVE, || routine(device, address));
+        check_returned(cpu, callback, irp, NtStatus::from_u32(returned));
     }
 
     fn cancel(&self, cpu: &Cpu, irp: &Arc<Irp>) {
@@ -76,7 +77,7 @@ const fn name(major: Major) -> &'static str {
 }
 
 /// A dispatch routine has completed the IRP and says with which status, or it has marked it pending and says so.
-fn check_returned(cpu: &Cpu, irp: &Irp, returned: NtStatus) {
+pub(crate) fn check_returned(cpu: &Cpu, callback: Callback, irp: &Irp, returned: NtStatus) {
     let verifier = cpu.machine().verifier();
     let what = irp.describe();
     let (completion, marked) = irp.progress();
@@ -86,14 +87,14 @@ fn check_returned(cpu: &Cpu, irp: &Irp, returned: NtStatus) {
             let message = format!(
                 "STATUS_PENDING was returned for {what}, which was not marked pending (IoMarkIrpPending)"
             );
-            verifier.violation_at(cpu, &IRP_PENDING, message);
+            verifier.violation_by(cpu, callback, &IRP_PENDING, message);
             return;
         }
         (false, true) => {
             let message = format!(
                 "{what} was marked pending, and {returned} was returned instead of STATUS_PENDING"
             );
-            verifier.violation_at(cpu, &IRP_PENDING, message);
+            verifier.violation_by(cpu, callback, &IRP_PENDING, message);
             return;
         }
         (false, false) => {}
@@ -103,13 +104,13 @@ fn check_returned(cpu: &Cpu, irp: &Irp, returned: NtStatus) {
             let message = format!(
                 "{returned} was returned for {what}, which was neither completed nor marked pending"
             );
-            verifier.violation_at(cpu, &REQUEST_COMPLETION, message);
+            verifier.violation_by(cpu, callback, &REQUEST_COMPLETION, message);
             // The program would wait for ever; the driver may still complete it, which is then found too.
         }
         Some(status) if status != returned => {
             let message =
                 format!("{what} was completed with {status}, and {returned} was returned");
-            verifier.violation_at(cpu, &IRP_STATUS, message);
+            verifier.violation_by(cpu, callback, &IRP_STATUS, message);
         }
         Some(_) => {}
     }

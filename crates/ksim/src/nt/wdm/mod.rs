@@ -17,7 +17,9 @@ use crate::export::Export;
 
 pub(crate) use cancel::CancelLock;
 pub(crate) use device::{finish_initializing, pending_of};
-pub(crate) use dispatch::{Completed, fill_dispatch_table};
+#[cfg(test)]
+pub(crate) use dispatch::IofCompleteRequest;
+pub(crate) use dispatch::{Completed, check_returned, fill_dispatch_table};
 pub(crate) use work_item::WorkItems;
 
 /// What these modules give to drivers.

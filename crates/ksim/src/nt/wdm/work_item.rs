@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use parking_lot::Mutex;
 
 use crate::access::Out;
-use crate::cpu::{Cpu, DISPATCH, HIGH, PASSIVE};
+use crate::cpu::{Callback, Cpu, DISPATCH, HIGH, PASSIVE};
 use crate::export::{Call, exports};
 use crate::nt::io_memory::Guarded;
 use crate::verifier::{ARGUMENT, OBJECT_STALE};
@@ -103,17 +103,21 @@ fn run(cpu: &Cpu, job: Job) {
             item.object
         });
     let Some(object) = begun else { return };
-    cpu.enter_driver("a work item's routine", PASSIVE, || {
-        if job.extended {
-            // SAFETY: the routine that the driver gave to IoQueueWorkItemEx.
-            let routine = unsafe { std::mem::transmute::<usize, RoutineEx>(job.routine) };
-            routine(object, job.context, job.item);
-        } else {
-            // SAFETY: the routine that the driver gave to IoQueueWorkItem.
-            let routine = unsafe { std::mem::transmute::<usize, Routine>(job.routine) };
-            routine(object, job.context);
-        }
-    });
+    cpu.enter_driver(
+        Callback::new("a work item's routine", job.routine),
+        PASSIVE,
+        || {
+            if job.extended {
+                // SAFETY: the routine that the driver gave to IoQueueWorkItemEx.
+                let routine = unsafe { std::mem::transmute::<usize, RoutineEx>(job.routine) };
+                routine(object, job.context, job.item);
+            } else {
+                // SAFETY: the routine that the driver gave to IoQueueWorkItem.
+                let routine = unsafe { std::mem::transmute::<usize, Routine>(job.routine) };
+                routine(object, job.context);
+            }
+        },
+    );
 }
 
 /// Takes a work item away, which must not wait to run.

@@ -1,5 +1,6 @@
 //! What threads, programs and the rest of the process ask of the scheduler.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::{Id, Job, Kind, Member, Scheduler, Status, Woken};
@@ -13,6 +14,11 @@ const FRUITLESS: u32 = 10_000;
 
 /// After so many visits of a thread to a place only those count whose number is a power of two.
 const FEW_VISITS: u32 = 8;
+
+/// How often those who wait look whether the one whose turn it is gets on.
+pub(super) const WATCH_INTERVAL: std::time::Duration = std::time::Duration::from_millis(200);
+/// Processor time that a driver may use between two calls under a controlled schedule.
+pub(super) const LONGEST_STEP: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// How often a processor that does not stop by itself is interrupted after a crash.
 const INTERRUPT_INTERVAL: std::time::Duration = std::time::Duration::from_millis(2);
@@ -146,6 +152,7 @@ impl Scheduler {
         if let Some(chooser) = &state.chooser {
             chooser.passes(me, place);
         }
+        state.steps += 1;
         let spinning = site.is_none();
         if let Some(site) = site {
             let visits = state.members[me].visits.entry(site).or_default();
@@ -179,6 +186,17 @@ impl Scheduler {
         self.dispatch(machine, &mut state);
         let mut state = self.await_turn(machine, state, me);
         state.members[me].spinning = false;
+    }
+
+    /// The threads of the kernel that have not ended.
+    pub(crate) fn threads(&self) -> Vec<Arc<Thread>> {
+        self.state
+            .lock()
+            .members
+            .iter()
+            .filter(|member| member.status != Status::Gone)
+            .filter_map(|member| member.thread.clone())
+            .collect()
     }
 
     /// Hands a processor a job.
@@ -283,7 +301,12 @@ impl Scheduler {
                 return Ok(value);
             }
             let Some(bugcheck) = machine.bugcheck() else {
-                self.outside.wait(&mut state);
+                if self.controlled {
+                    self.outside.wait_for(&mut state, WATCH_INTERVAL);
+                    state.watch();
+                } else {
+                    self.outside.wait(&mut state);
+                }
                 continue;
             };
             let member = &state.members[index as usize];
@@ -345,12 +368,19 @@ struct Saved(Option<(&'static Cpu, cpu::Context)>);
 
 impl Saved {
     fn take() -> Self {
-        Self(Cpu::current().map(|cpu| (cpu, cpu.context())))
+        let saved = Cpu::current().map(|cpu| (cpu, cpu.context()));
+        if let Some(thread) = Thread::current() {
+            thread.set_away(saved.map(|(_, context)| context));
+        }
+        Self(saved)
     }
 
     fn restore(self) {
         if let Some((cpu, context)) = self.0 {
             cpu.set_context(context);
+        }
+        if let Some(thread) = Thread::current() {
+            thread.set_away(None);
         }
     }
 }

@@ -14,7 +14,7 @@ rules! {
     /// Flags of classifyOut that do not fit.
     CLASSIFY_FLAGS = Error, "classify-flags", "ABSORB goes with BLOCK, and only at layers that have it", "FWPS_CLASSIFY_OUT0";
     /// A classify ran for long.
-    CLASSIFY_TIME = Warning, "classify-time", "a classify function takes no more than 100 ms of processor time", "Callout Driver Programming Considerations: keep execution at DISPATCH_LEVEL short";
+    CLASSIFY_TIME = Warning, "classify-time", "a classify function takes no more than 100 ms of processor time, more often than once", "Callout Driver Programming Considerations: keep execution at DISPATCH_LEVEL short";
     /// A classify used much of the stack.
     CLASSIFY_STACK = Warning, "classify-stack", "a classify function uses no more than 8 KB of the 24 KB kernel stack", "Using the Kernel Stack; classify functions run at the bottom of the network stack";
     /// A classify waited.

@@ -11,8 +11,8 @@ rules! {
     LOCK_RECURSION = Fatal, "lock-recursion", "a lock is not taken again by its holder", "bug check 0x0F SPIN_LOCK_ALREADY_OWNED; ExAcquireFastMutex";
     /// A lock was given back by who does not hold it.
     LOCK_OWNER = Fatal, "lock-owner", "a lock is released by the processor or thread that holds it", "bug check 0x10 SPIN_LOCK_NOT_OWNED; KeReleaseMutex";
-    /// A callback came back with a spin lock.
-    LOCK_HELD = Fatal, "lock-held", "a callback returns with the spin locks with which it was called", "Driver Verifier: Deadlock Detection; KeAcquireSpinLock";
+    /// A callback came back with a lock.
+    LOCK_HELD = Fatal, "lock-held", "a callback returns with the locks with which it was called", "Driver Verifier: Deadlock Detection; KeAcquireSpinLock; WdfWaitLockAcquire; bug check 0x1";
     /// A spin lock was held for long.
     LOCK_LONG = Warning, "lock-long", "a spin lock is held for 25 microseconds at most, and not around loops of thousands of calls", "KeAcquireSpinLock, Remarks";
     /// What protects was not entered and left in pairs.

@@ -7,6 +7,8 @@ rules! {
 
     /// Something of the driver's is left after it was unloaded.
     UNLOAD_LEFT = Fatal, "unload-left", "a driver gives everything back before its unload routine returns", "bug check 0xC4 subcode 0x62; DRIVER_UNLOAD";
+    /// A callback of the driver's had not returned when the driver was unloaded.
+    UNLOAD_RUNNING = Fatal, "unload-running", "every callback, thread and deferred routine of a driver has returned before its unload routine does", "bug check 0xCE; DRIVER_UNLOAD";
     /// A filter of the driver's asks its callout after the unload.
     UNLOAD_FILTER = Warning, "unload-filter", "a driver deletes its filters before it is unloaded: one whose callout is not registered blocks", "FwpsCalloutUnregisterById0; FWPM_FILTER0";
     /// Code or data of a driver was used after it was unloaded.

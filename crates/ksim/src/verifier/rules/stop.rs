@@ -15,6 +15,8 @@ rules! {
     STOP_STACK = Fatal, "stop-stack", "a driver keeps within its kernel stack", "bug check 0x7F parameter 8; Using the Kernel Stack";
     /// A function that is not simulated was called.
     STOP_UNSIMULATED = Fatal, "stop-unsimulated", "a driver calls only functions that this kernel simulates", "docs: an unsimulated import";
+    /// Driver code went on without a call while everybody waited for it.
+    STOP_SPIN = Fatal, "stop-spin", "driver code does not wait by spinning on memory without a call: under a controlled schedule nobody else runs meanwhile", "bug check 0x133 DPC_WATCHDOG_VIOLATION; KeStallExecutionProcessor, Remarks";
     /// Nothing can end a wait.
     STOP_HANG = Fatal, "stop-hang", "every wait ends", "bug check 0x9F DRIVER_POWER_STATE_FAILURE; Driver Verifier: Deadlock Detection";
 }
