@@ -580,7 +580,7 @@ mod tests {
     fn a_last_reference_and_the_next_indication_do_not_disturb_each_other() {
         const ROUNDS: u32 = 50_000;
         let packets = Packets::default();
-        let packet = packets.allocate(MdlLayout::Whole).unwrap();
+        let packet = packets.allocate(MdlLayout::Whole, 0).unwrap();
         let contents = Contents {
             bytes: b"data of a stream",
             start: 0,
@@ -613,9 +613,9 @@ mod tests {
     #[test]
     fn a_packet_goes_when_its_owner_and_the_last_driver_have_left_it() {
         let packets = Packets::default();
-        let packet = packets.allocate(MdlLayout::Whole).unwrap();
+        let packet = packets.allocate(MdlLayout::Whole, 0).unwrap();
         for owner_first in [true, false] {
-            let other = packets.allocate(MdlLayout::Whole).unwrap();
+            let other = packets.allocate(MdlLayout::Whole, 0).unwrap();
             Packets::reference(&other);
             if owner_first {
                 packets.retire(&other);
