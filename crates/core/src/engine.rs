@@ -16,8 +16,10 @@ mod packets;
 mod redirect;
 mod report;
 mod resource;
+mod streams;
 
 pub use packets::{Discarded, IcmpError};
+pub use streams::Treatment;
 
 pub use asking::{Asked, Question};
 

@@ -5,6 +5,7 @@ use crate::endpoint::EndpointBucket;
 use crate::free_list::{FreeList, Link, Linked};
 use crate::inspect::{DNS_PORT, HostName, HostSniffer, Quic};
 use crate::policy::{ContentMatch, ContentState, Decision, Host};
+use crate::stream::CourseHandle;
 use core::net::{IpAddr, Ipv4Addr};
 use core::num::NonZeroU64;
 use lock_api::{Mutex, MutexGuard, RawMutex};
@@ -116,6 +117,8 @@ pub struct Flow {
     pub(crate) contents: [ContentState; 2],
     /// A literal that was found, and that decides when the host is known.
     pub(crate) content: Option<ContentMatch>,
+    /// The slot of its stream, if that is edited or held.
+    pub(crate) course: Option<CourseHandle>,
     pub(crate) sniffer: HostSniffer,
     user_length: u8,
     user: [u8; MAX_SID],
@@ -153,6 +156,7 @@ impl Flow {
             quic: Quic::Unseen,
             contents: [ContentState::START; 2],
             content: None,
+            course: None,
             sniffer: HostSniffer::never(),
             user_length: 0,
             user: [0; MAX_SID],
@@ -182,6 +186,7 @@ impl Flow {
         self.quic = Quic::Unseen;
         self.contents = [ContentState::START; 2];
         self.content = None;
+        self.course = None;
         self.sniffer = if connection.protocol == TCP {
             HostSniffer::stream(connection.responder_port())
         } else {

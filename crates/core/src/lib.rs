@@ -30,13 +30,14 @@ pub mod process;
 pub mod redirect;
 pub mod shape;
 pub mod statistics;
+pub mod stream;
 
 pub use ask::{Asking, Ruling, Subject, Terms, Ticket};
 pub use capture::{CaptureFilter, CaptureRing, Ends, MirrorBucket, MirrorTable, PacketSummary};
 pub use connection::{Application, Binding, Connection, Endpoint, Listener, Socket};
 pub use engine::{
     Asked, Clock, DatagramVerdict, Detour, Discarded, EventSink, IcmpError, Indication,
-    NotFollowed, PolicySource, Portcullis, Question, StreamVerdict,
+    NotFollowed, PolicySource, Portcullis, Question, StreamVerdict, Treatment,
 };
 pub use events::EventRing;
 pub use flow::{FlowHandle, FlowSlot, FlowTable, Transfer};

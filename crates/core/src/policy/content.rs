@@ -63,6 +63,12 @@ impl PolicyView<'_> {
         (None, rest)
     }
 
+    /// How many of the bytes before a state some literal begins with.
+    #[must_use]
+    pub fn content_depth(&self, state: ContentState) -> u8 {
+        self.content_state(state.0).map_or(0, |record| record.depth)
+    }
+
     fn content_state(&self, state: u32) -> Option<&ContentStateRecord> {
         self.content_states.get(state as usize)
     }

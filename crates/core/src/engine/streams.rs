@@ -1,0 +1,129 @@
+//! What the driver has to know of a flow to edit its stream, or to hold it.
+
+use super::{Clock, EventSink, PolicySource, Portcullis};
+use crate::flow::{FlowHandle, FlowSlot, Transfer};
+use crate::inspect::AssemblySlot;
+use crate::stream::{CourseHandle, Edits, Reach};
+use lock_api::RawMutex;
+use portcullis_proto::effect::EffectKind;
+
+/// How a stream's data is to be treated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Treatment {
+    /// As it comes.
+    Plain,
+    /// It is edited, inline as long as that goes.
+    Edit(CourseHandle),
+    /// It goes out of band from now on.
+    OutOfBand(CourseHandle),
+    /// There is no room for what a rule demands.
+    NoRoom,
+}
+
+impl<R, S, A, P, E, C> Portcullis<R, S, A, P, E, C>
+where
+    R: RawMutex,
+    S: AsRef<[FlowSlot<R>]>,
+    A: AsRef<[AssemblySlot<R>]>,
+    P: PolicySource,
+    E: EventSink,
+    C: Clock,
+{
+    /// How data of a flow is to be treated. `open` gives the stream a slot when it needs one for the first time.
+    pub fn treatment(
+        &self,
+        handle: Option<FlowHandle>,
+        transfer: Transfer,
+        open: impl FnOnce(FlowHandle, u64) -> Option<CourseHandle>,
+    ) -> Treatment {
+        let Some(handle) = handle else {
+            return Treatment::Plain;
+        };
+        let set = self
+            .policy
+            .with(|policy, _| policy.map_or(Default::default(), |policy| policy.effect_set()));
+        self.flows
+            .with(handle, |flow| {
+                let may_be_edited = set.intersects(Edits::KINDS);
+                let is_edited = flow.decision.effects.intersects(Edits::KINDS);
+                let out_of_band =
+                    set.contains(EffectKind::OutOfBand) && flow.decision.content_dependent;
+                // The name by which a rule is chosen stands in what that rule may change.
+                let is_pending = may_be_edited
+                    && flow.decision.host_dependent
+                    && flow.host_source.is_none()
+                    && transfer.is_initiators(flow.direction);
+                let needs = is_edited || out_of_band || is_pending;
+                if flow.course.is_none() && needs {
+                    flow.course = open(handle, flow.system_id);
+                }
+                match flow.course {
+                    None if is_edited => Treatment::NoRoom,
+                    None => Treatment::Plain,
+                    Some(course) if out_of_band || is_pending => Treatment::OutOfBand(course),
+                    Some(course) => Treatment::Edit(course),
+                }
+            })
+            .unwrap_or(Treatment::Plain)
+    }
+
+    /// Takes the slot of a flow's stream from it: the flow ends.
+    pub fn take_course(&self, handle: FlowHandle) -> Option<CourseHandle> {
+        self.flows.with(handle, |flow| flow.course.take()).flatten()
+    }
+
+    /// Calls `with` with what is changed in a direction of a flow.
+    pub fn with_edits<T>(
+        &self,
+        handle: FlowHandle,
+        transfer: Transfer,
+        with: impl FnOnce(&Edits<'_>) -> T,
+    ) -> T {
+        let known = self.flows.with(handle, |flow| {
+            let is_initiators = transfer.is_initiators(flow.direction);
+            (flow.decision, flow.epoch, is_initiators)
+        });
+        self.policy.with(|policy, now| {
+            let edits = known
+                .filter(|(decision, epoch, _)| {
+                    *epoch == now && decision.effects.intersects(Edits::KINDS)
+                })
+                .and_then(|(decision, _, is_initiators)| {
+                    let kinds = decision.effects;
+                    Some(Edits::new(
+                        policy?,
+                        decision.rule?,
+                        kinds,
+                        transfer,
+                        is_initiators,
+                    ))
+                });
+            with(&edits.unwrap_or(Edits::NONE))
+        })
+    }
+
+    /// How far back what may follow the data of a stream that was last [inspected](Self::stream) matters.
+    pub fn reach(&self, handle: FlowHandle, transfer: Transfer) -> Reach {
+        let known = self.flows.with(handle, |flow| {
+            let is_pending = flow.decision.host_dependent
+                && flow.host_source.is_none()
+                && transfer.is_initiators(flow.direction);
+            if is_pending {
+                return Err(Reach::Host);
+            }
+            let state = flow.contents.get(transfer as usize).copied();
+            Ok(state.filter(|_| flow.decision.content_dependent))
+        });
+        match known {
+            None | Some(Ok(None)) => Reach::Bytes(0),
+            Some(Err(reach)) => reach,
+            Some(Ok(Some(state))) => self.policy.with(|policy, _| {
+                Reach::Bytes(
+                    policy
+                        .map_or(0, |policy| policy.content_depth(state))
+                        .into(),
+                )
+            }),
+        }
+    }
+}

@@ -1,0 +1,345 @@
+//! Edits of streams: however a stream is cut into pieces, inline and out of band alike, the receiver gets the edited
+//! whole.
+
+use portcullis_core::stream::{Editor, Edits, Inline, inline};
+use portcullis_core::{Policy, Transfer};
+use portcullis_policy::{Options, compile};
+use proptest::prelude::*;
+
+mod shared;
+
+/// A policy with one rule, which permits everything and has these effects.
+fn policy(effects: &str) -> Policy<Vec<u8>> {
+    let text =
+        format!("default = 'block'\n[[rule]]\naction = 'permit'\nprotocol = 'tcp'\n{effects}");
+    let compiled =
+        compile(&text, &Options::default()).unwrap_or_else(|found| panic!("{text}: {found:?}"));
+    Policy::new(compiled.blob).expect("valid")
+}
+
+/// The edits of its rule for what is sent.
+fn edits(policy: &Policy<Vec<u8>>) -> Edits<'_> {
+    let view = policy.view();
+    let rule = view
+        .decide(
+            &shared::driver::outgoing(6, 80),
+            portcullis_core::Host::Never,
+        )
+        .rule
+        .expect("the rule");
+    Edits::new(view, rule, view.effect_set(), Transfer::Sent, true)
+}
+
+/// Out of band: all pieces are pushed.
+fn pushed(edits: &Edits<'_>, stream: &[u8], cuts: &[usize]) -> Vec<u8> {
+    let mut editor = Editor::new();
+    let mut out = Vec::new();
+    for piece in pieces(stream, cuts) {
+        let leaves = editor.leaves(edits, [piece]);
+        let mut here = Vec::new();
+        let changes = editor
+            .push(edits, piece, false, &mut |bytes| {
+                here.extend_from_slice(bytes);
+                Ok(())
+            })
+            .expect("a vector has room");
+        assert_eq!(
+            leaves,
+            changes == 0 && here == piece && !editor.is_waiting()
+        );
+        out.extend(here);
+    }
+    editor
+        .push(edits, &[], true, &mut |bytes| {
+            out.extend_from_slice(bytes);
+            Ok(())
+        })
+        .expect("a vector has room");
+    assert!(!editor.is_waiting());
+    out
+}
+
+/// In the classify: what has to wait goes out of band, with all that follows.
+fn classified(edits: &Edits<'_>, stream: &[u8], cuts: &[usize]) -> Vec<u8> {
+    let mut editor = Editor::new();
+    let mut out = Vec::new();
+    let mut is_out_of_band = false;
+    for piece in pieces(stream, cuts) {
+        let mut rest = piece;
+        while !rest.is_empty() && !is_out_of_band {
+            // An indication is a chain of pieces of memory.
+            match inline(&mut editor, edits, rest.chunks(5), false) {
+                Inline::Permit => {
+                    out.extend_from_slice(rest);
+                    rest = &[];
+                }
+                Inline::PermitFirst(count) => {
+                    let (kept, after) = rest.split_at(usize::try_from(count).unwrap());
+                    assert!(!kept.is_empty());
+                    out.extend_from_slice(kept);
+                    rest = after;
+                }
+                Inline::Replace(count, insert) => {
+                    insert
+                        .pieces()
+                        .for_each(|piece| out.extend_from_slice(piece));
+                    assert!(count > 0);
+                    rest = &rest[usize::try_from(count).unwrap()..];
+                }
+                Inline::Insert(insert) => {
+                    insert
+                        .pieces()
+                        .for_each(|piece| out.extend_from_slice(piece));
+                }
+                Inline::Wait => is_out_of_band = true,
+            }
+        }
+        editor
+            .push(edits, rest, false, &mut |bytes| {
+                out.extend_from_slice(bytes);
+                Ok(())
+            })
+            .expect("a vector has room");
+    }
+    editor
+        .push(edits, &[], true, &mut |bytes| {
+            out.extend_from_slice(bytes);
+            Ok(())
+        })
+        .expect("a vector has room");
+    out
+}
+
+fn pieces<'s>(stream: &'s [u8], cuts: &[usize]) -> Vec<&'s [u8]> {
+    let mut places: Vec<usize> = cuts.iter().map(|cut| cut % (stream.len() + 1)).collect();
+    places.extend([0, stream.len()]);
+    places.sort_unstable();
+    places
+        .windows(2)
+        .map(|pair| &stream[pair[0]..pair[1]])
+        .collect()
+}
+
+/// What replacing literals means: at each place the first of them that is there.
+fn replaced(stream: &[u8], replacements: &[(Vec<u8>, Vec<u8>)]) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut rest = stream;
+    while let Some(&byte) = rest.first() {
+        let found = replacements.iter().find(|(find, _)| rest.starts_with(find));
+        if let Some((find, with)) = found {
+            out.extend_from_slice(with);
+            rest = &rest[find.len()..];
+        } else {
+            out.push(byte);
+            rest = &rest[1..];
+        }
+    }
+    out
+}
+
+fn quoted(bytes: &[u8]) -> String {
+    let digits: String = bytes
+        .iter()
+        .map(|byte| format!("\\u{:04x}", byte & 0x7f))
+        .collect();
+    format!("\"{digits}\"")
+}
+
+fn replace_of(replacements: &[(Vec<u8>, Vec<u8>)]) -> Policy<Vec<u8>> {
+    let list: Vec<String> = replacements
+        .iter()
+        .map(|(find, with)| format!("{{ find = {}, with = {} }}", quoted(find), quoted(with)))
+        .collect();
+    policy(&format!("replace = [{}]", list.join(", ")))
+}
+
+fn few() -> impl Strategy<Value = u8> {
+    prop::sample::select(&b"ab\nc"[..])
+}
+
+/// What a request's head becomes with `A-New: 1` put in, `Agent` replaced and `Cookie` taken out.
+const HEADERS: &str = "http_header = { A-New = '1', Agent = 'none at all', Cookie = false }";
+
+#[derive(Clone, Debug)]
+struct Request {
+    agent: Option<String>,
+    cookies: usize,
+    /// A body, sent in chunks or with its length.
+    body: Option<(Vec<u8>, bool)>,
+    folded: bool,
+}
+
+fn request() -> impl Strategy<Value = Request> {
+    let body = (
+        prop::collection::vec(
+            prop::sample::select(&b"GET / HTTP/1.\r\nAgent:x0;"[..]),
+            0..60,
+        ),
+        any::<bool>(),
+    );
+    (
+        prop::option::of("[a-z]{0,12}"),
+        0..3_usize,
+        prop::option::of(body),
+        any::<bool>(),
+    )
+        .prop_map(|(agent, cookies, body, folded)| Request {
+            agent,
+            cookies,
+            body,
+            folded,
+        })
+}
+
+impl Request {
+    /// The request, and what it is edited to.
+    fn build(&self) -> (Vec<u8>, Vec<u8>) {
+        let (mut sent, mut edited) = (Vec::new(), Vec::new());
+        let mut both = |bytes: &[u8]| {
+            sent.extend_from_slice(bytes);
+            edited.extend_from_slice(bytes);
+        };
+        let method = if self.body.is_some() { "POST" } else { "GET" };
+        both(
+            format!("{method} /path?Agent: HTTP/1.1\r\n")
+                .replace("?Agent: ", "?Agent:%20 ")
+                .as_bytes(),
+        );
+        both(b"Host: www.example.com\r\nAgents: kept\r\n");
+        for _ in 0..self.cookies {
+            sent.extend_from_slice(b"cookie: a=b; c=d\r\n");
+            if self.folded {
+                sent.extend_from_slice(b"\t more: of it\r\n");
+            }
+        }
+        if let Some(agent) = &self.agent {
+            sent.extend_from_slice(format!("AGENT:{agent}\r\n").as_bytes());
+            edited.extend_from_slice(b"Agent: none at all\r\n");
+        }
+        let mut rest = Vec::new();
+        match &self.body {
+            Some((body, false)) => {
+                rest.extend_from_slice(format!("Content-Length: {}\r\n", body.len()).as_bytes());
+            }
+            Some((_, true)) => rest.extend_from_slice(b"Transfer-Encoding: gzip, Chunked\r\n"),
+            None => {}
+        }
+        sent.extend_from_slice(&rest);
+        edited.extend_from_slice(&rest);
+        edited.extend_from_slice(b"A-New: 1\r\n");
+        if self.agent.is_none() {
+            edited.extend_from_slice(b"Agent: none at all\r\n");
+        }
+        let mut tail = b"\r\n".to_vec();
+        match &self.body {
+            Some((body, false)) => tail.extend_from_slice(body),
+            Some((body, true)) => {
+                for chunk in body.chunks(16) {
+                    tail.extend_from_slice(format!("{:X};ext=1\r\n", chunk.len()).as_bytes());
+                    tail.extend_from_slice(chunk);
+                    tail.extend_from_slice(b"\r\n");
+                }
+                tail.extend_from_slice(b"0\r\nAgent: in the trailer\r\n\r\n");
+            }
+            None => {}
+        }
+        sent.extend_from_slice(&tail);
+        edited.extend_from_slice(&tail);
+        (sent, edited)
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+    #[test]
+    fn literals_are_replaced_whatever_the_pieces(
+        stream in prop::collection::vec(few(), 0..200),
+        replacements in prop::collection::vec((prop::collection::vec(few(), 1..6), prop::collection::vec(few(), 0..6)), 1..5),
+        cuts in prop::collection::vec(any::<usize>(), 0..40),
+    ) {
+        let policy = replace_of(&replacements);
+        let edits = edits(&policy);
+        let expected = replaced(&stream, &replacements);
+        prop_assert_eq!(&pushed(&edits, &stream, &cuts), &expected);
+        prop_assert_eq!(&classified(&edits, &stream, &cuts), &expected);
+    }
+
+    #[test]
+    fn headers_of_requests_are_changed_whatever_the_pieces(
+        requests in prop::collection::vec(request(), 1..5),
+        cuts in prop::collection::vec(any::<usize>(), 0..60),
+    ) {
+        let policy = policy(HEADERS);
+        let edits = edits(&policy);
+        let (mut stream, mut expected) = (Vec::new(), Vec::new());
+        for request in &requests {
+            let (sent, edited) = request.build();
+            stream.extend(sent);
+            expected.extend(edited);
+        }
+        let shown = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        prop_assert_eq!(shown(&pushed(&edits, &stream, &cuts)), shown(&expected));
+        prop_assert_eq!(shown(&classified(&edits, &stream, &cuts)), shown(&expected));
+    }
+
+    #[test]
+    fn any_bytes_are_the_same_in_one_piece_and_in_many(
+        stream in prop::collection::vec(prop::sample::select(&b"GET / HTTP/1.1\r\n\r\n: cookie,0123chunked"[..]), 0..300),
+        cuts in prop::collection::vec(any::<usize>(), 0..40),
+    ) {
+        let policy = policy(HEADERS);
+        let edits = edits(&policy);
+        let whole = pushed(&edits, &stream, &[]);
+        prop_assert_eq!(&pushed(&edits, &stream, &cuts), &whole);
+        prop_assert_eq!(&classified(&edits, &stream, &cuts), &whole);
+    }
+
+    #[test]
+    fn what_is_not_http_1_stays_as_it_is(stream in prop::collection::vec(any::<u8>(), 0..400), cuts in prop::collection::vec(any::<usize>(), 0..10)) {
+        let policy = policy(HEADERS);
+        let edits = edits(&policy);
+        let mut message = b"\x16\x03\x01".to_vec();
+        message.extend(stream);
+        prop_assert_eq!(&classified(&edits, &message, &cuts), &message);
+    }
+}
+
+#[test]
+fn headers_and_literals_are_edited_one_after_the_other() {
+    let policy = policy(&format!(
+        "{HEADERS}\nreplace = [{{ find = 'none', with = 'nothing' }}]"
+    ));
+    let edits = edits(&policy);
+    let sent = b"GET / HTTP/1.1\r\nAgent: x\r\n\r\nGET / HTTP/1.1\r\n\r\n";
+    let expected = "GET / HTTP/1.1\r\nAgent: nothing at all\r\nA-New: 1\r\n\r\n\
+                    GET / HTTP/1.1\r\nA-New: 1\r\nAgent: nothing at all\r\n\r\n";
+    for cut in 0..sent.len() {
+        let out = classified(&edits, sent, &[cut]);
+        assert_eq!(String::from_utf8_lossy(&out), expected, "cut at {cut}");
+    }
+}
+
+#[test]
+fn a_tunnel_and_a_body_of_no_clear_length_end_the_changes() {
+    let policy = policy(HEADERS);
+    let edits = edits(&policy);
+    let request = "GET / HTTP/1.1\r\n\r\n";
+    for head in [
+        "CONNECT a:1 HTTP/1.1\r\n",
+        "POST / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n",
+        "POST / HTTP/1.1\r\nContent-Length: -1\r\n",
+        "POST / HTTP/1.1\r\nTransfer-Encoding: chunked, gzip\r\n",
+    ] {
+        let sent = format!("{head}\r\n{request}");
+        let expected = format!("{head}A-New: 1\r\nAgent: none at all\r\n\r\n{request}");
+        let out = pushed(&edits, sent.as_bytes(), &[3, 17, 40]);
+        assert_eq!(String::from_utf8_lossy(&out), expected);
+    }
+}
+
+#[test]
+fn the_direction_of_an_edit_counts() {
+    let policy = policy("replace = [{ find = 'x', with = 'y', direction = 'received' }]");
+    assert!(edits(&policy).is_none());
+}
