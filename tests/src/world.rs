@@ -87,6 +87,7 @@ impl World {
     }
 
     /// The host tells what leaves it from now on; its flows are over.
+    #[must_use]
     pub fn with_output(mut self) -> Self {
         let setup = Setup {
             output: true,

@@ -109,7 +109,7 @@ fn unload_against_the_timer(schedule: &Schedule) {
 
 #[test]
 fn unloading_against_the_timer_that_puts_packets_back() {
-    try_all(20, unload_against_the_timer);
+    try_many(60, unload_against_the_timer);
 }
 
 fn unload_against_a_completion(schedule: &Schedule) {

@@ -1,10 +1,16 @@
 //! Packets that rules change: exactly what leaves the machine, and what comes back.
 
-use ksim::net::Output;
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use ksim::net::{Output, Setup};
+use portcullis_cli::capture;
 use portcullis_core::packet::{Checksums, Layout, complete};
 use portcullis_proto::status::CalloutStatus;
 use portcullis_proto::{CalloutKind, Counter, Family};
-use portcullis_tests::{Tcp, World, udp};
+use portcullis_tests::{Net, Tcp, World, udp};
+use wfp_schema::StreamFlags;
 
 /// The packet with every checksum in its place, as a host's stack sends it.
 fn whole(mut packet: Vec<u8>) -> Vec<u8> {
@@ -207,6 +213,15 @@ fn a_connection_lives_on_a_translated_remote_side() {
 }
 
 #[test]
+fn the_example_policy_marks_calls() {
+    let mut world = World::with_policy(include_str!("../../examples/shaping.toml")).with_output();
+    let call = datagram("192.0.2.10:50000", "198.51.100.1:5060", b"INVITE");
+    let out = sent(world.net.at_once(&[call]));
+    assert_eq!(out[0][1] >> 2, 46);
+    world.end();
+}
+
+#[test]
 fn two_paths_do_not_share_one_remote_side_on_the_wire() {
     let mut world = world("remote_port = [9998, 9999]\ntranslate = '198.51.100.7:53'");
     let first = datagram(V4.0, "198.51.100.1:9999", b"first");
@@ -291,4 +306,152 @@ fn what_is_no_packet_of_a_rules_passes_whatever_it_holds() {
     }
     world.net.pass(100_000_000);
     world.end();
+}
+
+/// A machine whose network card computes checksums and splits large sends into segments of so many bytes.
+fn world_with_card(rule: &str, segment: u32) -> World {
+    let mut world = world(rule);
+    let setup = Setup {
+        output: true,
+        card: Some(segment),
+        ..Setup::default()
+    };
+    world.net = Net::with_setup(&world.kernel, 0, setup);
+    world
+}
+
+#[test]
+fn what_is_left_to_the_network_card_leaves_with_whole_checksums() {
+    let rules = [
+        "remote_port = 9999\ndscp = 46\nttl = 9",
+        "remote_port = 9999\ntranslate = ':53'",
+        "remote_port = 9999\nttl = 64\ndelay = '1 ms'",
+    ];
+    for (rule, (local, remote)) in rules.into_iter().flat_map(|rule| [(rule, V4), (rule, V6)]) {
+        let mut world = world_with_card(rule, 1_460);
+        let packet = datagram(local, remote, b"to be completed");
+        let mut out = sent(world.net.at_once(std::slice::from_ref(&packet)));
+        let later = world.net.pass(100_000);
+        out.extend(sent(later.into_iter().map(|(_, output)| output).collect()));
+        let [left] = out.as_slice() else {
+            panic!("{out:?}");
+        };
+        assert_eq!(*left, whole(left.clone()), "{rule}");
+        assert_eq!(left.len(), packet.len());
+        world.net.finish();
+        world.end();
+    }
+}
+
+#[test]
+fn a_large_send_is_split_as_the_network_card_would() {
+    for (client, server) in [
+        ("192.0.2.10:50000", "198.51.100.1:443"),
+        ("[2001:db8::10]:50000", "[2001:db8::80]:443"),
+    ] {
+        let mut world = world_with_card("protocol = 'tcp'\nttl = 9", 1_000);
+        let mut tcp = Tcp::new(client, server);
+        let handshake: Vec<Vec<u8>> = tcp.handshake().into_iter().map(whole).collect();
+        world.net.at_once(&handshake);
+        let data: Vec<u8> = (0..=250_u8).cycle().take(3_500).collect();
+        let out = sent(world.net.at_once(&[whole(tcp.client_says(&data))]));
+        let sizes: Vec<usize> = out
+            .iter()
+            .map(|packet| {
+                let layout = Layout::new_checked(packet).expect("a packet");
+                assert_eq!(*packet, whole(packet.clone()), "its checksums are right");
+                assert_eq!(packet[if layout.is_v6 { 7 } else { 8 }], 9);
+                layout.total - layout.header - 20
+            })
+            .collect();
+        assert_eq!(sizes, [1_000, 1_000, 1_000, 500]);
+        let carried: Vec<u8> = out
+            .iter()
+            .zip(&sizes)
+            .flat_map(|(packet, size)| packet[packet.len() - size..].to_vec())
+            .collect();
+        assert!(carried == data);
+        world.net.finish();
+        world.end();
+    }
+}
+
+/// What left the machine, and what its streams carried by flow and direction.
+type Replayed = (Vec<Vec<u8>>, BTreeMap<(u64, u32), Vec<u8>>);
+
+/// Replays a recorded capture of this host's, each packet 20 ms after the one before, under a rule for everything.
+fn replayed(capture: &str, rule: &str) -> Replayed {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("captures")
+        .join(capture);
+    let mut packets = Vec::new();
+    capture::read(&file, |frame| {
+        packets.extend(capture::ip_packet(&frame).map(<[u8]>::to_vec));
+        ControlFlow::Continue(())
+    })
+    .expect("a capture");
+    assert!(packets.len() > 20);
+    let mut world = world(rule);
+    let (mut left, mut streams) = (Vec::new(), BTreeMap::<_, Vec<u8>>::new());
+    for packet in packets {
+        let mut output = world.net.at_once(&[packet]);
+        let later = world.net.pass(200_000);
+        output.extend(later.into_iter().map(|(_, output)| output));
+        for output in output {
+            match output {
+                Output::Sent(packet) => left.push(packet),
+                Output::Stream {
+                    flow_handle,
+                    flags,
+                    bytes,
+                } => {
+                    let sent = flags.bits() & StreamFlags::SEND.bits();
+                    streams
+                        .entry((flow_handle, sent))
+                        .or_default()
+                        .extend(bytes);
+                }
+                Output::Datagram { .. } => {}
+            }
+        }
+    }
+    world.net.finish();
+    world.end();
+    (left, streams)
+}
+
+#[test]
+fn a_recorded_capture_leaves_packet_for_packet_as_the_rule_says() {
+    for file in ["web.pcap", "split-hello.pcap"] {
+        let (plain, streams) = replayed(file, "");
+        assert!(plain.len() > 5, "{file}");
+        let (marked, same) = replayed(file, "dscp = 10\nttl = 77");
+        assert_eq!(same, streams, "{file}: every stream is whole");
+        assert_eq!(marked.len(), plain.len());
+        for (marked, plain) in marked.iter().zip(plain.iter().cloned()) {
+            let mut wanted = plain;
+            if wanted[0] >> 4 == 6 {
+                wanted[0] = 0x60 | 10 >> 2;
+                wanted[1] = 0x80 | wanted[1] & 0x3F;
+                wanted[7] = 77;
+            } else {
+                wanted[1] = 10 << 2 | wanted[1] & 3;
+                wanted[8] = 77;
+                // The transport's checksum, which the recording host may have left to its card, stays as it is.
+                let layout = Layout::new_checked(&wanted).expect("a packet");
+                let missing = Checksums {
+                    ip_missing: true,
+                    transport_missing: false,
+                };
+                complete(&mut wanted, &layout, missing);
+            }
+            assert_eq!(*marked, wanted, "{file}");
+        }
+        let (delayed, same) = replayed(file, "delay = '3 ms'\njitter = '5 ms'\nrate = '100 MB/s'");
+        assert_eq!(
+            (delayed, same),
+            (plain, streams),
+            "{file}: later, but the same"
+        );
+    }
 }

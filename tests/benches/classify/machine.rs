@@ -4,8 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use ksim::fwp::KernelFiltering;
 use ksim::net::{
-    End, Filtering as _, FlowInfo, Identity, Indication, Metadata, Outcome, PacketData, Sid, Token,
-    Value,
+    End, Filtering as _, FlowInfo, Identity, Indication, Metadata, Offload, Outcome, PacketData,
+    Sid, Token, Value,
 };
 use ksim::{Caller, Config, Driver, FileHandle, Kernel, LoadOptions, PoolMode};
 use portcullis_cli::control::{self, ControlError, Device};
@@ -243,6 +243,7 @@ impl Indicated {
             offset: if network { 0 } else { ip_header },
             id: ksim::net::PacketId(0),
             injection: None,
+            offload: Offload::default(),
         });
         with(&Indication {
             packet,

@@ -29,7 +29,7 @@ pub const PACKET_EFFECTS: EffectSet = EffectSet::of(&[
 ]);
 
 /// Entries of one bucket.
-const ENTRIES: usize = 4;
+const ENTRIES: usize = 8;
 /// A path that has not been used for so long gives its place to another, in 100-nanosecond units.
 const IDLE: u64 = 120 * 10_000_000;
 
@@ -226,6 +226,10 @@ impl<S> Paths<S> {
     where
         S: AsRef<[PathBucket<R>]>,
     {
+        // Under such a policy no packet is asked about, and a later one decides each flow again.
+        if !policy.effect_set().intersects(PACKET_EFFECTS) {
+            return Ok(());
+        }
         let key = Key::of(connection);
         if !decision.effects.intersects(PACKET_EFFECTS) {
             self.remove(key);

@@ -22,8 +22,8 @@ use crate::ndis::layout::NetBufferList;
 use crate::ndis::packet::{Contents, Packet};
 use crate::ndis::{MdlLayout, chain};
 use crate::net::{
-    ClassifyOptions, Filtering, FlowInfo, Indication, Outcome, PacketData, Redirection, StageId,
-    StreamOutcome, StreamSegment, Value,
+    ClassifyOptions, Filtering, FlowInfo, Indication, Offload, Outcome, PacketData, Redirection,
+    StageId, StreamOutcome, StreamSegment, Value,
 };
 use crate::verifier::{LAYER_DATA, NBL_STATE, Rule};
 
@@ -183,6 +183,7 @@ fn contents<'a>(packet: &PacketData<'a>, present: MetadataFields, layer: LayerId
         start: packet.offset.min(packet.bytes.len()),
         hide_before: from_transport && !present.contains(MetadataFields::IP_HEADER_SIZE),
         lists: false,
+        offload: packet.offload,
     }
 }
 
@@ -228,6 +229,7 @@ fn chained<'a>(indication: &Indication<'a>) -> impl Iterator<Item = Contents<'a>
         start: start.min(bytes.len()),
         hide_before: false,
         lists: false,
+        offload: Offload::default(),
     })
 }
 

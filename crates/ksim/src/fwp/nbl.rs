@@ -109,7 +109,12 @@ fn clone_list(
         mdls.extend(copies);
     }
     lend(call, parent);
-    Some(List::clone_of(origin, pool, Some(parent), buffers, mdls))
+    let clone = List::clone_of(origin, pool, Some(parent), buffers, mdls);
+    if let Some(mut list) = clone.out().get() {
+        list.info = header.info;
+        clone.out().set(list);
+    }
+    Some(clone)
 }
 
 /// Clones `length` bytes of one list of a stream from `skip` on, as one buffer.

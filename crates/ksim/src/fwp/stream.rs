@@ -20,7 +20,9 @@ use crate::access::Out;
 use crate::cpu::DISPATCH;
 use crate::ndis::chain;
 use crate::ndis::packet::Contents;
-use crate::net::{FlowInfo, Indication, StageId, StreamOutcome, StreamSegment, Value, Verdict};
+use crate::net::{
+    FlowInfo, Indication, Offload, StageId, StreamOutcome, StreamSegment, Value, Verdict,
+};
 use crate::verifier::NBL_STATE;
 
 /// A flow, and the filters that its stream passes.
@@ -164,6 +166,7 @@ impl KernelFiltering {
             start: 0,
             hide_before: false,
             lists: true,
+            offload: Offload::default(),
         };
         let lists = memory.as_ref().map_or(Out::null(), |memory| {
             memory.indicate(contents, u64::MAX, None)

@@ -140,6 +140,10 @@ impl NetBuffer {
 
 /// Slots of `NetBufferListInfo`.
 pub(crate) const INFO_SLOTS: usize = 29;
+/// `TcpIpChecksumNetBufferListInfo`.
+pub(crate) const INFO_CHECKSUM: usize = 0;
+/// `TcpLargeSendNetBufferListInfo`.
+pub(crate) const INFO_LARGE_SEND: usize = 2;
 
 /// `NET_BUFFER_LIST`. <https://learn.microsoft.com/windows-hardware/drivers/ddi/nbl/ns-nbl-net_buffer_list>
 #[repr(C, align(16))]

@@ -12,8 +12,11 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 use super::chain;
-use super::layout::{Mdl, NetBuffer, NetBufferData, NetBufferList, PAGE};
+use super::layout::{
+    INFO_CHECKSUM, INFO_LARGE_SEND, Mdl, NetBuffer, NetBufferData, NetBufferList, PAGE,
+};
 use crate::access::{Out, POISON};
+use crate::net::Offload;
 
 /// How the data of a packet is spread over MDLs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -47,6 +50,8 @@ pub(crate) struct Contents<'a> {
     pub(crate) hide_before: bool,
     /// Whether the bytes may be spread over several lists.
     pub(crate) lists: bool,
+    /// What the network card is left to do.
+    pub(crate) offload: Offload,
 }
 
 const MAX_LISTS: usize = 2;
@@ -375,6 +380,8 @@ impl Spread {
             self.buffers[index] = Some(buffer.data);
             self.buffer(index).set(buffer);
             let mut list = NetBufferList::of(self.buffer(index), 0);
+            list.info[INFO_CHECKSUM] = contents.offload.checksum as usize;
+            list.info[INFO_LARGE_SEND] = contents.offload.large_send as usize;
             if index + 1 < self.lists {
                 list.next = self.list(index + 1);
             }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 
 use wfp_schema::{ConditionFlags, Direction, IpVersion};
 
+use super::card::Offload;
 use super::flow::{Endpoint, EndpointKey, Flows, State};
 use super::fragments::Fragments;
 use super::group::Groups;
@@ -60,6 +61,9 @@ pub struct Setup {
     pub dual_mode: bool,
     /// Whether [`Host::output`] tells what leaves the stack.
     pub output: bool,
+    /// What the network card does for the stack: it computes checksums of what is sent, and splits TCP data into segments of so many
+    /// bytes. `None`: nothing.
+    pub card: Option<u32>,
 }
 
 impl Default for Setup {
@@ -77,6 +81,7 @@ impl Default for Setup {
             group_flows: true,
             dual_mode: false,
             output: false,
+            card: None,
         }
     }
 }
@@ -150,6 +155,8 @@ pub(super) struct Transit<'p> {
     pub(super) arrival: Arrival,
     /// The frame that carries it, if that is known.
     pub(super) frame: Option<Frame<'p>>,
+    /// What the network card is left to do.
+    pub(super) offload: Offload,
 }
 
 impl<'p> Transit<'p> {
@@ -169,6 +176,10 @@ impl<'p> Transit<'p> {
             hops: 0,
             arrival,
             frame: None,
+            offload: Offload {
+                checksum: 0,
+                large_send: 0,
+            },
         }
     }
 
@@ -187,6 +198,7 @@ impl<'p> Transit<'p> {
             offset,
             id: self.id,
             injection: self.mark,
+            offload: self.offload,
         }
     }
 }

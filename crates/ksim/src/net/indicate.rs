@@ -8,6 +8,7 @@ use wfp_schema::{ClassifyOutFlags, Direction, IpVersion, LayerId, StreamAction, 
 
 pub use wfp_engine::{Token, Value};
 
+use super::card::Offload;
 use super::metadata::Metadata;
 use super::redirect::Redirection;
 
@@ -35,6 +36,8 @@ pub struct PacketData<'a> {
     pub id: PacketId,
     /// Given at [`Host::inject`](super::Host::inject); `None` for packets of the stack and the wire.
     pub injection: Option<InjectionMark>,
+    /// What the network card is left to do with it.
+    pub offload: Offload,
 }
 
 /// What the implementer of [`Filtering`] wants to be told about a packet that it injected.

@@ -6,6 +6,7 @@
 use wfp_schema::flags::L2Flags;
 use wfp_schema::{Layer, LayerId, LayerKind};
 
+use super::card::Offload;
 use super::host::{Arrival, Host, dropped};
 use super::indicate::{
     Filtering, Indication, InjectionMark, Outcome, PacketData, PacketId, Ticks, Value,
@@ -301,6 +302,7 @@ impl<F: Filtering> Host<F> {
             offset: 0,
             id,
             injection: mark,
+            offload: Offload::default(),
         };
         let layers = if outbound {
             &self.link_layers.outbound

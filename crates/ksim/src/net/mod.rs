@@ -56,6 +56,7 @@
 //! - The layers of a virtual switch, and the fast layers, are not indicated.
 
 mod ale;
+mod card;
 mod change;
 mod conversation;
 mod endpoint;
@@ -89,6 +90,8 @@ mod rewrite;
 mod stream;
 mod tcp;
 
+pub use card::Offload;
+pub(crate) use card::finish;
 pub use endpoint::{Opened, Socket};
 pub use host::{Arrival, Host, IDLE_TIMEOUT, Setup};
 pub use indicate::{

@@ -8,6 +8,7 @@
 use wfp_schema::Direction;
 use wfp_schema::codes::AddressType;
 
+use super::card;
 use super::flow::State;
 use super::host::{Arrival, Entry, Host, Transit, dropped, has_ale};
 use super::indicate::{Filtering, Outcome};
@@ -203,9 +204,24 @@ impl<F: Filtering> Host<F> {
             }
             self.payload(flow, transit, from)?;
             self.stream_packet(flow, transit)?;
-            self.at_packet_layer(flow, transit, Point::OutboundTransport, opening)?;
         }
-        self.at_packet_layer(flow, transit, Point::OutboundPacket, opening)?;
+        // What is injected is as it was made; the stack's own is left to the card.
+        let card = self.setup.card.filter(|_| transit.mark.is_none());
+        let left = card.and_then(|size| card::left(transit.packet, size));
+        let parsed = left
+            .as_ref()
+            .and_then(|(bytes, offload)| Some((Packet::parse(bytes).ok()?, *offload)));
+        let shown = parsed
+            .as_ref()
+            .map_or(*transit, |(packet, offload)| Transit {
+                packet,
+                offload: *offload,
+                ..*transit
+            });
+        if from != Entry::Network {
+            self.at_packet_layer(flow, &shown, Point::OutboundTransport, opening)?;
+        }
+        self.at_packet_layer(flow, &shown, Point::OutboundPacket, opening)?;
         let entry = &self.flows.all[flow];
         if entry.conversation.loopback {
             return Ok(());

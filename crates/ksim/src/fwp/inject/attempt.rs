@@ -15,10 +15,10 @@ use crate::fwp::layout::kernel::InjectComplete;
 use crate::fwp::stack::{InjectedPacket, InjectedStreamData, StackRequest};
 use crate::kernel::Bugcheck;
 use crate::ndis::chain;
-use crate::ndis::layout::NetBufferList;
+use crate::ndis::layout::{INFO_CHECKSUM, NetBufferList};
 use crate::ndis::list::Snapshot;
 use crate::ndis::packet::Packet;
-use crate::net::{InjectionMark, InjectionPoint, PacketId};
+use crate::net::{InjectionMark, InjectionPoint, PacketId, finish};
 use crate::verifier::{
     INJECTION_HANDLE, INJECTION_INLINE, INJECTION_LOCK, INJECTION_LOOP, INJECTION_OFFSET,
     NBL_STATE, OBJECT_STALE,
@@ -67,6 +67,11 @@ impl Target {
             Self::Packet(point) => InjectionTarget::Packet(point),
             Self::Stream { flags, .. } => InjectionTarget::Stream(flags),
         }
+    }
+
+    /// Whether a packet goes to the network card as it is.
+    const fn is_network_send(self) -> bool {
+        matches!(self, Self::Packet(InjectionPoint::NetworkSend))
     }
 
     /// Whether the data begins with an IP header.
@@ -303,14 +308,18 @@ pub(super) fn inject(call: &Call<'_>, by: By, what: What, target: Target) -> Res
     };
     let handles = &machine.fwp.injection.handles;
     let mut accepted = Vec::with_capacity(lists.len());
-    for (at, _) in &lists {
+    for (at, header) in &lists {
         let snapshot = Snapshot::of(*at);
+        let left = header.info[INFO_CHECKSUM];
         let journey = depart(call, by, source_of(call, *at));
         let requests: Result<Vec<_>, _> = snapshot
             .packets()
             .map(|bytes| {
                 check_data(call, target, begun.family, bytes);
-                journey.request(target, bytes)
+                // A clone of what was left to the card is left to it too.
+                let finished = (left != 0 && target.is_network_send())
+                    .then(|| finish(bytes, u32::try_from(left).unwrap_or(0)));
+                journey.request(target, finished.as_deref().unwrap_or(bytes))
             })
             .collect();
         match requests {

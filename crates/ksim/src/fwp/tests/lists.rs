@@ -20,7 +20,9 @@ use crate::fwp::nbl_context::{
 use crate::fwp::reassemble::FwpsReassembleForwardFragmentGroup0;
 use crate::ndis::chain;
 use crate::ndis::layout::NetBufferList;
-use crate::net::{Filtering, Indication, InjectionMark, Metadata, Outcome, PacketData, PacketId};
+use crate::net::{
+    Filtering, Indication, InjectionMark, Metadata, Offload, Outcome, PacketData, PacketId,
+};
 use crate::verifier::{ARGUMENT, NBL_STATE};
 
 const PROVIDER: Guid = Guid::from_u128(0x9999);
@@ -48,6 +50,7 @@ fn packet(number: u64, bytes: &[u8]) -> Shown<'_> {
         offset: 0,
         id: PacketId(number),
         injection: None,
+        offload: Offload::default(),
     });
     Shown {
         packet,

@@ -25,8 +25,8 @@ use crate::fwp::session::{FwpmEngineClose0, FwpmEngineOpen0};
 use crate::fwp::{Config, KernelFiltering};
 use crate::kernel::Kernel;
 use crate::net::{
-    End, Filtering, FlowInfo, Identity, Indication, InjectionMark, Metadata, Outcome, PacketData,
-    PacketId, Sid, Value,
+    End, Filtering, FlowInfo, Identity, Indication, InjectionMark, Metadata, Offload, Outcome,
+    PacketData, PacketId, Sid, Value,
 };
 use crate::verifier::Report;
 
@@ -423,6 +423,7 @@ impl<'a> Shown<'a> {
             offset,
             id: PacketId(3),
             injection,
+            offload: Offload::default(),
         });
         Self {
             packet,
