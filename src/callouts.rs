@@ -220,7 +220,12 @@ const fn watch<C: Callout>(kind: CalloutKind) -> Row {
 const TABLE: [Row; COUNT / 2] = [
     // Only addresses, ports and identities count: no packet is looked at.
     Row::new::<authorize::Connect>(CalloutKind::Connect, MERGED, CalloutAction::Unknown),
-    Row::new::<authorize::RecvAccept>(CalloutKind::RecvAccept, MERGED, CalloutAction::Unknown),
+    // Not URO: a first datagram that is held is cloned and injected, which merged ones may not be.
+    Row::new::<authorize::RecvAccept>(
+        CalloutKind::RecvAccept,
+        MERGED.without(CalloutFlags::ALLOW_URO),
+        CalloutAction::Unknown,
+    ),
     Row::new::<listen::Listen>(CalloutKind::Listen, MERGED, CalloutAction::Unknown),
     Row::new::<flow::FlowEstablished>(
         CalloutKind::FlowEstablished,

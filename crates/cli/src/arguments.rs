@@ -6,6 +6,8 @@ use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::ask::Answer;
+
 /// Network policy for Windows, and the means to see what it does.
 #[derive(Debug, Parser)]
 #[command(name = "portcullis", version, propagate_version = true)]
@@ -29,6 +31,13 @@ pub enum Command {
     ///
     /// Exit status: 0 clean, 1 bad input, 2 the verifier found a violation or a leak.
     Capture(Capture),
+    /// Replay captures, and answer the questions of rules with `action = "ask"`
+    ///
+    /// Each question is asked at the terminal, unless an option answers it. No time passes meanwhile: what waits in vain
+    /// for an answer goes on when the capture's time has come.
+    ///
+    /// Exit status: 0 clean, 1 bad input, 2 the verifier found a violation or a leak.
+    Ask(Ask),
     /// Check or compile a policy
     #[command(subcommand)]
     Policy(Policy),
@@ -84,6 +93,26 @@ pub struct Replay {
     /// Show the driver's events as well
     #[arg(long)]
     pub events: bool,
+    /// Answer the questions of a rule ("*": of every rule): RULE=permit|block|none; without any the rules' defaults decide
+    #[arg(long, value_name = "RULE=ANSWER")]
+    pub answer: Vec<Answer>,
+}
+
+/// `portcullis ask`.
+#[derive(Debug, Args)]
+pub struct Ask {
+    /// What to replay, and how.
+    #[command(flatten)]
+    pub replay: Replay,
+    /// Answer by this file: RULE=permit|block|none a line
+    #[arg(long, value_name = "FILE")]
+    pub answers: Option<PathBuf>,
+    /// Permit whatever is asked about
+    #[arg(long, conflicts_with_all = ["block_all", "answers"])]
+    pub permit_all: bool,
+    /// Block whatever is asked about
+    #[arg(long, conflicts_with = "answers")]
+    pub block_all: bool,
 }
 
 /// `portcullis capture`.

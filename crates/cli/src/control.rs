@@ -170,7 +170,8 @@ fn take(
     });
     let size = EventsReply::size_with(EVENTS_A_READ);
     let reply = device.control(code, request.as_bytes(), size)?;
-    let (header, read) = EventsReply::read(&reply).ok_or(ControlError::Reply(code.name()))?;
+    let (header, read) =
+        EventsReply::read(&reply).ok_or_else(|| ControlError::Reply(code.name()))?;
     records.extend(read);
     Ok(header.count.get() != 0 && header.remaining.get() != 0)
 }

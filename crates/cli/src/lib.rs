@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod arguments;
+pub mod ask;
 pub mod capture;
 pub mod commands;
 pub mod control;

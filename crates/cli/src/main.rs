@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use portcullis_cli::arguments::{Arguments, Command};
-use portcullis_cli::commands::{capture, coverage, image, policy, replay, verify};
+use portcullis_cli::commands::{ask, capture, coverage, image, policy, replay, verify};
 
 fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
@@ -23,6 +23,7 @@ fn main() -> ExitCode {
     let ending = match &arguments.command {
         Command::Replay(arguments) => replay::run(arguments),
         Command::Capture(arguments) => capture::run(arguments),
+        Command::Ask(arguments) => ask::run(arguments),
         Command::Policy(command) => policy::run(command),
         Command::Image(arguments) => image::run(arguments),
         Command::Verify(arguments) => verify::run(arguments),

@@ -62,6 +62,7 @@ pub(crate) fn measure(
         annotate: None,
         rules: Vec::new(),
         capture: None,
+        answers: portcullis_cli::ask::Answers::default(),
     };
     let mut rates = Vec::new();
     let mut in_all = Vec::new();

@@ -46,6 +46,7 @@ pub(crate) fn replay(capture: &Path, policy: &[u8]) -> Vec<Found> {
         annotate: None,
         rules: Vec::new(),
         capture: None,
+        answers: portcullis_cli::ask::Answers::default(),
     };
     let outcome =
         run(&plan, &|_, _| ()).unwrap_or_else(|error| panic!("{}: {error}", capture.display()));

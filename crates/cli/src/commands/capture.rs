@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::{BadInput, Ending, policy, replay};
 use crate::arguments::{Capture, Prefix};
+use crate::ask::Answers;
 use crate::live::{CaptureOptions, Captured};
 use crate::replay::{Outcome, Plan, run as replay_plan};
 use crate::report::json::VerifierEntry;
@@ -37,6 +38,7 @@ pub fn run(arguments: &Capture) -> Result<Ending, BadInput> {
         write: None,
         annotate: None,
         rules: compiled.rule_names,
+        answers: Answers::default(),
         capture: Some(options(arguments)?),
     };
     let bar = replay::progress_bar();

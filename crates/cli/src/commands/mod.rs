@@ -7,6 +7,7 @@ macro_rules! say {
     };
 }
 
+pub mod ask;
 pub mod capture;
 pub mod coverage;
 pub mod image;

@@ -7,6 +7,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{BadInput, Ending, policy};
 use crate::arguments::Replay;
+use crate::ask::Answers;
 use crate::replay::{Outcome, Plan, run as replay};
 use crate::report::json::ReplayReport;
 use crate::report::{events, table};
@@ -20,6 +21,20 @@ const PERMIT_ALL: &str = "default = \"permit\"\n";
 /// # Errors
 /// A capture, policy, driver or option that is not usable. A driver that stops the machine is a violation.
 pub fn run(arguments: &Replay) -> Result<Ending, BadInput> {
+    let answers = Answers {
+        script: arguments.answer.clone(),
+        terminal: false,
+    };
+    run_with(arguments, answers)
+}
+
+/// Runs the command; `answers` says who answers the driver's questions.
+pub(super) fn run_with(arguments: &Replay, answers: Answers) -> Result<Ending, BadInput> {
+    if !answers.is_empty() && arguments.cpus != 1 {
+        return Err(BadInput::new(
+            "questions are answered on one processor: leave --cpus out",
+        ));
+    }
     let compiled = match &arguments.policy {
         Some(file) => policy::compile(file, true)?,
         None => permit_all()?,
@@ -36,6 +51,7 @@ pub fn run(arguments: &Replay) -> Result<Ending, BadInput> {
         annotate: arguments.annotate.clone(),
         rules: compiled.rule_names.clone(),
         capture: None,
+        answers,
     };
     let bar = progress_bar();
     let outcome = replay(&plan, &|done, total| {

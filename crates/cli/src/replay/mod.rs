@@ -23,8 +23,9 @@ pub use decisions::{Decided, Decisions, address};
 pub use shard::{Fate, FrameReport, Shard};
 
 use crate::arguments::Process;
+use crate::ask::{self, Answers};
 use crate::capture::{self, CaptureError, Frame};
-use crate::control::{self, ControlError};
+use crate::control::{self, ControlError, Wait};
 use crate::live::{self, CaptureOptions, Captured, Session};
 use crate::simulation::{SimulatedDevice, Simulation, SimulationError};
 
@@ -53,6 +54,8 @@ pub struct Plan {
     pub rules: Vec<String>,
     /// What the driver is to capture meanwhile.
     pub capture: Option<CaptureOptions>,
+    /// Who answers the driver's questions; on one processor only.
+    pub answers: Answers,
 }
 
 /// Why a replay did not take place, or not to its end.
@@ -361,12 +364,26 @@ fn in_place(
     let mut shard = Shard::new(cpu, setup.clone());
     let mut events = Vec::new();
     let mut number = 0;
+    let answers = Some(&plan.answers).filter(|answers| !answers.is_empty());
+    let answer = |shard: &mut Shard<'_>| -> Result<(), ControlError> {
+        let Some(answers) = answers else {
+            return Ok(());
+        };
+        shard.settle(cpu);
+        if ask::serve(device, &plan.rules, answers, Wait::No)? > 0 {
+            shard.settle(cpu);
+        }
+        Ok(())
+    };
+    // Whoever reads questions is asked from then on.
+    answer(&mut shard)?;
     for file in &plan.captures {
         let mut failed: Option<ReplayError> = None;
         capture::read(file, |frame| {
             shard.frame(number, &frame);
             number += 1;
-            if number % STRIDE == 0 {
+            failed = answer(&mut shard).err().map(ReplayError::from);
+            if failed.is_none() && number % STRIDE == 0 {
                 shard.settle(cpu);
                 tally.advance(STRIDE);
                 failed = tally.take_captured(device).err();
