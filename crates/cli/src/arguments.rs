@@ -20,10 +20,12 @@ pub struct Arguments {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    #[cfg(target_os = "linux")]
     /// Replay captures through the driver in the simulated kernel and show what it decided
     ///
     /// Exit status: 0 clean, 1 bad input, 2 the verifier found a violation or a leak.
     Replay(Replay),
+    #[cfg(target_os = "linux")]
     /// Write what the driver captures: packets at the network layers, with what was decided about each
     ///
     /// Every packet has a comment: the verdict, the rule, the flow, the application, and if it was discarded by whom.
@@ -31,6 +33,7 @@ pub enum Command {
     ///
     /// Exit status: 0 clean, 1 bad input, 2 the verifier found a violation or a leak.
     Capture(Capture),
+    #[cfg(target_os = "linux")]
     /// Replay captures, and answer the questions of rules with `action = "ask"`
     ///
     /// Each question is asked at the terminal, unless an option answers it. No time passes meanwhile: what waits in vain
@@ -41,8 +44,15 @@ pub enum Command {
     /// Check or compile a policy
     #[command(subcommand)]
     Policy(Policy),
+    /// Take the TCP connections that a policy redirects, and pass them on to where they were to go
+    ///
+    /// The program registers itself with the driver, learns of each connection where it was to go, connects there on
+    /// its behalf, and copies both ways. It says what became of each. When it ends, the policy's `redirect_default`
+    /// decides.
+    Proxy(Proxy),
     /// Say what a driver image is: sections, flags, imports, KMDF version
     Image(Image),
+    #[cfg(target_os = "linux")]
     /// Load, exercise and unload a WFP driver under the verifier
     ///
     /// The driver is started, its devices are opened and asked for what they do not know, recorded traffic runs on
@@ -52,12 +62,23 @@ pub enum Command {
     ///
     /// Exit status: 0 clean, 1 bad input, 2 the verifier found a violation or a leak.
     Verify(Verify),
+    #[cfg(target_os = "linux")]
     /// Measure which lines of a driver run, over any number of runs
     ///
     /// Between `prepare` and `report`, everything that loads the driver into a simulated kernel with the environment
     /// variable `KSIM_COVERAGE=FOLDER` adds to what ran: this program and tests.
     #[command(subcommand)]
     Coverage(Coverage),
+    /// Say what the driver on this machine is doing: its state, its callouts and its counters
+    #[cfg(windows)]
+    Status,
+    /// Show the driver's events as they come
+    #[cfg(windows)]
+    Events {
+        /// The policy in force, for the names of its rules
+        #[arg(long, value_name = "FILE")]
+        policy: Option<PathBuf>,
+    },
 }
 
 /// `portcullis replay`.
@@ -251,6 +272,32 @@ pub enum Policy {
         #[arg(short, long, value_name = "BLOB")]
         output: PathBuf,
     },
+    /// Put a policy into force in the driver on this machine
+    #[cfg(windows)]
+    Set {
+        /// The policy, a TOML file
+        file: PathBuf,
+        /// Every decision makes events, not only those of rules with `log`
+        #[arg(long)]
+        events: bool,
+    },
+    /// Withdraw the policy that is in force: everything is permitted
+    #[cfg(windows)]
+    Clear,
+}
+
+/// `portcullis proxy`.
+#[derive(Debug, Args)]
+pub struct Proxy {
+    /// Where to listen, as the policy's `redirect` says; may be given more than once
+    #[arg(long, value_name = "ADDR:PORT", conflicts_with = "demo")]
+    pub listen: Vec<SocketAddr>,
+    /// Show it in the simulated kernel: a connection through the driver, to a real proxy and a real server
+    #[arg(long)]
+    pub demo: bool,
+    /// The driver to run, instead of the portcullis.sys in this program
+    #[arg(long, value_name = "FILE.sys", requires = "demo")]
+    pub driver: Option<PathBuf>,
 }
 
 /// `portcullis image`.
@@ -331,6 +378,7 @@ impl PoolGuard {
     }
 }
 
+#[cfg(target_os = "linux")]
 impl From<PoolGuard> for ksim::PoolMode {
     fn from(guard: PoolGuard) -> Self {
         match guard {

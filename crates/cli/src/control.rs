@@ -1,5 +1,7 @@
 //! The driver's control device, typed.
 
+use std::net::SocketAddr;
+
 use portcullis_proto::Action;
 use portcullis_proto::ask::AnswerRequest;
 use portcullis_proto::capture::{CaptureReply, ReadCaptureRequest, StartCaptureRequest};
@@ -8,6 +10,7 @@ use portcullis_proto::device::ControlCode;
 use portcullis_proto::event::{EventRecord, EventsReply, ReadEventsRequest};
 use portcullis_proto::filter::{DescribeFilterRequest, FilterReply};
 use portcullis_proto::message::{Request, SetPolicyRequest, VersionReply, read_padded};
+use portcullis_proto::redirect::RegisterProxyRequest;
 use portcullis_proto::status::{CalloutStatus, StatusReply};
 use wfp_schema::NtStatus;
 
@@ -24,6 +27,17 @@ pub enum ControlError {
         operation: &'static str,
         /// Its answer.
         status: NtStatus,
+    },
+    /// The device cannot be opened.
+    #[error("the driver's control device: {0}")]
+    Open(std::io::Error),
+    /// The system refused, in the driver's name or its own.
+    #[error("the driver was asked to {operation}: {source}")]
+    System {
+        /// What was asked.
+        operation: &'static str,
+        /// The answer.
+        source: std::io::Error,
     },
     /// The reply is not one of this protocol version.
     #[error("the driver's reply to \"{0}\" is not one of this program's protocol version")]
@@ -104,6 +118,22 @@ pub fn set_policy(device: &impl Device, policy: &[u8]) -> Result<(), ControlErro
     let mut input = SetPolicyRequest::new(size).as_bytes().to_vec();
     input.extend_from_slice(policy);
     device.control(ControlCode::SetPolicy, &input, 0).map(drop)
+}
+
+/// Says that the program that has opened the device listens there for redirected connections of this protocol (TCP 6,
+/// UDP 17, 0 for both), as long as the device is open.
+///
+/// # Errors
+/// [`ControlError`]; another proxy listens there, or there are too many.
+pub fn register_proxy(
+    device: &impl Device,
+    listens: SocketAddr,
+    protocol: u8,
+) -> Result<(), ControlError> {
+    let request = RegisterProxyRequest::new(listens, protocol);
+    device
+        .control(ControlCode::RegisterProxy, request.as_bytes(), 0)
+        .map(drop)
 }
 
 /// Takes all events that wait, oldest first, into `events`.
@@ -235,4 +265,15 @@ pub fn describe_filter(device: &impl Device, filter: u64) -> Result<FilterName, 
         name: text(&reply.name),
         provider: text(&reply.provider),
     })
+}
+
+/// Waits until there are events and takes some, oldest first, into `events`. The device does nothing else meanwhile.
+///
+/// # Errors
+/// [`ControlError`]
+pub fn wait_for_events(
+    device: &impl Device,
+    events: &mut Vec<EventRecord>,
+) -> Result<(), ControlError> {
+    take(device, ControlCode::ReadEvents, events, Wait::ForOne).map(drop)
 }

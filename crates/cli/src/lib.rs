@@ -6,7 +6,12 @@ pub mod ask;
 pub mod capture;
 pub mod commands;
 pub mod control;
+#[cfg(windows)]
+pub mod device;
 pub mod live;
+pub mod proxy;
+#[cfg(target_os = "linux")]
 pub mod replay;
 pub mod report;
+#[cfg(target_os = "linux")]
 pub mod simulation;

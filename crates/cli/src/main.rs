@@ -5,7 +5,11 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use portcullis_cli::arguments::{Arguments, Command};
-use portcullis_cli::commands::{ask, capture, coverage, image, policy, replay, verify};
+#[cfg(windows)]
+use portcullis_cli::commands::device;
+#[cfg(target_os = "linux")]
+use portcullis_cli::commands::{ask, capture, coverage, replay, verify};
+use portcullis_cli::commands::{image, policy, proxy};
 
 fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
@@ -21,13 +25,23 @@ fn main() -> ExitCode {
         }
     };
     let ending = match &arguments.command {
+        #[cfg(target_os = "linux")]
         Command::Replay(arguments) => replay::run(arguments),
+        #[cfg(target_os = "linux")]
         Command::Capture(arguments) => capture::run(arguments),
+        #[cfg(target_os = "linux")]
         Command::Ask(arguments) => ask::run(arguments),
         Command::Policy(command) => policy::run(command),
+        Command::Proxy(arguments) => proxy::run(arguments),
         Command::Image(arguments) => image::run(arguments),
+        #[cfg(target_os = "linux")]
         Command::Verify(arguments) => verify::run(arguments),
+        #[cfg(target_os = "linux")]
         Command::Coverage(command) => coverage::run(command),
+        #[cfg(windows)]
+        Command::Status => device::status(),
+        #[cfg(windows)]
+        Command::Events { policy } => device::events(policy.as_deref()),
     };
     match ending {
         Ok(ending) => ending.into(),

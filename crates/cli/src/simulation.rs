@@ -151,6 +151,18 @@ impl Simulation {
         })
     }
 
+    /// Opens the device once more, as the program of another process.
+    ///
+    /// # Errors
+    /// [`SimulationError::Open`]
+    pub fn open_as(&self, process: u32) -> Result<SimulatedDevice, SimulationError> {
+        let caller = Caller {
+            process,
+            ..Caller::administrator()
+        };
+        Ok(SimulatedDevice::new(self.kernel.open(WIN32_PATH, caller)?))
+    }
+
     /// The control device.
     #[must_use]
     pub const fn device(&self) -> &SimulatedDevice {

@@ -7,12 +7,22 @@ macro_rules! say {
     };
 }
 
+#[cfg(target_os = "linux")]
 pub mod ask;
+#[cfg(target_os = "linux")]
 pub mod capture;
+#[cfg(target_os = "linux")]
 pub mod coverage;
+#[cfg(windows)]
+pub mod device;
 pub mod image;
 pub mod policy;
+pub mod proxy;
+#[cfg(target_os = "linux")]
+mod proxy_demo;
+#[cfg(target_os = "linux")]
 pub mod replay;
+#[cfg(target_os = "linux")]
 pub mod verify;
 
 use std::fmt;

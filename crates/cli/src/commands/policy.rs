@@ -14,6 +14,10 @@ use crate::arguments::Policy;
 /// An invalid policy, or a file that cannot be read or written.
 pub fn run(command: &Policy) -> Result<Ending, BadInput> {
     match command {
+        #[cfg(windows)]
+        Policy::Set { file, events } => super::device::set_policy(&compile(file, *events)?),
+        #[cfg(windows)]
+        Policy::Clear => super::device::clear_policy(),
         Policy::Check { file, json } => check(file, *json),
         Policy::Compile { file, output } => {
             let compiled = compile(file, false)?;

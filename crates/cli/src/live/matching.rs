@@ -15,7 +15,7 @@ use portcullis_proto::policy::Action;
 use zerocopy::FromBytes as _;
 
 use super::rebuilt;
-use crate::replay::address;
+use crate::report::address;
 
 /// Records that may follow before a packet is told without having been discarded.
 const PATIENCE: usize = 512;

@@ -1,10 +1,12 @@
 //! What the driver decided, flow by flow, from its events.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, SocketAddr};
 
 use portcullis_proto::event::{EventKind, EventRecord, Operation};
 use portcullis_proto::policy::Action;
+
+pub use crate::report::address;
 
 /// What the driver's events say of a flow.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -16,6 +18,8 @@ pub struct Decided {
     pub application: Option<String>,
     /// The rule that decided last; `None` is the default action, or no decision.
     pub rule: Option<u32>,
+    /// Where it was redirected to.
+    pub redirected_to: Option<SocketAddr>,
     /// The rule that blocked first, where one did.
     pub blocked_by: Option<Option<u32>>,
 }
@@ -54,6 +58,10 @@ impl Decisions {
                     flow.host = Some(host.to_owned());
                 }
                 flow.rule = event.rule();
+                if event.target_port.get() != 0 {
+                    let target = address(event, &event.target_address);
+                    flow.redirected_to = Some(SocketAddr::new(target, event.target_port.get()));
+                }
                 if flow.application.is_none() {
                     let units: Vec<u16> = event.application().collect();
                     flow.application =
@@ -77,6 +85,7 @@ impl Decisions {
                 decided.host.clone_from(&later.host);
             }
             decided.blocked_by = decided.blocked_by.or(later.blocked_by);
+            decided.redirected_to = decided.redirected_to.or(later.redirected_to);
             decided.rule = later.rule;
         }
         decided
@@ -86,16 +95,5 @@ impl Decisions {
     #[must_use]
     pub fn of_listen(&self, address: IpAddr, port: u16) -> Option<Option<u32>> {
         self.listens.get(&(address, port)).copied()
-    }
-}
-
-/// An address of an event.
-#[must_use]
-pub fn address(event: &EventRecord, bytes: &[u8; 16]) -> IpAddr {
-    if event.family == 4 {
-        let [a, b, c, d, ..] = *bytes;
-        IpAddr::V4(Ipv4Addr::new(a, b, c, d))
-    } else {
-        IpAddr::V6(Ipv6Addr::from(*bytes))
     }
 }

@@ -5,7 +5,8 @@ mod local;
 mod shard;
 mod write;
 
-use std::net::IpAddr;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Mutex;
@@ -15,6 +16,8 @@ use std::time::{Duration, Instant};
 
 use ksim::net::{Discovery, FlowIndex, FlowReport, Identity, Processes, Setup, flow_hash};
 use ksim::{Config, Cpu, Report};
+use portcullis_core::policy::RuleIndex;
+use portcullis_core::{Effect, PolicyView};
 use portcullis_proto::counter::Counter;
 use portcullis_proto::event::EventRecord;
 use portcullis_proto::status::{CalloutStatus, StatusReply};
@@ -236,6 +239,11 @@ pub fn run(plan: &Plan, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Outcome,
         .clone()
         .map(|options| Session::start(simulation.device(), options, plan.rules.clone()));
     let session = session.transpose()?;
+    // The replay plays the part of every proxy that the policy names.
+    let proxies = simulation.open_as(PROXY_PROCESS)?;
+    for listens in redirect_targets(plan.policy.as_deref().unwrap_or_default()) {
+        control::register_proxy(&proxies, listens, 0)?;
+    }
     let total = survey.frames;
     let tally = Tally {
         total,
@@ -268,6 +276,7 @@ pub fn run(plan: &Plan, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Outcome,
     results.events.sort_by_key(|event| event.sequence.get());
     let (status, callouts) = control::status(simulation.device())?;
     let statistics = control::statistics(simulation.device())?;
+    proxies.close().map_err(SimulationError::from)?;
     let verifier = simulation.stop()?;
     results.frames.sort_unstable_by_key(|frame| frame.number);
     let count = |fate: Fate| {
@@ -298,6 +307,23 @@ pub fn run(plan: &Plan, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Outcome,
         events: results.events,
         duration,
     })
+}
+
+/// The process that proxies are of in a replay.
+const PROXY_PROCESS: u32 = 0x7000;
+
+/// Where a compiled policy sends connections.
+fn redirect_targets(policy: &[u8]) -> BTreeSet<SocketAddr> {
+    let Ok(view) = PolicyView::validate(policy) else {
+        return BTreeSet::new();
+    };
+    (0..u32::try_from(view.rule_count()).unwrap_or(0))
+        .flat_map(|rule| view.effects(Some(RuleIndex(rule))))
+        .filter_map(|effect| match effect {
+            Effect::Redirect { to, .. } => Some(SocketAddr::new(to.address, to.port)),
+            _ => None,
+        })
+        .collect()
 }
 
 /// What the processors give back.

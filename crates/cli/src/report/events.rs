@@ -6,9 +6,8 @@ use portcullis_proto::event::{EventKind, EventRecord, HostSource, Operation};
 use portcullis_proto::policy::Action;
 use portcullis_proto::status::DriverState;
 
-use super::protocol;
+use super::{address, protocol};
 use crate::live::{place, reason};
-use crate::replay::address;
 
 /// `event` as a line; `rules` are the names of the policy's rules.
 #[must_use]
@@ -55,6 +54,11 @@ fn connection(line: &mut String, event: &EventRecord, rules: &[String]) {
         event.remote_port.get(),
     );
     write!(line, " {} {local} {remote}", protocol(event.protocol)).ok();
+    if event.target_port.get() != 0 || event.target_address != [0; 16] {
+        let target = address(event, &event.target_address);
+        let target = std::net::SocketAddr::new(target, event.target_port.get());
+        write!(line, " → {target}").ok();
+    }
     if let Some(host) = event.host() {
         let source = HostSource::from_raw(event.host_source).map_or("?", HostSource::name);
         write!(line, " host {host} ({source})").ok();

@@ -25,6 +25,9 @@ struct FlowEntry<'a> {
     protocol: String,
     local: (IpAddr, u16),
     remote: (IpAddr, u16),
+    /// Where the driver sent it instead; left out where it did not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    redirected_to: Option<(IpAddr, u16)>,
     direction: &'static str,
     host: Option<&'a str>,
     packets: [u64; 2],
@@ -142,6 +145,10 @@ fn flow_entry<'a>(flow: &'a Flow, rules: &'a [String]) -> FlowEntry<'a> {
         protocol: protocol(report.protocol),
         local: (report.local.address, report.local.port),
         remote: (report.remote.address, report.remote.port),
+        redirected_to: flow
+            .decided
+            .redirected_to
+            .map(|target| (target.ip(), target.port())),
         direction: direction(report.direction),
         host: flow.decided.host.as_deref(),
         packets: report.packets,

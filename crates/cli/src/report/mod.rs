@@ -1,11 +1,17 @@
 //! What a replay and a verification show: tables for people, JSON for programs.
 
 pub mod events;
+#[cfg(target_os = "linux")]
 pub mod json;
+#[cfg(target_os = "linux")]
 pub mod table;
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use portcullis_proto::event::EventRecord;
 use wfp_schema::Direction;
 
+#[cfg(target_os = "linux")]
 use crate::replay::Flow;
 
 /// An IP protocol's name; numbers stand for themselves.
@@ -30,15 +36,28 @@ pub const fn direction(direction: Direction) -> &'static str {
 }
 
 /// A verdict's name.
+#[cfg(target_os = "linux")]
 #[must_use]
 pub const fn verdict(flow: &Flow) -> &'static str {
     if flow.blocked() { "block" } else { "permit" }
 }
 
 /// The rule behind a flow's verdict by name; `None` is the default action.
+#[cfg(target_os = "linux")]
 #[must_use]
 pub fn rule<'a>(flow: &Flow, names: &'a [String]) -> Option<&'a str> {
     names
         .get(usize::try_from(flow.rule()?).ok()?)
         .map(String::as_str)
+}
+
+/// An address of an event.
+#[must_use]
+pub fn address(event: &EventRecord, bytes: &[u8; 16]) -> IpAddr {
+    if event.family == 4 {
+        let [a, b, c, d, ..] = *bytes;
+        IpAddr::V4(Ipv4Addr::new(a, b, c, d))
+    } else {
+        IpAddr::V6(Ipv6Addr::from(*bytes))
+    }
 }

@@ -39,7 +39,11 @@ fn end(protocol: u8, end: &End) -> String {
 /// The flows.
 #[must_use]
 pub fn flows(flows: &[Flow], rules: &[String]) -> String {
-    let mut table = table(&[
+    // Few policies redirect.
+    let redirects = flows
+        .iter()
+        .any(|flow| flow.decided.redirected_to.is_some());
+    let mut header = vec![
         "Protocol",
         "Local",
         "Remote",
@@ -51,10 +55,14 @@ pub fn flows(flows: &[Flow], rules: &[String]) -> String {
         "in",
         "Verdict",
         "Rule",
-    ]);
+    ];
+    if redirects {
+        header.push("Redirected to");
+    }
+    let mut table = table(&header);
     for flow in flows {
         let report = &flow.report;
-        table.add_row([
+        let mut row = vec![
             protocol(report.protocol),
             end(report.protocol, &report.local),
             end(report.protocol, &report.remote),
@@ -66,7 +74,12 @@ pub fn flows(flows: &[Flow], rules: &[String]) -> String {
             report.bytes[1].to_string(),
             verdict(flow).to_owned(),
             rule(flow, rules).unwrap_or("(default)").to_owned(),
-        ]);
+        ];
+        if redirects {
+            let target = flow.decided.redirected_to;
+            row.push(target.map_or_else(String::new, |target| target.to_string()));
+        }
+        table.add_row(row);
     }
     align_right(&mut table, &[5, 6, 7, 8]);
     table.to_string()

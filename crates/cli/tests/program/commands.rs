@@ -195,3 +195,25 @@ fn help_and_version_are_no_errors() {
         assert!(!ran.output.is_empty());
     }
 }
+
+#[test]
+fn the_demonstration_of_the_proxy_shows_where_a_connection_was_to_go() {
+    let ran = portcullis(&["proxy", "--demo"]);
+    assert_eq!((ran.status, ran.errors.as_str()), (0, ""), "{}", ran.output);
+    for said in [
+        "The proxy learns that it was to go to 198.51.100.7:80",
+        "192.0.2.10:50000 → 198.51.100.7:80: 10 bytes there, 25 back, process 600",
+        "The application reads: an answer to \"a question\"",
+        "Verifier: no violation, no leak",
+    ] {
+        assert!(ran.output.contains(said), "{said}\n{}", ran.output);
+    }
+}
+
+#[test]
+fn the_example_policies_are_valid() {
+    for name in ["policy.toml", "proxy.toml", "split-tunnel.toml"] {
+        let ran = portcullis(&["policy", "check", &crate::program::example(name)]);
+        assert_eq!((ran.status, ran.errors.as_str()), (0, ""), "{name}");
+    }
+}

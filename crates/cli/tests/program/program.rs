@@ -53,7 +53,12 @@ pub(crate) fn capture(name: &str) -> String {
 
 /// The example policy.
 pub(crate) fn example_policy() -> String {
-    project("examples/policy.toml")
+    example("policy.toml")
+}
+
+/// One of the example policies.
+pub(crate) fn example(name: &str) -> String {
+    project(&format!("examples/{name}"))
 }
 
 /// A place for a file of a test's own.

@@ -366,3 +366,27 @@ fn a_capture_that_stops_in_the_middle_of_a_frame_is_replayed_up_to_there() {
             .all(|frame| Packet::parse(&frame.data[14..]).is_ok_and(|packet| !packet.is_cut()))
     );
 }
+
+#[test]
+fn a_replay_shows_where_connections_were_to_go_and_where_they_go() {
+    let policy = crate::program::example("proxy.toml");
+    let flows = flows(&capture("web.pcap"), &["--policy", &policy]);
+    let (web, other): (Vec<&Value>, Vec<&Value>) = flows.iter().partition(|flow| {
+        flow["protocol"] == "tcp" && [json!(80), json!(443)].contains(&flow["remote"][1])
+    });
+    assert_eq!(web.len(), 5);
+    for flow in web {
+        let here = if flow["remote"][0].as_str().unwrap().contains(':') {
+            json!(["::1", 8080])
+        } else {
+            json!(["127.0.0.1", 8080])
+        };
+        assert_eq!(flow["redirected_to"], here, "{flow}");
+        assert_eq!(flow["rule"], "web through the proxy");
+        assert_eq!(flow["verdict"], "permit");
+    }
+    assert!(other.iter().all(|flow| flow.get("redirected_to").is_none()));
+    let shown = portcullis(&["replay", &capture("web.pcap"), "--policy", &policy]);
+    assert!(shown.output.contains("Redirected to"), "{}", shown.output);
+    assert!(shown.output.contains("[::1]:8080"), "{}", shown.output);
+}
