@@ -152,7 +152,7 @@ pub(crate) fn describe_filter(id: u64, passive: Passive) -> Result<FilterReply> 
         .iter()
         .any(|filter| filter.is_some_and(|filter| filter.get() == id));
     let (key, name, provider) = session.filter(id, passive, |filter| {
-        (filter.key, Name::new(filter.name), filter.provider)
+        (filter.key, Name::new(filter.name.clone()), filter.provider)
     })?;
     // A provider may be gone by now.
     let provider = provider

@@ -125,7 +125,7 @@ fn tell(record: &CaptureRecord, packet: Option<Packet<'_>>, before: usize, ends:
 }
 
 /// Which way what was discarded went.
-fn direction(kind: LayerKind, known: &Known<'_>) -> Direction {
+const fn direction(kind: LayerKind, known: &Known<'_>) -> Direction {
     match kind {
         LayerKind::InboundIpPacket
         | LayerKind::InboundTransport
@@ -208,7 +208,7 @@ pub(super) fn place<L: LayerType>(
     }
 }
 
-fn octets(address: IpAddr) -> [u8; 16] {
+const fn octets(address: IpAddr) -> [u8; 16] {
     match address {
         IpAddr::V4(v4) => {
             let [a, b, c, d] = v4.octets();

@@ -83,7 +83,7 @@ impl Callout for Outbound {
 fn ends<L: LayerType>(
     core: &Core,
     call: &Classify<'_, L>,
-    (kind, code): (Option<u16>, Option<u16>),
+    message: (Option<u16>, Option<u16>),
 ) -> Ends {
     let version = call.fields.version();
     let known = call.fields.known();
@@ -95,11 +95,11 @@ fn ends<L: LayerType>(
         },
         local: Endpoint::new(
             expect(core, known.local_address, nowhere),
-            expect(core, kind, 0),
+            expect(core, message.0, 0),
         ),
         remote: Endpoint::new(
             expect(core, known.remote_address, nowhere),
-            expect(core, code, 0),
+            expect(core, message.1, 0),
         ),
     }
 }

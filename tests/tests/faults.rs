@@ -375,6 +375,14 @@ fn every_step_of_a_capture_fails_in_turn_and_leaves_no_capture() {
             .answer(ControlCode::StopCapture, &plain_request(), 0);
         let call = failed(&world);
         assert!(passed, "{call:?}: a capture takes nothing away");
+        // The stop itself may have failed.
+        let stopped = if stopped.is_success() || !begun.is_success() {
+            stopped
+        } else {
+            world
+                .device()
+                .answer(ControlCode::StopCapture, &plain_request(), 0)
+        };
         if begun.is_success() {
             assert_eq!(stopped, NtStatus::SUCCESS, "{call:?}");
             if result.status.is_success() {
@@ -382,7 +390,7 @@ fn every_step_of_a_capture_fails_in_turn_and_leaves_no_capture() {
                 assert!(reply.counts.taken.get() > 0, "{call:?}");
             }
         } else {
-            assert_eq!(stopped, NtStatus::INVALID_DEVICE_STATE, "{call:?}");
+            assert!(!stopped.is_success(), "{call:?}");
         }
         // Whatever is left is read, or it is over.
         drop(

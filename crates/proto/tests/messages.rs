@@ -218,14 +218,17 @@ fn lengths_in_a_hostile_record_are_bounded() {
 fn control_codes_ask_for_the_rights_they_need() {
     for code in ControlCode::ALL {
         let access = (code.raw() >> 14) & 3;
-        let is_change = matches!(
-            code,
+        let expected = match code {
+            // Who reads questions is the one that is to answer them.
+            ControlCode::ReadQuestions => 1 | 2,
             ControlCode::SetPolicy
-                | ControlCode::RegisterProxy
-                | ControlCode::StartCapture
-                | ControlCode::StopCapture
-        );
-        assert_eq!(access, if is_change { 2 } else { 1 }, "{code}");
+            | ControlCode::RegisterProxy
+            | ControlCode::Answer
+            | ControlCode::StartCapture
+            | ControlCode::StopCapture => 2,
+            _ => 1,
+        };
+        assert_eq!(access, expected, "{code}");
         assert_eq!(code.raw() & 3, 0, "{code} is buffered");
         assert_eq!(ControlCode::from_raw(code.raw()), Some(*code));
     }

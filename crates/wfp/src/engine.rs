@@ -235,7 +235,7 @@ impl Drop for EngineSession {
 }
 
 /// A filter as the engine tells of it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct FilterInfo<'a> {
     /// Its key.
     pub key: Guid,
@@ -246,7 +246,7 @@ pub struct FilterInfo<'a> {
 }
 
 /// A string of the engine's: UTF-16 code units up to a NUL.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub struct Text<'a> {
     next: *const u16,
     _lives: PhantomData<&'a u16>,
@@ -279,7 +279,7 @@ impl Iterator for Text<'_> {
 
 impl fmt::Debug for Text<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for letter in char::decode_utf16(*self) {
+        for letter in char::decode_utf16(self.clone()) {
             fmt::Write::write_char(f, letter.unwrap_or(char::REPLACEMENT_CHARACTER))?;
         }
         Ok(())

@@ -526,8 +526,10 @@ const unsafe fn data_start(buffer: NonNull<NET_BUFFER>) -> (*mut MDL, usize) {
 /// # Safety
 /// `buffer` is alive.
 const unsafe fn chain_start(buffer: NonNull<NET_BUFFER>) -> (*mut MDL, usize) {
-    // SAFETY: forwarded from the caller; see above.
-    let members = unsafe { &buffer.as_ref().__bindgen_anon_1.__bindgen_anon_1 };
+    // SAFETY: forwarded from the caller.
+    let buffer = unsafe { buffer.as_ref() };
+    // SAFETY: see above.
+    let members = unsafe { &buffer.__bindgen_anon_1.__bindgen_anon_1 };
     (members.MdlChain, members.DataOffset as usize)
 }
 
