@@ -145,8 +145,9 @@ pub use lifetime::Lifetime;
 pub use object::{Callout, Filter, Provider, ProviderContext, SubLayer, Weight};
 pub use objects::{CalloutObject, Objects, ProviderContextObject, ProviderObject, SubLayerObject};
 pub use options::{
-    AutoWeight, DualModeLayer, EnforcedBeyondData, NoMatch, Options, ParseOptionsError, Part,
-    Question, ReadTransaction, RunningCallout, SeparatedConditions, TieOrder, UserIdType,
+    AutoWeight, DualModeLayer, EnforcedBeyondData, FastLayers, InjectionCompletion, NoMatch,
+    Options, ParseOptionsError, Part, Question, ReadTransaction, RunningCallout,
+    SeparatedConditions, SwitchOrder, TieOrder, UserIdType,
 };
 pub use plan::{Plan, Stage};
 pub use provenance::Provenance;

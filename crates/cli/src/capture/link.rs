@@ -16,6 +16,11 @@ pub enum LinkError {
     Unsupported(u16),
 }
 
+impl LinkType {
+    /// Ethernet.
+    pub const ETHERNET: Self = Self(ETHERNET);
+}
+
 const NULL: u16 = 0;
 const ETHERNET: u16 = 1;
 const RAW: u16 = 101;

@@ -9,7 +9,7 @@ use ksim::net::{FlowIndex, FlowReport, Host, PacketId, Reason, Setup};
 use ksim::time::UNIX_EPOCH;
 use wfp_schema::LayerId;
 
-use crate::capture::{self, Frame};
+use crate::capture::{self, Frame, LinkError, LinkType};
 
 /// Flows that end, or endpoints that close, before somebody looks at the events: a flow makes four at most.
 const FINISHED_AT_ONCE: usize = 512;
@@ -61,23 +61,44 @@ impl<'k> Shard<'k> {
         }
     }
 
-    /// Replays frame `number`.
+    /// Replays frame `number`: an Ethernet frame as it is, of other links the packet in it.
     pub fn frame(&mut self, number: u64, frame: &Frame<'_>) {
-        let Ok(packet) = capture::ip_packet(frame) else {
-            self.frames.push(FrameReport {
-                number,
-                fate: Fate::NotIp,
-                flow: None,
-                blocked_at: None,
-            });
-            return;
-        };
+        let packet = capture::ip_packet(frame);
+        let is_ethernet = frame.link == LinkType::ETHERNET;
         let now = UNIX_EPOCH + frame.time / 100;
-        self.machine.time().advance_to(now);
-        let report = self.host.packet_on(now, capture::vlan(frame), packet);
+        let link = capture::vlan(frame);
+        let report = match packet {
+            Ok(packet) if is_ethernet => {
+                self.machine.time().advance_to(now);
+                // Whatever comes before it, the packet ends where the frame does.
+                let at = frame.data.len() - packet.len();
+                self.host.frame_on(now, link, frame.data, Some(at))
+            }
+            Ok(packet) => {
+                self.machine.time().advance_to(now);
+                self.host.packet_on(now, link, packet)
+            }
+            Err(LinkError::NotIp) if is_ethernet => {
+                self.machine.time().advance_to(now);
+                self.host.frame_on(now, link, frame.data, None)
+            }
+            Err(_) => {
+                self.frames.push(FrameReport {
+                    number,
+                    fate: Fate::NotIp,
+                    flow: None,
+                    blocked_at: None,
+                });
+                return;
+            }
+        };
+        let fate = match fate(report.passed) {
+            Fate::Passed if packet.is_err() => Fate::NotIp,
+            fate => fate,
+        };
         let frame = FrameReport {
             number,
-            fate: fate(report.passed),
+            fate,
             flow: report.flow,
             blocked_at: report.reason.and_then(Reason::layer),
         };

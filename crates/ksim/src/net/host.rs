@@ -22,6 +22,7 @@ use super::pend::{Pended, PendedClassify};
 use super::process::Processes;
 use super::redirect::Redirection;
 use super::report::{Counters, FlowIndex, FlowReport, PacketReport, Reason};
+use super::switch::{Switch, SwitchState};
 
 /// After this long without a packet a data flow without connection ends (ALE's default for unicast).
 pub const IDLE_TIMEOUT: Ticks = 60 * 10_000_000;
@@ -59,6 +60,8 @@ pub struct Setup {
     pub group_flows: bool,
     /// Whether IPv4 endpoints are IPv6 sockets that take both.
     pub dual_mode: bool,
+    /// The virtual switch that its adapter is a port of.
+    pub switch: Option<Switch>,
     /// Whether [`Host::output`] tells what leaves the stack.
     pub output: bool,
     /// What the network card does for the stack: it computes checksums of what is sent, and splits TCP data into segments of so many
@@ -80,6 +83,7 @@ impl Default for Setup {
             both_halves: true,
             group_flows: true,
             dual_mode: false,
+            switch: None,
             output: false,
             card: None,
         }
@@ -124,6 +128,7 @@ pub struct Host<F> {
     pub(super) groups: Groups,
     pub(super) forward_groups: super::forward::Groups,
     pub(super) link_layers: LinkLayers,
+    pub(super) switch: Option<SwitchState>,
     pub(super) counters: Counters,
     pub(super) absorbed: VecDeque<Absorbed>,
     pub(super) pended: Vec<Pended>,
@@ -222,6 +227,8 @@ impl<F: Filtering> Host<F> {
         let mut indicator = Indicator::new(filtering, processes, interfaces);
         indicator.output = setup.output.then(Vec::new);
         Self {
+            link_layers: LinkLayers::new(indicator.options.fast_layers),
+            switch: setup.switch.take().map(SwitchState::new),
             indicator,
             next_handle: u64::from(setup.shard) << 48,
             setup,
@@ -231,7 +238,6 @@ impl<F: Filtering> Host<F> {
             fragments: Fragments::default(),
             groups: Groups::default(),
             forward_groups: super::forward::Groups::default(),
-            link_layers: LinkLayers::default(),
             counters: Counters::default(),
             absorbed: VecDeque::new(),
             pended: Vec::new(),

@@ -186,7 +186,9 @@ impl<F: Filtering> Host<F> {
     pub fn inject(&mut self, injection: &Injection<'_>) -> PacketReport {
         self.counters.injected += 1;
         match injection.point {
-            InjectionPoint::MacSend | InjectionPoint::MacReceive => self.inject_frame(injection),
+            InjectionPoint::MacSend
+            | InjectionPoint::MacReceive
+            | InjectionPoint::VSwitchIngress => self.inject_frame(injection),
             _ => match Packet::parse(injection.bytes) {
                 Ok(packet) => {
                     let outbound = injection.point.is_outbound();

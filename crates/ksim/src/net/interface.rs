@@ -81,6 +81,17 @@ impl Interfaces {
         }
     }
 
+    /// A link about which nothing was said has an interface with this hardware address.
+    pub(super) fn learn(&mut self, link: Link, mac: [u8; 6]) {
+        if self.named.iter().all(|(known, _)| *known != link) {
+            let interface = Interface {
+                mac,
+                ..self.of(link)
+            };
+            self.named.push((link, interface));
+        }
+    }
+
     /// The interface of a link.
     #[must_use]
     pub fn of(&self, link: Link) -> Interface {

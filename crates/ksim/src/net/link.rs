@@ -1,10 +1,15 @@
 //! Frames: the layers of the data link below IP.
 //!
-//! - inbound: `INBOUND_MAC_FRAME_NATIVE`, `INBOUND_MAC_FRAME_ETHERNET`, then the packet's way;
-//! - outbound: behind `OUTBOUND_IPPACKET`, `OUTBOUND_MAC_FRAME_ETHERNET`, `OUTBOUND_MAC_FRAME_NATIVE`.
+//! - inbound: a [virtual switch](super::switch) if there is one, `INBOUND_MAC_FRAME_NATIVE`,
+//!   `INBOUND_MAC_FRAME_ETHERNET`, then the packet's way;
+//! - outbound: behind `OUTBOUND_IPPACKET`, `OUTBOUND_MAC_FRAME_ETHERNET`, `OUTBOUND_MAC_FRAME_NATIVE`, the switch.
+//!
+//! The fast layers are indicated before or behind the native ones, or not at all, as
+//! [`Options::fast_layers`](wfp_engine::Options) says.
 
+use wfp_engine::FastLayers;
 use wfp_schema::flags::L2Flags;
-use wfp_schema::{Layer, LayerId, LayerKind};
+use wfp_schema::{Layer, LayerData, LayerId, LayerKind};
 
 use super::card::Offload;
 use super::host::{Arrival, Host, dropped};
@@ -13,11 +18,13 @@ use super::indicate::{
 };
 use super::inject::{Absorbed, Fingerprint, Injection, InjectionPoint};
 use super::interface::Interface;
+use super::key::Link;
 use super::metadata::Metadata;
 use super::packet::{Malformed, Packet};
 use super::plan::COMPARTMENT;
 use super::process::IdentityId;
 use super::report::{PacketReport, Reason};
+use super::switch::Left;
 
 const ETHERNET_HEADER: usize = 14;
 const VLAN_TAG: usize = 4;
@@ -53,10 +60,13 @@ pub(super) struct Frame<'a> {
     /// Of the VLAN tag, 0 without.
     pub(super) vlan: u16,
     pub(super) ether_type: u16,
+    pub(super) link: Link,
+    /// Where its IP packet begins, if it carries one.
+    packet_at: Option<usize>,
 }
 
 impl<'a> Frame<'a> {
-    /// Parses a frame from its Ethernet header.
+    /// Parses a frame from its Ethernet header. Its VLAN is its link.
     pub(super) fn parse(bytes: &'a [u8]) -> Option<Self> {
         let mac = |at: usize| bytes.get(at..at + 6)?.try_into().ok();
         let word = |at: usize| Some(u16::from_be_bytes(bytes.get(at..at + 2)?.try_into().ok()?));
@@ -65,29 +75,33 @@ impl<'a> Frame<'a> {
             ETHER_TYPE_VLAN => (word(14)? & 0x0fff, ETHERNET_HEADER + VLAN_TAG),
             _ => (0, ETHERNET_HEADER),
         };
+        let ether_type = word(header_len - 2)?;
+        let is_ip = matches!(ether_type, ETHER_TYPE_IPV4 | ETHER_TYPE_IPV6);
         Some(Self {
             bytes,
             header_len,
             destination,
             source,
             vlan,
-            ether_type: word(header_len - 2)?,
+            ether_type,
+            link: vlan,
+            packet_at: is_ip.then_some(header_len),
         })
     }
 
-    /// What the frame carries.
-    pub(super) fn payload(&self) -> &'a [u8] {
-        &self.bytes[self.header_len..]
+    /// The IP packet that it carries, as far as that was captured.
+    pub(super) fn ip(&self) -> Option<&'a [u8]> {
+        self.packet_at.and_then(|at| self.bytes.get(at..))
     }
 
-    const fn is_ip(&self) -> bool {
-        matches!(self.ether_type, ETHER_TYPE_IPV4 | ETHER_TYPE_IPV6)
+    /// Where the IP packet begins, 0 if there is none.
+    pub(super) fn packet_at(&self) -> usize {
+        self.packet_at.unwrap_or(0)
     }
 
     /// The packet that it carries.
     pub(super) fn packet(&self) -> Option<Packet<'a>> {
-        let packet = self.is_ip().then(|| Packet::parse(self.payload()));
-        packet?.ok()
+        Packet::parse(self.ip()?).ok()
     }
 }
 
@@ -142,18 +156,20 @@ pub(super) struct LinkLayer {
     fields: Vec<Source>,
     /// Whether the data begins behind the frame's header.
     at_payload: bool,
+    /// Whether the frame is shown at all.
+    has_data: bool,
     outbound: bool,
 }
 
-/// The layers of the data link.
+/// The layers of the data link, in the order in which they are indicated.
 #[derive(Clone, Debug)]
 pub(super) struct LinkLayers {
-    inbound: [LinkLayer; 2],
-    outbound: [LinkLayer; 2],
+    inbound: Vec<LinkLayer>,
+    outbound: Vec<LinkLayer>,
 }
 
-impl Default for LinkLayers {
-    fn default() -> Self {
+impl LinkLayers {
+    pub(super) fn new(fast: FastLayers) -> Self {
         let layer = |kind: LayerKind, outbound| {
             let layer = Layer::unversioned(kind).expect("the schema has the layers of MAC frames");
             let fields = layer.fields().iter();
@@ -161,19 +177,31 @@ impl Default for LinkLayers {
                 id: layer.id(),
                 fields: fields.map(|field| Source::of(field.name())).collect(),
                 at_payload: kind == LayerKind::InboundMacFrameEthernet,
+                has_data: layer.kind().data() != LayerData::None,
                 outbound,
             }
         };
-        Self {
-            inbound: [
-                layer(LayerKind::InboundMacFrameNative, false),
-                layer(LayerKind::InboundMacFrameEthernet, false),
-            ],
-            outbound: [
-                layer(LayerKind::OutboundMacFrameEthernet, true),
-                layer(LayerKind::OutboundMacFrameNative, true),
-            ],
-        }
+        let with_fast = |native, named: LayerKind, outbound| {
+            let fast_layer = layer(named, outbound);
+            match fast {
+                FastLayers::Before => vec![fast_layer, native],
+                FastLayers::Behind => vec![native, fast_layer],
+                FastLayers::Never => vec![native],
+            }
+        };
+        let mut inbound = with_fast(
+            layer(LayerKind::InboundMacFrameNative, false),
+            LayerKind::InboundMacFrameNativeFast,
+            false,
+        );
+        inbound.push(layer(LayerKind::InboundMacFrameEthernet, false));
+        let mut outbound = vec![layer(LayerKind::OutboundMacFrameEthernet, true)];
+        outbound.extend(with_fast(
+            layer(LayerKind::OutboundMacFrameNative, true),
+            LayerKind::OutboundMacFrameNativeFast,
+            true,
+        ));
+        Self { inbound, outbound }
     }
 }
 
@@ -215,7 +243,7 @@ impl LinkLayer {
             .collect();
         let offset = if self.at_payload { frame.header_len } else { 0 };
         let indication = Indication {
-            packet: Some(PacketData { offset, ..packet }),
+            packet: self.has_data.then_some(PacketData { offset, ..packet }),
             ..Indication::new(self.id, &values, metadata)
         };
         match filtering.classify(&indication) {
@@ -229,8 +257,30 @@ impl LinkLayer {
 impl<F: Filtering> Host<F> {
     /// An Ethernet frame that left or reached the host at `now`. Its VLAN is its link.
     pub fn frame(&mut self, now: Ticks, bytes: &[u8]) -> PacketReport {
+        let frame = Frame::parse(bytes);
+        self.frame_or_malformed(now, frame)
+    }
+
+    /// As [`frame`](Self::frame), on a link that the caller names, with the IP packet where the caller has found it:
+    /// behind tags and labels that this stack does not know. `None` if it carries none.
+    pub fn frame_on(
+        &mut self,
+        now: Ticks,
+        link: Link,
+        bytes: &[u8],
+        packet_at: Option<usize>,
+    ) -> PacketReport {
+        let frame = Frame::parse(bytes).map(|frame| Frame {
+            link,
+            packet_at,
+            ..frame
+        });
+        self.frame_or_malformed(now, frame)
+    }
+
+    fn frame_or_malformed(&mut self, now: Ticks, frame: Option<Frame<'_>>) -> PacketReport {
         let id = self.next_id(now);
-        let Some(frame) = Frame::parse(bytes) else {
+        let Some(frame) = frame else {
             self.counters.malformed += 1;
             return dropped(id, None, Reason::Malformed(Malformed::HeaderCut));
         };
@@ -245,36 +295,56 @@ impl<F: Filtering> Host<F> {
         hops: u32,
     ) -> PacketReport {
         let outbound = self.is_outbound(frame);
-        let shown = if outbound && frame.is_ip() {
+        let shown = match frame.ip() {
             // After the packet has passed the layers above.
-            Ok(())
-        } else {
-            self.at_link_layers(frame, outbound, mark, id)
+            Some(_) if outbound => Ok(Left { to_host: true }),
+            _ if outbound => self.frame_out(frame, mark, id),
+            _ => self
+                .through_switch(frame, false, mark, id)
+                .and_then(|left| {
+                    if left.to_host {
+                        self.at_link_layers(frame, false, mark, id)?;
+                    }
+                    Ok(left)
+                }),
         };
-        if let Err(reason) = shown {
-            if matches!(reason, Reason::Absorbed(_)) {
-                self.remember(Absorbed {
-                    id,
-                    fragments: Vec::new(),
-                    fingerprint: Fingerprint::of_frame(frame, outbound),
-                    flow: None,
-                    outbound,
-                    hops,
-                });
+        match (shown, frame.ip()) {
+            (Err(reason), _) => {
+                if matches!(reason, Reason::Absorbed(_)) {
+                    self.remember(Absorbed {
+                        id,
+                        fragments: Vec::new(),
+                        fingerprint: Fingerprint::of_frame(frame, outbound),
+                        flow: None,
+                        outbound,
+                        hops,
+                    });
+                }
+                dropped(id, None, reason)
             }
-            return dropped(id, None, reason);
+            (Ok(Left { to_host: true }), Some(packet)) => {
+                self.enter(id, Arrival::on(frame.link), packet, Some(*frame))
+            }
+            _ => self.foreign(id),
         }
-        if frame.is_ip() {
-            return self.enter(id, Arrival::on(frame.vlan), frame.payload(), Some(*frame));
-        }
-        self.foreign(id)
     }
 
-    fn is_outbound(&self, frame: &Frame<'_>) -> bool {
+    /// Whether the host has sent the frame. An interface about which nothing was said has the address from which
+    /// the first such frame came.
+    fn is_outbound(&mut self, frame: &Frame<'_>) -> bool {
         let by_address = frame
             .packet()
             .and_then(|packet| self.source_is_local(&packet));
-        by_address.unwrap_or_else(|| frame.source == self.indicator.interfaces.of(frame.vlan).mac)
+        let interfaces = &mut self.indicator.interfaces;
+        match by_address {
+            Some(outbound) => {
+                if outbound {
+                    interfaces.learn(frame.link, frame.source);
+                }
+                outbound
+            }
+            None => frame.source == interfaces.of(frame.link).mac,
+        }
     }
 
     /// Shows the frame of an outbound packet.
@@ -283,8 +353,9 @@ impl<F: Filtering> Host<F> {
         frame: &Frame<'_>,
         mark: Option<InjectionMark>,
         id: PacketId,
-    ) -> Result<(), Reason> {
-        self.at_link_layers(frame, true, mark, id)
+    ) -> Result<Left, Reason> {
+        self.at_link_layers(frame, true, mark, id)?;
+        self.through_switch(frame, true, mark, id)
     }
 
     fn at_link_layers(
@@ -294,7 +365,7 @@ impl<F: Filtering> Host<F> {
         mark: Option<InjectionMark>,
         id: PacketId,
     ) -> Result<(), Reason> {
-        let interface = self.indicator.interfaces.of(frame.vlan);
+        let interface = self.indicator.interfaces.of(frame.link);
         let indicator = &mut self.indicator;
         let metadata = Metadata::nothing(indicator.processes.identity(IdentityId::SYSTEM));
         let packet = PacketData {
@@ -324,7 +395,9 @@ impl<F: Filtering> Host<F> {
             let reason = Reason::Malformed(Malformed::HeaderCut);
             return dropped(PacketId::NONE, None, reason);
         };
-        let outbound = injection.point == InjectionPoint::MacSend;
+        let below = injection.point == InjectionPoint::VSwitchIngress;
+        let outbound =
+            injection.point == InjectionPoint::MacSend || below && self.is_outbound(&frame);
         let origin = self.origin(injection, Fingerprint::of_frame(&frame, outbound));
         let id = origin.as_ref().map_or(PacketId::NONE, |origin| origin.id);
         let Some(hops) = self.hop(injection, origin.as_ref()) else {
@@ -334,9 +407,14 @@ impl<F: Filtering> Host<F> {
             return dropped(id, None, Reason::InjectionLoop);
         };
         let report = if outbound {
-            match self.frame_out(&frame, Some(injection.mark), id) {
-                Ok(()) => {
-                    self.sent(frame.payload());
+            let sent = if below {
+                self.through_switch(&frame, true, Some(injection.mark), id)
+            } else {
+                self.frame_out(&frame, Some(injection.mark), id)
+            };
+            match sent {
+                Ok(_) => {
+                    self.sent(frame.ip().unwrap_or(frame.bytes));
                     PacketReport {
                         id,
                         flow: None,

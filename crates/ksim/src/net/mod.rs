@@ -53,7 +53,8 @@
 //! - Forwarded packets come to `IPFORWARD` only. What a callout absorbs there goes on when it is injected.
 //! - While an interface is down, or the host sleeps, packets are lost; nothing is indicated, nothing ends.
 //! - Outbound fragments are put together first, since only inbound and forwarding paths show fragments.
-//! - The layers of a virtual switch, and the fast layers, are not indicated.
+//! - A virtual switch has no forwarding extension and no tenants' networks: a frame goes where its address is.
+//! - Of outbound fragments, which are put together first, no frame is shown.
 
 mod ale;
 mod card;
@@ -88,6 +89,7 @@ mod redirecting;
 mod report;
 mod rewrite;
 mod stream;
+mod switch;
 mod tcp;
 
 pub use card::Offload;
@@ -108,6 +110,7 @@ pub use packet::{Malformed, Packet};
 pub use process::{BadSid, Identity, IdentityId, Processes, Sid, nt_path};
 pub use redirect::{Completion, Redirection, Request};
 pub use report::{Counters, FlowIndex, FlowReport, PacketReport, Reason};
+pub use switch::{PortKind, Switch, SwitchNetwork, SwitchPort};
 
 #[cfg(test)]
 mod tests;

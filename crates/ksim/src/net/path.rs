@@ -5,6 +5,7 @@
 //! - outbound: the redirect layers and ALE if the flow is new, `STREAM` or `DATAGRAM_DATA`, `STREAM_PACKET`,
 //!   `OUTBOUND_TRANSPORT`, `OUTBOUND_IPPACKET`; an ICMP error begins at `OUTBOUND_ICMP_ERROR`.
 
+use wfp_engine::FastLayers;
 use wfp_schema::Direction;
 use wfp_schema::codes::AddressType;
 
@@ -158,7 +159,7 @@ impl<F: Filtering> Host<F> {
         if from != Entry::Transport {
             self.at_packet_layer(flow, transit, Point::InboundPacket, opening)?;
         }
-        self.at_packet_layer(flow, transit, Point::InboundTransport, opening)?;
+        self.at_transport(flow, transit, opening)?;
         if !has_ale(transit.packet, transit.packet.version) {
             return self.icmp_error(flow, transit);
         }
@@ -219,7 +220,7 @@ impl<F: Filtering> Host<F> {
                 ..*transit
             });
         if from != Entry::Network {
-            self.at_packet_layer(flow, &shown, Point::OutboundTransport, opening)?;
+            self.at_transport(flow, &shown, opening)?;
         }
         self.at_packet_layer(flow, &shown, Point::OutboundPacket, opening)?;
         let entry = &self.flows.all[flow];
@@ -421,6 +422,12 @@ impl<F: Filtering> Host<F> {
         let conversation = self.shown(flow, transit);
         let mut details = self.details(flow, transit, point);
         details.ale_classify_required = opening;
+        if matches!(
+            point,
+            Point::InboundTransportFast | Point::OutboundTransportFast
+        ) {
+            details.packet = None;
+        }
         if point == Point::InboundPacket {
             details.flags = transit.flags;
         }
@@ -436,6 +443,29 @@ impl<F: Filtering> Host<F> {
                 Err(Reason::Blocked(layer))
             }
         }
+    }
+
+    /// Classifies at the transport layer, and at the fast one, which has no fields and no data.
+    fn at_transport(
+        &mut self,
+        flow: usize,
+        transit: &Transit<'_>,
+        opening: bool,
+    ) -> Result<(), Reason> {
+        let (point, fast) = if transit.outbound {
+            (Point::OutboundTransport, Point::OutboundTransportFast)
+        } else {
+            (Point::InboundTransport, Point::InboundTransportFast)
+        };
+        let when = self.indicator.options.fast_layers;
+        if when == FastLayers::Before {
+            self.at_packet_layer(flow, transit, fast, opening)?;
+        }
+        self.at_packet_layer(flow, transit, point, opening)?;
+        if when == FastLayers::Behind {
+            self.at_packet_layer(flow, transit, fast, opening)?;
+        }
+        Ok(())
     }
 
     /// Shows a segment of a connection to `STREAM_PACKET`, handshake and pure acknowledgments too.

@@ -129,7 +129,8 @@ pub(super) struct Plan {
 
 impl Plan {
     pub(super) fn of(point: Point, version: IpVersion) -> Option<Self> {
-        let layer = Layer::of(point.kind(), version)?;
+        let kind = point.kind();
+        let layer = Layer::of(kind, version).or_else(|| Layer::unversioned(kind))?;
         let mut fields = [Source::Unknown; MAX_FIELDS];
         let count = layer.fields().len().min(MAX_FIELDS);
         for (source, field) in fields.iter_mut().zip(layer.fields()) {
@@ -194,6 +195,8 @@ points! {
     Forward = IpForward,
     InboundTransport = InboundTransport,
     OutboundTransport = OutboundTransport,
+    InboundTransportFast = InboundTransportFast,
+    OutboundTransportFast = OutboundTransportFast,
     InboundIcmpError = InboundIcmpError,
     OutboundIcmpError = OutboundIcmpError,
     Stream = Stream,

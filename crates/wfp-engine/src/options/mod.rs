@@ -106,6 +106,40 @@ pub enum UserIdType {
     TokenInformation,
 }
 
+/// When the fast layers are indicated, which no page describes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum FastLayers {
+    /// Right before the layer that they are named after.
+    #[default]
+    Before,
+    /// Right behind it.
+    Behind,
+    /// Not at all.
+    Never,
+}
+
+/// Which layer of a virtual switch sees a frame first, on its way in and on its way out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum SwitchOrder {
+    /// That of frames, then that of the packets in them.
+    #[default]
+    EthernetFirst,
+    /// That of packets.
+    TransportFirst,
+}
+
+/// When, and at which IRQL, an injection is completed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum InjectionCompletion {
+    /// Later, at `DISPATCH_LEVEL`.
+    #[default]
+    Deferred,
+    /// Later, at `PASSIVE_LEVEL`.
+    DeferredPassive,
+    /// Before the function returns, at the IRQL of its caller.
+    Inline,
+}
+
 macro_rules! questions {
     ($(
         $(#[doc = $doc:literal])+
@@ -308,5 +342,22 @@ questions! {
     /// The layers that see IPv4 traffic of a dual-mode socket.
     Network dual_mode_layer: DualModeLayer, "Application Layer Enforcement (ALE)" {
         "v4" = DualModeLayer::V4, "v6-mapped" = DualModeLayer::V6Mapped
+    }
+
+    /// When the fast layers (`INBOUND_TRANSPORT_FAST` and their like) are indicated.
+    Network fast_layers: FastLayers, "FWPS_BUILTIN_LAYERS" {
+        "before" = FastLayers::Before, "behind" = FastLayers::Behind, "never" = FastLayers::Never
+    }
+
+    /// Which layer of a virtual switch sees a frame first.
+    Network switch_order: SwitchOrder, "Using Virtual Switch Filtering" {
+        "ethernet" = SwitchOrder::EthernetFirst, "transport" = SwitchOrder::TransportFirst
+    }
+
+    /// When an injection is completed, and at which IRQL: the page allows both.
+    Interface injection_completion: InjectionCompletion, "FWPS_INJECT_COMPLETE0; INJ-03, STR-13" {
+        "deferred" = InjectionCompletion::Deferred,
+        "deferred-passive" = InjectionCompletion::DeferredPassive,
+        "inline" = InjectionCompletion::Inline,
     }
 }

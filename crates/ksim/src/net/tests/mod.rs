@@ -17,5 +17,6 @@ mod reassembly;
 mod recorder;
 mod redirect;
 mod robustness;
+mod switch;
 mod tcp;
 mod waterfall;

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use wfp_engine::Options;
+use wfp_engine::{FastLayers, Options};
 use wfp_schema::{ClassifyOutFlags, LayerId, LayerKind, MetadataFields, StreamFlags};
 
 use crate::net::{
-    ClassifyOptions, Discard, Filtering, FlowInfo, Host, Indication, InjectionMark, LocalSide,
-    Outcome, PacketId, Redirection, Setup, StageId, StreamOutcome, StreamSegment, Value,
+    ClassifyOptions, Discard, Filtering, FlowInfo, Host, Indication, InjectionMark, LinkMetadata,
+    LocalSide, Outcome, PacketId, Redirection, Setup, StageId, StreamOutcome, StreamSegment, Value,
 };
 
 use super::build::ip;
@@ -21,7 +21,10 @@ pub(super) struct Shown {
     pub(super) layer: Option<LayerId>,
     /// Integer fields by name; addresses of IPv6 by their low 64 bits.
     pub(super) fields: BTreeMap<&'static str, u64>,
+    /// Names of a virtual switch and of what is at its ports, by field.
+    pub(super) names: BTreeMap<&'static str, String>,
     pub(super) present: MetadataFields,
+    pub(super) link: LinkMetadata,
     pub(super) flow_handle: u64,
     pub(super) endpoint_handle: u64,
     pub(super) parent_endpoint_handle: u64,
@@ -84,7 +87,7 @@ pub(super) struct Recorder {
     pub(super) stream: StreamAnswer,
     pub(super) epoch: u64,
     pub(super) live: Vec<u64>,
-    next_flow: u64,
+    pub(super) next_flow: u64,
 }
 
 impl fmt::Debug for Recorder {
@@ -116,10 +119,14 @@ impl Default for Recorder {
 }
 
 impl Recorder {
-    /// One that wants to see every layer.
+    /// One that wants to see every layer but the fast ones.
     pub(super) fn of_everything() -> Self {
         Self {
             wanted: None,
+            options: Options {
+                fast_layers: FastLayers::Never,
+                ..Options::default()
+            },
             ..Self::default()
         }
     }
@@ -155,7 +162,9 @@ impl Recorder {
             what: what.to_owned(),
             layer: None,
             fields: BTreeMap::new(),
+            names: BTreeMap::new(),
             present: MetadataFields::NONE,
+            link: LinkMetadata::NONE,
             flow_handle,
             endpoint_handle: 0,
             parent_endpoint_handle: 0,
@@ -179,11 +188,16 @@ impl Recorder {
             "{layer:?} has all its fields"
         );
         let mut fields = BTreeMap::new();
+        let mut names = BTreeMap::new();
         for (field, value) in layer.fields().iter().zip(indication.values) {
             let expected = field.data_type(layer.version());
-            let is_token = matches!(value, Value::TokenInformation(_));
+            // Open questions: the type of a user, the width of a tenant.
+            let is_other = matches!(value, Value::TokenInformation(_))
+                || field.name() == "VSWITCH_TENANT_NETWORK_ID"
+                    && self.options.wide_tenant_network_id
+                    && matches!(value, Value::Uint32(_));
             assert!(
-                *value == Value::Empty || is_token || value.data_type() == expected,
+                *value == Value::Empty || is_other || value.data_type() == expected,
                 "{} of {layer:?} is {value:?}",
                 field.name()
             );
@@ -204,6 +218,17 @@ impl Recorder {
                 _ => None,
             };
             fields.extend(number.map(|number| (field.name(), number)));
+            if let Value::ByteBlob(name) = value
+                && field.name().starts_with("VSWITCH")
+            {
+                let units: Vec<_> = name
+                    .chunks(2)
+                    .map(|unit| u16::from_le_bytes([unit[0], unit[1]]))
+                    .collect();
+                let text = String::from_utf16(&units).expect("UTF-16");
+                let text = text.strip_suffix('\0').expect("ends with zero");
+                names.insert(field.name(), text.to_owned());
+            }
         }
         let metadata = indication.metadata;
         let allowed = layer.metadata();
@@ -226,7 +251,9 @@ impl Recorder {
             },
             layer: Some(indication.layer),
             fields,
+            names,
             present: metadata.present,
+            link: metadata.link,
             flow_handle: metadata.flow_handle,
             endpoint_handle: metadata.endpoint_handle,
             parent_endpoint_handle: metadata.parent_endpoint_handle,
