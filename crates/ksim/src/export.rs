@@ -18,6 +18,11 @@
 //! A function that does not fail with some arguments says when it can: `fails VALUE, if remove == 0`.
 //!
 //! The macro makes the `extern "win64"` function that a driver calls, and the module's `EXPORTS` table.
+//!
+//! A call that is made to fail has its arguments checked first, so that the failure hides no bad argument: what
+//! checks them is a block of its own, `{ checks } then { body }`, whose bindings the body sees. Where a helper both
+//! checks and acts it asks [`Call::must_fail`] in between, or [`Call::fails_later`] if some of its functions can't
+//! fail; the function is then declared with `fails VALUE => later`.
 
 use std::collections::HashMap;
 use std::fmt::Debug;
@@ -46,6 +51,8 @@ pub struct Export {
     pub irql: RangeInclusive<u8>,
     /// Whether it can be made to fail.
     pub fallible: bool,
+    /// Whether it asks itself if it is to fail, behind its checks.
+    pub fails_later: bool,
     /// Its parameters, in order. A variadic function has one, the list of its arguments.
     pub parameters: &'static [Parameter],
     /// Bytes of what it returns: 0 for nothing.
@@ -217,10 +224,16 @@ impl<'a> Call<'a> {
         self.machine().verifier().violation(self, rule, message);
     }
 
-    /// Whether this call is to fail now. Asked once per call, by the macro.
+    /// Whether this call is to fail now. Asked once per call, behind the checks of its arguments.
     #[must_use]
     pub fn must_fail(&self) -> bool {
         self.machine().faults().hit(self)
+    }
+
+    /// Whether this call is to fail now, if its function is one that asks itself.
+    #[must_use]
+    pub fn fails_later(&self) -> bool {
+        self.export.fails_later && self.must_fail()
     }
 }
 
@@ -327,8 +340,8 @@ macro_rules! exports {
         $(
             $(#[doc = $doc:literal])+
             fn $name:ident($call:ident $(, $arg:ident: $ty:ty)* $(,)?) $(-> $ret:ty)?,
-            irql $irql:expr $(, fails $failure:expr $(, if $when:expr)?)?;
-            $body:block
+            irql $irql:expr $(, fails $failure:expr $(, if $when:expr)? $(=> $later:ident)?)?;
+            { $($first:tt)* } $(then $body:block)?
         )*
     ) => {
         $(
@@ -336,31 +349,46 @@ macro_rules! exports {
             #[allow(non_snake_case, unused_variables, reason = "named as the kernel names it")]
             pub(crate) extern "win64" fn $name($($arg: $ty),*) $(-> $ret)? {
                 static EXPORT: $crate::export::Export =
-                    $crate::export::exports!(@export $module, $name($($arg: $ty),*) $(-> $ret)?, $irql, [$($failure)?], $($doc),+);
+                    $crate::export::exports!(@export $module, $name($($arg: $ty),*) $(-> $ret)?, $irql, [$($failure $(=> $later)?)?], $($doc),+);
                 let arguments: $crate::export::Arguments<'_> =
                     &[$((stringify!($arg), &$arg)),*];
                 let $call = $crate::export::Call::enter(&EXPORT, arguments);
-                $(
-                    if true $(&& $when)? && $call.must_fail() {
-                        return $failure;
-                    }
-                )?
-                $body
+                $crate::export::exports!(@run $call, [$($failure $(, if $when)? $(=> $later)?)?], { $($first)* } $($body)?)
             }
         )*
 
         /// What this file gives to drivers.
         pub(crate) static EXPORTS: &[$crate::export::Export] = &[$(
-            $crate::export::exports!(@export $module, $name($($arg: $ty),*) $(-> $ret)?, $irql, [$($failure)?], $($doc),+),
+            $crate::export::exports!(@export $module, $name($($arg: $ty),*) $(-> $ret)?, $irql, [$($failure $(=> $later)?)?], $($doc),+),
         )*];
     };
-    (@export $module:literal, $name:ident($($arg:ident: $ty:ty),*) $(-> $ret:ty)?, $irql:expr, [$($failure:expr)?], $($doc:literal),+) => {
+    (@run $call:ident, [], { $($body:tt)* }) => { { $($body)* } };
+    (@run $call:ident, [$failure:expr => later], { $($body:tt)* }) => { {
+        // Named here, returned by who asks.
+        let _ = || $failure;
+        $($body)*
+    } };
+    (@run $call:ident, [$failure:expr $(, if $when:expr)?], { $($body:tt)* }) => { {
+        if true $(&& $when)? && $call.must_fail() {
+            return $failure;
+        }
+        $($body)*
+    } };
+    (@run $call:ident, [$failure:expr $(, if $when:expr)?], { $($checks:tt)* } $body:block) => { {
+        $($checks)*
+        if true $(&& $when)? && $call.must_fail() {
+            return $failure;
+        }
+        $body
+    } };
+    (@export $module:literal, $name:ident($($arg:ident: $ty:ty),*) $(-> $ret:ty)?, $irql:expr, [$($failure:expr $(=> $later:ident)?)?], $($doc:literal),+) => {
         $crate::export::Export {
             module: $module,
             name: stringify!($name),
             doc: concat!($($doc),+),
             irql: $irql,
             fallible: $crate::export::exports!(@fallible $($failure)?),
+            fails_later: $crate::export::exports!(@later $($($later)?)?),
             parameters: &[$(
                 $crate::export::Parameter { name: stringify!($arg), size: size_of::<$ty>() },
             )*],
@@ -370,5 +398,7 @@ macro_rules! exports {
     };
     (@fallible) => { false };
     (@fallible $failure:expr) => { true };
+    (@later) => { false };
+    (@later later) => { true };
 }
 pub(crate) use exports;

@@ -50,6 +50,79 @@ fn row(export: &Export) -> String {
     format!("| {name} | {} | {fails} |\n", levels(export))
 }
 
+/// Functions of WFP that drivers import and that are declared nowhere here, with what they would need.
+const ABSENT: &[(&str, &str)] = &[
+    (
+        "FwpmConnectionEnum0 and its like",
+        "IPsec: nothing here is secured by it",
+    ),
+    (
+        "FwpmNetEventSubscribe0",
+        "user mode only: the kernel exports no subscription to net events",
+    ),
+    (
+        "FwpmNetEventCreateEnumHandle0, Enum, Destroy, FwpmNetEventsGet0",
+        "the log of net events that BFE keeps",
+    ),
+    (
+        "FwpsAleEndpointGetSecurityInfo0, FwpsAleEndpointSetSecurityInfo0",
+        "security descriptors of endpoints",
+    ),
+    (
+        "FwpsvSwitchEventsSubscribe0, Unsubscribe0, FwpsvSwitchNotifyComplete0",
+        "the NDIS structures of an extensible switch that its events hand over",
+    ),
+    (
+        "provider contexts of other types than GENERAL",
+        "the IPsec policies that they point at: adding one is refused",
+    ),
+];
+
+/// The functions that the kit's import libraries name and that trap when they are called.
+fn traps() -> String {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../kit/lib");
+    let simulated: BTreeSet<&str> = export::all().map(|export| export.name).collect();
+    let mut text = String::from(
+        "\n## Not simulated\n\nOf what the kit's import libraries name, these stop the machine when they are \
+         called:\n\n",
+    );
+    for library in ["fwpkclnt", "ndis", "ntoskrnl"] {
+        let file = folder.join(library).with_extension("def");
+        let names = std::fs::read_to_string(&file).expect("the kit's libraries");
+        let names: Vec<String> = names
+            .lines()
+            .skip_while(|line| *line != "EXPORTS")
+            .skip(1)
+            .filter_map(|line| line.split_whitespace().next())
+            .filter(|name| !name.starts_with(';') && !simulated.contains(name))
+            .map(|name| format!("`{name}`"))
+            .collect();
+        if !names.is_empty() {
+            writeln!(text, "- {library}: {}", names.join(", ")).expect("memory");
+        }
+    }
+    text.push_str("\nOf WFP, further, with what they would need:\n\n");
+    for (name, needs) in ABSENT {
+        writeln!(text, "- {name}: {needs}").expect("memory");
+    }
+    text
+}
+
+#[test]
+fn what_is_said_to_be_absent_is() {
+    for (names, _) in ABSENT {
+        for name in names
+            .split([',', ' '])
+            .filter(|name| name.starts_with("Fwp"))
+        {
+            assert!(
+                export::all().all(|export| export.name != name),
+                "{name} is simulated"
+            );
+        }
+    }
+}
+
 fn table() -> String {
     let mut modules: BTreeMap<&str, Vec<&Export>> = BTreeMap::new();
     for export in export::all() {
@@ -62,7 +135,7 @@ fn table() -> String {
         text.push_str("| Function | IRQL | Can fail |\n| --- | --- | --- |\n");
         text.extend(exports.into_iter().map(row));
     }
-    text
+    text + &traps()
 }
 
 #[test]

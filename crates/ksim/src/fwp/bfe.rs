@@ -88,6 +88,8 @@ exports! {
         if device == 0 || handle.is_null() {
             return NtStatus::FWP_NULL_POINTER.to_i32();
         }
+    }
+    then {
         let machine = call.machine();
         let subscription = machine.fwp.engine.subscribe(move |state| {
             // Changes are made on processors only, see `Bfe`.

@@ -47,6 +47,9 @@ fn register(
     let (Some(classify), Some(notify)) = (classify, notify) else {
         return Err(call.machine().fwp.engine.options().null_callout_function);
     };
+    if call.must_fail() {
+        return Err(NtStatus::INSUFFICIENT_RESOURCES);
+    }
     let registered = call.machine().fwp.engine.register(Registration {
         key: raw.key,
         flags,
@@ -85,21 +88,21 @@ exports! {
 
     /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/fwpsk/nf-fwpsk-fwpscalloutregister0>
     fn FwpsCalloutRegister0(call, device: usize, callout: In<RawCallout>, id: Out<u32>) -> i32,
-    irql PASSIVE..=PASSIVE, fails NO_RESOURCES;
+    irql PASSIVE..=PASSIVE, fails NO_RESOURCES => later;
     {
         status(register(&call, device, callout, id, 0))
     }
 
     /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/fwpsk/nf-fwpsk-fwpscalloutregister1>
     fn FwpsCalloutRegister1(call, device: usize, callout: In<RawCallout>, id: Out<u32>) -> i32,
-    irql PASSIVE..=PASSIVE, fails NO_RESOURCES;
+    irql PASSIVE..=PASSIVE, fails NO_RESOURCES => later;
     {
         status(register(&call, device, callout, id, 1))
     }
 
     /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/fwpsk/nf-fwpsk-fwpscalloutregister2>
     fn FwpsCalloutRegister2(call, device: usize, callout: In<RawCallout>, id: Out<u32>) -> i32,
-    irql PASSIVE..=PASSIVE, fails NO_RESOURCES;
+    irql PASSIVE..=PASSIVE, fails NO_RESOURCES => later;
     {
         status(register(&call, device, callout, id, 2))
     }
@@ -107,7 +110,7 @@ exports! {
     /// Declared by `fwpsk.h`, without a page of its own:
     /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/fwpsk/ns-fwpsk-fwps_callout3_>
     fn FwpsCalloutRegister3(call, device: usize, callout: In<RawCallout>, id: Out<u32>) -> i32,
-    irql PASSIVE..=PASSIVE, fails NO_RESOURCES;
+    irql PASSIVE..=PASSIVE, fails NO_RESOURCES => later;
     {
         status(register(&call, device, callout, id, 3))
     }
@@ -133,6 +136,8 @@ exports! {
         let Some((id, _)) = found else {
             return NtStatus::FWP_CALLOUT_NOT_FOUND.to_i32();
         };
+    }
+    then {
         let result = engine.unregister_by_key(key);
         unregistered(&call, id, result)
     }

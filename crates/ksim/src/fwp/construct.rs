@@ -13,6 +13,7 @@ use crate::verifier::{ARGUMENT, OBJECT_STALE};
 
 const SUCCESS: i32 = NtStatus::SUCCESS.to_i32();
 const NULL_POINTER: i32 = NtStatus::FWP_NULL_POINTER.to_i32();
+const NO_RESOURCES: i32 = NtStatus::INSUFFICIENT_RESOURCES.to_i32();
 const INVALID_PARAMETER: i32 = NtStatus::INVALID_PARAMETER.to_i32();
 
 /// Hop limit of a header that is made.
@@ -27,11 +28,13 @@ struct Header {
 }
 
 impl Header {
-    fn bytes(&self, payload: usize) -> Vec<u8> {
+    /// The header before `payload` bytes, with the IPv4 `options` of the one that it replaces.
+    fn bytes(&self, payload: usize, options: &[u8]) -> Vec<u8> {
         if self.family == AF_INET {
             let mut header = vec![0; IPV4_HEADER];
-            let length = u16::try_from(IPV4_HEADER + payload).unwrap_or(u16::MAX);
-            header[0] = 0x45;
+            header.extend_from_slice(options);
+            let length = u16::try_from(header.len() + payload).unwrap_or(u16::MAX);
+            header[0] = 0x40 | u8::try_from(header.len() / 4).unwrap_or(0);
             header[2..4].copy_from_slice(&length.to_be_bytes());
             header[8] = HOPS;
             header[9] = self.protocol;
@@ -50,6 +53,15 @@ impl Header {
         header[8..24].copy_from_slice(&self.source);
         header[24..40].copy_from_slice(&self.destination);
         header
+    }
+
+    /// The options of an IPv4 header that is replaced; extension headers of IPv6 go.
+    fn options<'a>(&self, old: &'a [u8]) -> &'a [u8] {
+        if self.family != AF_INET {
+            return &[];
+        }
+        let end = old.first().map_or(0, |first| usize::from(first & 0xf) * 4);
+        old.get(IPV4_HEADER..end).unwrap_or(&[])
     }
 
     /// Puts the checksum of a TCP or UDP segment right.
@@ -94,7 +106,7 @@ fn construct(call: &Call<'_>, list: Out<NetBufferList>, old: u32, header: &Heade
         );
         return INVALID_PARAMETER;
     }
-    for (at, mut data) in buffers {
+    for (_, data) in &buffers {
         if (old as usize) > data.data_length {
             call.violation(
                 &ARGUMENT,
@@ -105,7 +117,22 @@ fn construct(call: &Call<'_>, list: Out<NetBufferList>, old: u32, header: &Heade
             );
             return INVALID_PARAMETER;
         }
-        // What is there goes, with its extension headers.
+    }
+    let lists = &call.machine().ndis.lists;
+    if lists.origin(list).is_none() {
+        call.violation(
+            &OBJECT_STALE,
+            format!("net buffer list {list:?} is no driver's"),
+        );
+        return INVALID_PARAMETER;
+    }
+    if call.must_fail() {
+        return NO_RESOURCES;
+    }
+    for (at, mut data) in buffers {
+        let before = chain::bytes_of(&data);
+        let options = header.options(&before[..old as usize]);
+        // What is there goes, but for options, which the new header has too.
         data.data_offset += old;
         data.data_length -= old as usize;
         let Some((mdl, inside)) = chain::seek(data.mdl_chain, data.data_offset) else {
@@ -117,16 +144,11 @@ fn construct(call: &Call<'_>, list: Out<NetBufferList>, old: u32, header: &Heade
         header.checksum(&mut complete);
         chain::set_data(at, data);
         // What a clone shares is not written to: a segment with another checksum is a copy.
-        let (mut bytes, changed) = (header.bytes(segment.len()), complete != segment);
+        let (mut bytes, changed) = (header.bytes(segment.len(), options), complete != segment);
         if changed {
             bytes.extend_from_slice(&complete);
         }
-        let lists = &call.machine().ndis.lists;
         if !lists.prepend(list, at, &bytes, changed) {
-            call.violation(
-                &OBJECT_STALE,
-                format!("net buffer list {list:?} is no driver's"),
-            );
             return INVALID_PARAMETER;
         }
     }
@@ -152,7 +174,7 @@ exports! {
         protocol: u32, endpoint: u64, control: usize, control_length: u32, flags: u32, reserved: usize,
         interface: u32, sub_interface: u32,
     ) -> i32,
-    irql PASSIVE..=DISPATCH, fails NtStatus::INSUFFICIENT_RESOURCES.to_i32();
+    irql PASSIVE..=DISPATCH, fails NO_RESOURCES => later;
     {
         if list.is_null() {
             return NULL_POINTER;

@@ -90,6 +90,8 @@ exports! {
             call.violation(&ARGUMENT, "classifyContext is not that of the classify in progress");
             return NtStatus::INVALID_PARAMETER.to_i32();
         }
+    }
+    then {
         let operation = current.operation();
         let made = machine.ndis.new_handle();
         machine.fwp.operations.lock().insert(made as u64, operation);
@@ -123,6 +125,8 @@ exports! {
             return NULL_POINTER;
         }
         check_flags(&call, flags, REAUTHORIZE_IF_MODIFIED);
+    }
+    then {
         match operation.pend() {
             Ok(()) => {
                 call.machine().verifier().track(&call, PENDED, number(handle), "", 0);
@@ -183,6 +187,8 @@ exports! {
             call.violation(&OBJECT_STALE, "the classify is over");
             return INVALID_HANDLE;
         }
+    }
+    then {
         match operation.acquire(filter) {
             Ok(at) => {
                 data.set(at);

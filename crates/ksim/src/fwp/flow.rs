@@ -62,6 +62,8 @@ exports! {
         if !layer.layer().is_some_and(wfp_schema::Layer::is_flow_capable) {
             call.violation(&FLOW_LAYER, format!("{layer} has no flow contexts"));
         }
+    }
+    then {
         let engine = &call.machine().fwp.engine;
         let status = engine.associate_context(FlowId::new(flow), layer, CalloutId::new(callout), context);
         if status == NtStatus::SUCCESS {
@@ -93,6 +95,8 @@ exports! {
         if fwp.engine.flow(FlowId::new(flow)).is_none() {
             return fwp.engine.options().unknown_flow.to_i32();
         }
+    }
+    then {
         fwp.ask(StackRequest::AbortFlow { flow_handle: flow });
         SUCCESS
     }
@@ -105,6 +109,8 @@ exports! {
         if fwp.engine.flow(FlowId::new(flow)).is_none() {
             return fwp.engine.options().unknown_flow.to_i32();
         }
+    }
+    then {
         fwp.ask(StackRequest::ContinueStream { flow_handle: flow, stage: stage_of(callout) });
         SUCCESS
     }
@@ -131,6 +137,8 @@ exports! {
         if current.is_pended() {
             return NtStatus::FWP_CANNOT_PEND.to_i32();
         }
+    }
+    then {
         current.pended.store(true, Ordering::Relaxed);
         let handle = call.machine().ndis.new_handle();
         fwp.pended.lock().insert(handle, asked);

@@ -9,6 +9,7 @@
 //! defer, redirect   Fwps: classifies that are decided later ─ operation; redirectors
 //! nbl, inject       Fwps: net buffer lists of packets, their contexts (nbl_context), headers (construct), injection
 //! options           options of flows and of the engine
+//! token             the tokens of endpoints' owners
 //! host              what the engine asks back: filter structures, notify and flow delete functions
 //! classify, stream  indications of the network stack to callouts ─ identity, scratch, current, check
 //! stack             what drivers ask of the network stack
@@ -47,6 +48,7 @@ pub mod stack;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod token;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{OnceLock, Weak};
@@ -90,6 +92,7 @@ pub(crate) static EXPORTS: &[&[Export]] = &[
     reassemble::EXPORTS,
     redirect::EXPORTS,
     session::EXPORTS,
+    token::EXPORTS,
 ];
 
 /// How the platform is simulated.

@@ -225,6 +225,8 @@ exports! {
         if !check_list_pool(&call, pool) {
             return INVALID_PARAMETER;
         }
+    }
+    then {
         let context = usize::from(context_size) + usize::from(context_backfill);
         list.set(allocate_list(&call, Origin::Fwps, pool, mdl_chain, offset, length, context));
         SUCCESS
@@ -254,6 +256,8 @@ exports! {
         if flags != 0 || !check_list_pool(&call, list_pool) || !check_live(&call, original) {
             return INVALID_PARAMETER;
         }
+    }
+    then {
         clone_list(&call, Origin::Clone, original, list_pool).map_or(NULL_POINTER, |list| {
             clone.set(track(&call, list));
             SUCCESS
@@ -352,6 +356,8 @@ exports! {
         if flags != 0 || !check_list_pool(&call, list_pool) {
             return INVALID_PARAMETER;
         }
+    }
+    then {
         let mut first = Out::null();
         for (parent, skip, length) in stream_pieces(&data).into_iter().rev() {
             if let Some(list) = clone_piece(&call, parent, skip, length, list_pool) {

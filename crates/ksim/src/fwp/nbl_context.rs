@@ -144,6 +144,9 @@ fn associate(
         );
         return Err(NtStatus::INVALID_PARAMETER);
     };
+    if call.must_fail() {
+        return Err(NtStatus::INSUFFICIENT_RESOURCES);
+    }
     let attached = Attached {
         layer,
         context,
@@ -181,7 +184,7 @@ exports! {
         call, list: Out<NetBufferList>, layer: u16, context: u64, tag: u64, provider: In<Guid>, device: usize,
         notify: usize, flags: u32,
     ) -> i32,
-    irql PASSIVE..=DISPATCH, fails NO_RESOURCES;
+    irql PASSIVE..=DISPATCH, fails NO_RESOURCES => later;
     {
         status(associate(&call, list, tag, (layer, context), notify, flags))
     }
@@ -191,7 +194,7 @@ exports! {
         call, list: Out<NetBufferList>, layer: u16, context: u64, tag: u64, provider: In<Guid>, device: usize,
         notify: usize, flags: u32,
     ) -> i32,
-    irql PASSIVE..=DISPATCH, fails NO_RESOURCES;
+    irql PASSIVE..=DISPATCH, fails NO_RESOURCES => later;
     {
         status(associate(&call, list, tag, (layer, context), notify, flags))
     }

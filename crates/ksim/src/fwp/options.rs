@@ -86,6 +86,8 @@ exports! {
             return NtStatus::OBJECT_TYPE_MISMATCH.to_i32();
         }
         let number = value.uint32();
+    }
+    then {
         match option {
             option::MULTICAST_STATE if number > ALLOW_GLOBAL_MULTICAST_STATE => return OUT_OF_BOUNDS,
             option::LOOSE_SOURCE_MAPPING | option::LOCAL_ONLY_MAPPING if number > 1 => return OUT_OF_BOUNDS,
@@ -110,7 +112,7 @@ exports! {
 
     /// <https://learn.microsoft.com/windows/win32/api/fwpmu/nf-fwpmu-fwpmenginegetoption0>
     fn FwpmEngineGetOption0(call, engine: usize, option: u32, value: Out<Out<RawValue>>) -> i32,
-    irql PASSIVE..=PASSIVE, fails NtStatus::INSUFFICIENT_RESOURCES.to_i32();
+    irql PASSIVE..=PASSIVE, fails NtStatus::INSUFFICIENT_RESOURCES.to_i32() => later;
     {
         if value.is_null() {
             return NULL_POINTER;
@@ -131,7 +133,7 @@ exports! {
 
     /// <https://learn.microsoft.com/windows/win32/api/fwpmu/nf-fwpmu-fwpmenginesetoption0>
     fn FwpmEngineSetOption0(call, engine: usize, option: u32, value: In<RawValue>) -> i32,
-    irql PASSIVE..=PASSIVE, fails NtStatus::INSUFFICIENT_RESOURCES.to_i32();
+    irql PASSIVE..=PASSIVE, fails NtStatus::INSUFFICIENT_RESOURCES.to_i32() => later;
     {
         let Some(value) = value.get() else {
             return NULL_POINTER;

@@ -117,6 +117,8 @@ exports! {
         let Some(packet) = pieces.and_then(|pieces| reassemble(pieces, is_v4)) else {
             return INVALID_PARAMETER;
         };
+    }
+    then {
         let lists = &call.machine().ndis.lists;
         let at = lists.insert_holding(Origin::Fwps, pool, &packet, back_fill);
         call.machine().verifier().track(&call, LIST, at.address(), "", 0);

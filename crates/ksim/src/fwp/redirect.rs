@@ -134,6 +134,8 @@ exports! {
             call.violation(&ARGUMENT, format!("flags is {flags:#x}, not 0"));
             return NtStatus::FWP_INVALID_FLAGS.to_i32();
         }
+    }
+    then {
         let made = call.machine().ndis.new_handle();
         call.machine().verifier().track(&call, HANDLE, made, "", 0);
         handle.set(made);

@@ -317,7 +317,7 @@ const fn lent(bytes: &[u8]) -> Out<u8> {
 }
 
 /// The token of every process: a handle that means something to `FwpsOpenToken0` only.
-const TOKEN: u64 = 0x746f_6b65;
+pub(super) const TOKEN: u64 = 0x746f_6b65;
 
 const fn no_metadata() -> RawMetadata {
     RawMetadata {

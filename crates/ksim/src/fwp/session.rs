@@ -31,15 +31,22 @@ const READ_ONLY: u32 = 0x1;
 pub(super) type State = Mutex<HashMap<usize, SessionId>>;
 
 /// The session behind an engine handle.
+///
+/// # Errors
+/// `INVALID_HANDLE`; `INSUFFICIENT_RESOURCES` for a call that is made to fail.
 pub(super) fn session(call: &Call<'_>, engine: usize) -> Result<SessionId, NtStatus> {
     let known = call.machine().fwp.sessions.lock().get(&engine).copied();
-    known.ok_or_else(|| {
+    let Some(session) = known else {
         call.violation(
             &OBJECT_STALE,
             format!("{engine:#x} is no open engine handle"),
         );
-        NtStatus::INVALID_HANDLE
-    })
+        return Err(NtStatus::INVALID_HANDLE);
+    };
+    if call.fails_later() {
+        return Err(NtStatus::INSUFFICIENT_RESOURCES);
+    }
+    Ok(session)
 }
 
 /// A result as its status.
@@ -84,6 +91,8 @@ exports! {
             call.violation(&ARGUMENT, "serverName is NULL and authnService is RPC_C_AUTHN_WINNT or _DEFAULT");
             return NtStatus::INVALID_PARAMETER.to_i32();
         }
+    }
+    then {
         let machine = call.machine();
         let opened = asked(session).and_then(|session| machine.fwp.engine.open_session(session));
         status(opened.map(|session| {
@@ -108,7 +117,7 @@ exports! {
 
     /// <https://learn.microsoft.com/windows/win32/api/fwpmu/nf-fwpmu-fwpmtransactionbegin0>
     fn FwpmTransactionBegin0(call, engine: usize, flags: u32) -> i32,
-    irql PASSIVE..=PASSIVE, fails NO_RESOURCES;
+    irql PASSIVE..=PASSIVE, fails NO_RESOURCES => later;
     {
         if flags & !READ_ONLY != 0 {
             return NtStatus::FWP_INVALID_FLAGS.to_i32();
@@ -122,7 +131,7 @@ exports! {
 
     /// <https://learn.microsoft.com/windows/win32/api/fwpmu/nf-fwpmu-fwpmtransactioncommit0>
     fn FwpmTransactionCommit0(call, engine: usize) -> i32,
-    irql PASSIVE..=PASSIVE, fails NO_RESOURCES;
+    irql PASSIVE..=PASSIVE, fails NO_RESOURCES => later;
     {
         status(session(&call, engine).and_then(|session| call.machine().fwp.engine.commit_transaction(session)))
     }

@@ -188,6 +188,8 @@ exports! {
         if !header_fits(&call, parameters.header, size_of::<NetBufferPoolParameters>()) {
             return 0;
         }
+    }
+    then {
         new_pool(&call, BUFFER_POOL, Pool::Buffers, parameters.tag)
     }
 
@@ -209,6 +211,8 @@ exports! {
         if !header_fits(&call, parameters.header, size_of::<NetBufferListPoolParameters>()) {
             return 0;
         }
+    }
+    then {
         let with_buffer = parameters.allocate_net_buffer != 0;
         new_pool(&call, LIST_POOL, Pool::Lists { with_buffer }, parameters.tag)
     }
@@ -227,6 +231,8 @@ exports! {
         if pool(&call, handle) != Some(Pool::Buffers) {
             return Out::null();
         }
+    }
+    then {
         let buffer = Shared::new(positioned(handle, mdl_chain, offset, length));
         let at = buffer.out();
         call.machine().verifier().track(&call, BUFFER, at.address(), "", 0);
@@ -250,6 +256,8 @@ exports! {
         let Some(Pool::Lists { with_buffer }) = pool(&call, handle) else {
             return Out::null();
         };
+    }
+    then {
         if with_buffer {
             let context = usize::from(context_size) + usize::from(context_backfill);
             return allocate_list(&call, Origin::Ndis, handle, Out::null(), 0, 0, context);
@@ -275,6 +283,8 @@ exports! {
             }
             None => return Out::null(),
         }
+    }
+    then {
         let context = usize::from(context_size) + usize::from(context_backfill);
         allocate_list(&call, Origin::Ndis, handle, mdl_chain, offset, length, context)
     }

@@ -227,6 +227,8 @@ exports! {
         if bytes as usize > data.data_length {
             return Out::null();
         }
+    }
+    then {
         let Some(mdl) = data.current_mdl.get() else {
             return Out::null();
         };
@@ -276,6 +278,8 @@ exports! {
             call.violation(&ARGUMENT, "NetBufferList is NULL");
             return STATUS_FAILURE;
         };
+    }
+    then {
         let buffers: Vec<_> = chain::buffers(&header).map(|(at, _)| at).collect();
         for (index, buffer) in buffers.iter().enumerate() {
             let status = retreat(&call, *buffer, delta, backfill, allocate_mdl);

@@ -42,7 +42,7 @@ pub mod session;
 pub(crate) mod shared_data;
 pub mod spin;
 mod spin_rw;
-mod system;
+pub(crate) mod system;
 #[cfg(test)]
 mod tests;
 mod thread;

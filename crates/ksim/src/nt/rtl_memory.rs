@@ -58,6 +58,7 @@ pub(super) static RAW_EXPORTS: &[Export] = &[Export {
     doc: "<https://learn.microsoft.com/windows/win32/devnotes/-win32-chkstk>",
     irql: PASSIVE..=HIGH,
     fallible: false,
+    fails_later: false,
     // What it gets is in RAX.
     parameters: &[],
     returns: 0,

@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
-use wfp_engine::{Begun, InjectionCall, InjectionTarget, ListShape, Refusal, Returned};
+use wfp_engine::{
+    Begun, InjectionCall, InjectionCompletion, InjectionTarget, ListShape, Refusal, Returned,
+};
 use wfp_schema::{IpVersion, LayerKind, NtStatus, StreamFlags};
 
 use super::header::with_ip_header;
 use super::mark::Mark;
 use crate::access::Out;
-use crate::cpu::{Callback, Cpu, DISPATCH};
+use crate::cpu::{Callback, Cpu, DISPATCH, PASSIVE};
 use crate::export::Call;
 use crate::fwp::classify::stage_of;
 use crate::fwp::layout::kernel::InjectComplete;
@@ -292,6 +294,15 @@ fn begin(
     }
 }
 
+/// Takes back what [`begin`] began, for an injection that fails.
+fn give_up(call: &Call<'_>, by: By, begun: Begun, status: NtStatus) -> NtStatus {
+    for _ in 0..begun.completions {
+        let handles = &call.machine().fwp.injection.handles;
+        handles.complete(by.handle as u64);
+    }
+    status
+}
+
 /// Makes the injection: checks, copies, hands over, and asks the stack.
 pub(super) fn inject(call: &Call<'_>, by: By, what: What, target: Target) -> Result<(), NtStatus> {
     let machine = call.machine();
@@ -301,21 +312,30 @@ pub(super) fn inject(call: &Call<'_>, by: By, what: What, target: Target) -> Res
     let lists: Vec<_> = chain::lists(what.list).collect();
     let begun = begin(call, by, what, target, &lists)?;
     let (Some(completion), false) = (what.completion, lists.is_empty()) else {
+        if call.must_fail() {
+            return Err(NtStatus::FWP_TCPIP_NOT_READY);
+        }
         // Only the end of a direction of a stream: there is no list, and nothing to complete.
         let request = depart(call, by, None).request(target, &[])?;
         machine.fwp.ask(request);
         return Ok(());
     };
-    let handles = &machine.fwp.injection.handles;
+    let lists: Vec<_> = lists
+        .into_iter()
+        .map(|(at, header)| (at, Snapshot::of(at), header.info[INFO_CHECKSUM]))
+        .collect();
+    for bytes in lists.iter().flat_map(|(_, snapshot, _)| snapshot.packets()) {
+        check_data(call, target, begun.family, bytes);
+    }
+    if call.must_fail() {
+        return Err(give_up(call, by, begun, NtStatus::FWP_TCPIP_NOT_READY));
+    }
     let mut accepted = Vec::with_capacity(lists.len());
-    for (at, header) in &lists {
-        let snapshot = Snapshot::of(*at);
-        let left = header.info[INFO_CHECKSUM];
-        let journey = depart(call, by, source_of(call, *at));
+    for (at, snapshot, left) in lists {
+        let journey = depart(call, by, source_of(call, at));
         let requests: Result<Vec<_>, _> = snapshot
             .packets()
             .map(|bytes| {
-                check_data(call, target, begun.family, bytes);
                 // A clone of what was left to the card is left to it too.
                 let finished = (left != 0 && target.is_network_send())
                     .then(|| finish(bytes, u32::try_from(left).unwrap_or(0)));
@@ -323,13 +343,8 @@ pub(super) fn inject(call: &Call<'_>, by: By, what: What, target: Target) -> Res
             })
             .collect();
         match requests {
-            Ok(requests) => accepted.push((*at, snapshot, requests)),
-            Err(status) => {
-                for _ in 0..begun.completions {
-                    handles.complete(by.handle as u64);
-                }
-                return Err(status);
-            }
+            Ok(requests) => accepted.push((at, snapshot, requests)),
+            Err(status) => return Err(give_up(call, by, begun, status)),
         }
     }
     for (at, snapshot, requests) in accepted {
@@ -341,7 +356,7 @@ pub(super) fn inject(call: &Call<'_>, by: By, what: What, target: Target) -> Res
     Ok(())
 }
 
-/// Gives `list` to the stack until its completion, which is deferred.
+/// Gives `list` to the stack until its completion, which comes when the engine's options say so.
 fn hand_over(
     call: &Call<'_>,
     list: Out<NetBufferList>,
@@ -355,16 +370,30 @@ fn hand_over(
             format!("net buffer list {list:?} is injected while an injection of it is pending"),
         );
     }
+    let finish = move |cpu: &Cpu, irql| {
+        complete(cpu, irql, list, completion, context);
+        cpu.machine().fwp.injection.handles.complete(handle as u64);
+    };
+    let irql = match call.machine().fwp.engine.options().injection_completion {
+        InjectionCompletion::Inline => return finish(call.cpu(), call.cpu().irql()),
+        InjectionCompletion::Deferred => DISPATCH,
+        InjectionCompletion::DeferredPassive => PASSIVE,
+    };
     call.machine()
         .time()
         .defer("completion of an injection", move |cpu| {
-            complete(cpu, list, completion, context);
-            cpu.machine().fwp.injection.handles.complete(handle as u64);
+            finish(cpu, irql);
         });
 }
 
 /// Gives `list` back to the driver, in success.
-fn complete(cpu: &Cpu, list: Out<NetBufferList>, completion: InjectComplete, context: usize) {
+fn complete(
+    cpu: &Cpu,
+    irql: u8,
+    list: Out<NetBufferList>,
+    completion: InjectComplete,
+    context: usize,
+) {
     let machine = cpu.machine();
     let returned = machine.ndis.lists.take_back(list);
     if let Some(mut header) = list.get() {
@@ -383,7 +412,7 @@ fn complete(cpu: &Cpu, list: Out<NetBufferList>, completion: InjectComplete, con
         list.set(header);
     }
     let callback = Callback::new("FWPS_INJECT_COMPLETE0", completion as usize);
-    cpu.enter_driver(callback, DISPATCH, || {
-        completion(context, list, 1);
+    cpu.enter_driver(callback, irql, || {
+        completion(context, list, u8::from(irql == DISPATCH));
     });
 }

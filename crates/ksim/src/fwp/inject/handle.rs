@@ -46,6 +46,8 @@ exports! {
             Ok(made) => made,
             Err(status) => return status.to_i32(),
         };
+    }
+    then {
         let number = call.machine().ndis.new_handle();
         call.machine().fwp.injection.handles.insert(number as u64, made);
         call.machine().verifier().track(&call, HANDLE, number, made.types.to_string(), 0);

@@ -15,7 +15,8 @@ use wfp_schema::{LayerId, NtStatus, StreamFlags};
 pub(super) use self::attempt::packet_of;
 use self::attempt::{By, Target, What, inject};
 use super::layout::kernel::InjectComplete;
-use crate::access::Out;
+use super::layout::value::RawBlob;
+use crate::access::{In, Out};
 use crate::cpu::{DISPATCH, PASSIVE};
 use crate::export::{Call, exports};
 use crate::ndis::layout::NetBufferList;
@@ -55,7 +56,7 @@ exports! {
         call, handle: usize, context: usize, flags: u32, compartment: u32, list: Out<NetBufferList>,
         completion: Option<InjectComplete>, completion_context: usize,
     ) -> i32,
-    irql PASSIVE..=DISPATCH, fails NOT_READY;
+    irql PASSIVE..=DISPATCH, fails NOT_READY => later;
     {
         let what = What { list, completion, context: completion_context };
         packet(&call, By { handle, context, flags }, what, InjectionPoint::NetworkSend)
@@ -66,7 +67,7 @@ exports! {
         call, handle: usize, context: usize, flags: u32, compartment: u32, interface: u32, sub_interface: u32, list: Out<NetBufferList>,
         completion: Option<InjectComplete>, completion_context: usize,
     ) -> i32,
-    irql PASSIVE..=DISPATCH, fails NOT_READY;
+    irql PASSIVE..=DISPATCH, fails NOT_READY => later;
     {
         let what = What { list, completion, context: completion_context };
         packet(&call, By { handle, context, flags }, what, InjectionPoint::NetworkReceive)
@@ -77,7 +78,7 @@ exports! {
         call, handle: usize, context: usize, flags: u32, family: u16, compartment: u32, interface: u32, list: Out<NetBufferList>,
         completion: Option<InjectComplete>, completion_context: usize,
     ) -> i32,
-    irql PASSIVE..=DISPATCH, fails NOT_READY;
+    irql PASSIVE..=DISPATCH, fails NOT_READY => later;
     {
         let what = What { list, completion, context: completion_context };
         packet(&call, By { handle, context, flags }, what, InjectionPoint::Forward)
@@ -88,7 +89,7 @@ exports! {
         call, handle: usize, context: usize, endpoint: u64, flags: u32, parameters: usize, family: u16, compartment: u32, list: Out<NetBufferList>,
         completion: Option<InjectComplete>, completion_context: usize,
     ) -> i32,
-    irql PASSIVE..=DISPATCH, fails NOT_READY;
+    irql PASSIVE..=DISPATCH, fails NOT_READY => later;
     {
         let what = What { list, completion, context: completion_context };
         packet(&call, By { handle, context, flags }, what, InjectionPoint::TransportSend)
@@ -99,7 +100,7 @@ exports! {
         call, handle: usize, context: usize, endpoint: u64, flags: u32, parameters: usize, family: u16, compartment: u32, list: Out<NetBufferList>,
         completion: Option<InjectComplete>, completion_context: usize,
     ) -> i32,
-    irql PASSIVE..=DISPATCH, fails NOT_READY;
+    irql PASSIVE..=DISPATCH, fails NOT_READY => later;
     {
         let what = What { list, completion, context: completion_context };
         packet(&call, By { handle, context, flags }, what, InjectionPoint::TransportSend)
@@ -110,7 +111,7 @@ exports! {
         call, handle: usize, context: usize, reserved: usize, flags: u32, family: u16, compartment: u32, interface: u32, sub_interface: u32, list: Out<NetBufferList>,
         completion: Option<InjectComplete>, completion_context: usize,
     ) -> i32,
-    irql PASSIVE..=DISPATCH, fails NOT_READY;
+    irql PASSIVE..=DISPATCH, fails NOT_READY => later;
     {
         if reserved != 0 {
             call.violation(&ARGUMENT, "reserved is not NULL");
@@ -124,7 +125,7 @@ exports! {
         call, handle: usize, context: usize, flags: u32, layer: u16, interface: u32, port: u32, list: Out<NetBufferList>,
         completion: Option<InjectComplete>, completion_context: usize,
     ) -> i32,
-    irql PASSIVE..=DISPATCH, fails NOT_READY;
+    irql PASSIVE..=DISPATCH, fails NOT_READY => later;
     {
         if !call.machine().fwp.engine.has_filters(LayerId::new(layer)) {
             call.violation(&ARGUMENT, "no filter is at the layer for which a frame is injected");
@@ -138,7 +139,7 @@ exports! {
         call, handle: usize, context: usize, flags: u32, layer: u16, interface: u32, port: u32, list: Out<NetBufferList>,
         completion: Option<InjectComplete>, completion_context: usize,
     ) -> i32,
-    irql PASSIVE..=DISPATCH, fails NOT_READY;
+    irql PASSIVE..=DISPATCH, fails NOT_READY => later;
     {
         if !call.machine().fwp.engine.has_filters(LayerId::new(layer)) {
             call.violation(&ARGUMENT, "no filter is at the layer for which a frame is injected");
@@ -147,12 +148,32 @@ exports! {
         packet(&call, By { handle, context, flags }, what, InjectionPoint::MacSend)
     }
 
+    /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/fwpsk/nf-fwpsk-fwpsinjectvswitchethernetingressasync0>
+    ///
+    /// A handle for the data link is taken: the value of `FWPS_INJECTION_TYPE_VSWITCH`, which the page asks for, is in
+    /// no source that we have. The frame enters by the port of its source's address.
+    fn FwpsInjectvSwitchEthernetIngressAsync0(
+        call, handle: usize, context: usize, flags: u32, reserved: usize, switch: In<RawBlob>, port: u32, nic: u16,
+        list: Out<NetBufferList>, completion: Option<InjectComplete>, completion_context: usize,
+    ) -> i32,
+    irql PASSIVE..=DISPATCH, fails NOT_READY => later;
+    {
+        if reserved != 0 {
+            call.violation(&ARGUMENT, "reserved is not NULL");
+        }
+        if switch.is_null() {
+            return NtStatus::FWP_NULL_POINTER.to_i32();
+        }
+        let what = What { list, completion, context: completion_context };
+        packet(&call, By { handle, context, flags }, what, InjectionPoint::VSwitchIngress)
+    }
+
     /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/fwpsk/nf-fwpsk-fwpsstreaminjectasync0>
     fn FwpsStreamInjectAsync0(
         call, handle: usize, context: usize, flags: u32, flow: u64, callout: u32, layer: u16, stream_flags: u32,
         list: Out<NetBufferList>, length: usize, completion: Option<InjectComplete>, completion_context: usize,
     ) -> i32,
-    irql PASSIVE..=DISPATCH, fails NOT_READY;
+    irql PASSIVE..=DISPATCH, fails NOT_READY => later;
     {
         let stream_flags = StreamFlags::from_bits(stream_flags);
         if stream_flags.contains(StreamFlags::SEND_ABORT) {

@@ -50,7 +50,7 @@ exports! {
 
     /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/fwpmk/nf-fwpmk-fwpmcalloutadd0>
     fn FwpmCalloutAdd0(call, engine: usize, callout: In<RawCallout>, security: In<u8>, id: Out<u32>) -> i32,
-    irql PASSIVE..=PASSIVE, fails NO_RESOURCES;
+    irql PASSIVE..=PASSIVE, fails NO_RESOURCES => later;
     {
         change(
             &call,
@@ -76,7 +76,7 @@ exports! {
 
     /// <https://learn.microsoft.com/windows/win32/api/fwpmu/nf-fwpmu-fwpmcalloutgetbyid0>
     fn FwpmCalloutGetById0(call, engine: usize, id: u32, callout: Out<Out<RawCallout>>) -> i32,
-    irql PASSIVE..=PASSIVE, fails NO_RESOURCES;
+    irql PASSIVE..=PASSIVE, fails NO_RESOURCES => later;
     {
         get(&call, engine, callout, |objects| {
             let object = objects.callout_by_id(CalloutId::new(id));
@@ -86,14 +86,14 @@ exports! {
 
     /// <https://learn.microsoft.com/windows/win32/api/fwpmu/nf-fwpmu-fwpmcalloutgetbykey0>
     fn FwpmCalloutGetByKey0(call, engine: usize, key: In<Guid>, callout: Out<Out<RawCallout>>) -> i32,
-    irql PASSIVE..=PASSIVE, fails NO_RESOURCES;
+    irql PASSIVE..=PASSIVE, fails NO_RESOURCES => later;
     {
         get(&call, engine, callout, |_| required(key))
     }
 
     /// <https://learn.microsoft.com/windows/win32/api/fwpmu/nf-fwpmu-fwpmcalloutcreateenumhandle0>
     fn FwpmCalloutCreateEnumHandle0(call, engine: usize, template: In<RawCalloutTemplate>, handle: Out<usize>) -> i32,
-    irql PASSIVE..=PASSIVE, fails NO_RESOURCES;
+    irql PASSIVE..=PASSIVE, fails NO_RESOURCES => later;
     {
         Enumerate::<RawCallout>::create(&call, engine, template, handle)
     }
@@ -102,7 +102,7 @@ exports! {
     fn FwpmCalloutEnum0(
         call, engine: usize, handle: usize, most: u32, entries: Out<Out<Out<RawCallout>>>, count: Out<u32>,
     ) -> i32,
-    irql PASSIVE..=PASSIVE, fails NO_RESOURCES;
+    irql PASSIVE..=PASSIVE, fails NO_RESOURCES => later;
     {
         Enumerate::<RawCallout>::next(&call, engine, handle, most, (entries, count))
     }

@@ -43,7 +43,7 @@ exports! {
 
     /// <https://learn.microsoft.com/windows/win32/api/fwpmu/nf-fwpmu-fwpmfilteradd0>
     fn FwpmFilterAdd0(call, engine: usize, filter: In<RawFilter>, security: In<u8>, id: Out<u64>) -> i32,
-    irql PASSIVE..=PASSIVE, fails NO_RESOURCES;
+    irql PASSIVE..=PASSIVE, fails NO_RESOURCES => later;
     {
         change(
             &call,
@@ -73,7 +73,7 @@ exports! {
 
     /// <https://learn.microsoft.com/windows/win32/api/fwpmu/nf-fwpmu-fwpmfiltergetbyid0>
     fn FwpmFilterGetById0(call, engine: usize, id: u64, filter: Out<Out<RawFilter>>) -> i32,
-    irql PASSIVE..=PASSIVE, fails NO_RESOURCES;
+    irql PASSIVE..=PASSIVE, fails NO_RESOURCES => later;
     {
         get(&call, engine, filter, |objects| {
             let object = objects.filter(FilterId::new(id));
@@ -83,14 +83,14 @@ exports! {
 
     /// <https://learn.microsoft.com/windows/win32/api/fwpmu/nf-fwpmu-fwpmfiltergetbykey0>
     fn FwpmFilterGetByKey0(call, engine: usize, key: In<Guid>, filter: Out<Out<RawFilter>>) -> i32,
-    irql PASSIVE..=PASSIVE, fails NO_RESOURCES;
+    irql PASSIVE..=PASSIVE, fails NO_RESOURCES => later;
     {
         get(&call, engine, filter, |_| required(key))
     }
 
     /// <https://learn.microsoft.com/windows/win32/api/fwpmu/nf-fwpmu-fwpmfiltercreateenumhandle0>
     fn FwpmFilterCreateEnumHandle0(call, engine: usize, template: In<RawFilterTemplate>, handle: Out<usize>) -> i32,
-    irql PASSIVE..=PASSIVE, fails NO_RESOURCES;
+    irql PASSIVE..=PASSIVE, fails NO_RESOURCES => later;
     {
         Enumerate::<RawFilter>::create(&call, engine, template, handle)
     }
@@ -99,7 +99,7 @@ exports! {
     fn FwpmFilterEnum0(
         call, engine: usize, handle: usize, most: u32, entries: Out<Out<Out<RawFilter>>>, count: Out<u32>,
     ) -> i32,
-    irql PASSIVE..=PASSIVE, fails NO_RESOURCES;
+    irql PASSIVE..=PASSIVE, fails NO_RESOURCES => later;
     {
         Enumerate::<RawFilter>::next(&call, engine, handle, most, (entries, count))
     }

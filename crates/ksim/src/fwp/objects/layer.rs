@@ -94,7 +94,7 @@ exports! {
 
     /// <https://learn.microsoft.com/windows/win32/api/fwpmu/nf-fwpmu-fwpmlayergetbyid0>
     fn FwpmLayerGetById0(call, engine: usize, id: u16, layer: Out<Out<RawLayer>>) -> i32,
-    irql PASSIVE..=PASSIVE, fails NO_RESOURCES;
+    irql PASSIVE..=PASSIVE, fails NO_RESOURCES => later;
     {
         get(&call, engine, layer, |_| {
             LayerId::new(id).layer().map(Layer::key).ok_or(NtStatus::FWP_LAYER_NOT_FOUND)
@@ -103,7 +103,7 @@ exports! {
 
     /// <https://learn.microsoft.com/windows/win32/api/fwpmu/nf-fwpmu-fwpmlayergetbykey0>
     fn FwpmLayerGetByKey0(call, engine: usize, key: In<Guid>, layer: Out<Out<RawLayer>>) -> i32,
-    irql PASSIVE..=PASSIVE, fails NO_RESOURCES;
+    irql PASSIVE..=PASSIVE, fails NO_RESOURCES => later;
     {
         get(&call, engine, layer, |_| required(key))
     }
@@ -112,7 +112,7 @@ exports! {
     fn FwpmLayerCreateEnumHandle0(
         call, engine: usize, template: In<RawLayerTemplate>, handle: Out<usize>,
     ) -> i32,
-    irql PASSIVE..=PASSIVE, fails NO_RESOURCES;
+    irql PASSIVE..=PASSIVE, fails NO_RESOURCES => later;
     {
         Enumerate::<RawLayer>::create(&call, engine, template, handle)
     }
@@ -121,7 +121,7 @@ exports! {
     fn FwpmLayerEnum0(
         call, engine: usize, handle: usize, most: u32, entries: Out<Out<Out<RawLayer>>>, count: Out<u32>,
     ) -> i32,
-    irql PASSIVE..=PASSIVE, fails NO_RESOURCES;
+    irql PASSIVE..=PASSIVE, fails NO_RESOURCES => later;
     {
         Enumerate::<RawLayer>::next(&call, engine, handle, most, (entries, count))
     }

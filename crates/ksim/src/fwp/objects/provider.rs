@@ -47,7 +47,7 @@ exports! {
 
     /// <https://learn.microsoft.com/windows/win32/api/fwpmu/nf-fwpmu-fwpmprovideradd0>
     fn FwpmProviderAdd0(call, engine: usize, provider: In<RawProvider>, security: In<u8>) -> i32,
-    irql PASSIVE..=PASSIVE, fails NO_RESOURCES;
+    irql PASSIVE..=PASSIVE, fails NO_RESOURCES => later;
     {
         change(
             &call,
@@ -66,14 +66,14 @@ exports! {
 
     /// <https://learn.microsoft.com/windows/win32/api/fwpmu/nf-fwpmu-fwpmprovidergetbykey0>
     fn FwpmProviderGetByKey0(call, engine: usize, key: In<Guid>, provider: Out<Out<RawProvider>>) -> i32,
-    irql PASSIVE..=PASSIVE, fails NO_RESOURCES;
+    irql PASSIVE..=PASSIVE, fails NO_RESOURCES => later;
     {
         get(&call, engine, provider, |_| required(key))
     }
 
     /// <https://learn.microsoft.com/windows/win32/api/fwpmu/nf-fwpmu-fwpmprovidercreateenumhandle0>
     fn FwpmProviderCreateEnumHandle0(call, engine: usize, template: In<RawProviderTemplate>, handle: Out<usize>) -> i32,
-    irql PASSIVE..=PASSIVE, fails NO_RESOURCES;
+    irql PASSIVE..=PASSIVE, fails NO_RESOURCES => later;
     {
         Enumerate::<RawProvider>::create(&call, engine, template, handle)
     }
@@ -82,7 +82,7 @@ exports! {
     fn FwpmProviderEnum0(
         call, engine: usize, handle: usize, most: u32, entries: Out<Out<Out<RawProvider>>>, count: Out<u32>,
     ) -> i32,
-    irql PASSIVE..=PASSIVE, fails NO_RESOURCES;
+    irql PASSIVE..=PASSIVE, fails NO_RESOURCES => later;
     {
         Enumerate::<RawProvider>::next(&call, engine, handle, most, (entries, count))
     }

@@ -96,14 +96,14 @@ exports! {
     fn FwpmProviderContextAdd0(
         call, engine: usize, context: In<RawProviderContext>, security: In<u8>, id: Out<u64>,
     ) -> i32,
-    irql PASSIVE..=PASSIVE, fails NO_RESOURCES;
+    irql PASSIVE..=PASSIVE, fails NO_RESOURCES => later;
     {
         add(&call, engine, (context, security), id)
     }
 
     /// <https://learn.microsoft.com/windows/win32/api/fwpmu/nf-fwpmu-fwpmprovidercontextgetbyid0>
     fn FwpmProviderContextGetById0(call, engine: usize, id: u64, context: Out<Out<RawProviderContext>>) -> i32,
-    irql PASSIVE..=PASSIVE, fails NO_RESOURCES;
+    irql PASSIVE..=PASSIVE, fails NO_RESOURCES => later;
     {
         get_by_id(&call, engine, id, context)
     }
@@ -112,7 +112,7 @@ exports! {
     fn FwpmProviderContextGetByKey0(
         call, engine: usize, key: In<Guid>, context: Out<Out<RawProviderContext>>,
     ) -> i32,
-    irql PASSIVE..=PASSIVE, fails NO_RESOURCES;
+    irql PASSIVE..=PASSIVE, fails NO_RESOURCES => later;
     {
         get(&call, engine, context, |_| required(key))
     }
@@ -121,7 +121,7 @@ exports! {
     fn FwpmProviderContextEnum0(
         call, engine: usize, handle: usize, most: u32, entries: Out<Out<Out<RawProviderContext>>>, count: Out<u32>,
     ) -> i32,
-    irql PASSIVE..=PASSIVE, fails NO_RESOURCES;
+    irql PASSIVE..=PASSIVE, fails NO_RESOURCES => later;
     {
         Enumerate::<RawProviderContext>::next(&call, engine, handle, most, (entries, count))
     }
@@ -130,14 +130,14 @@ exports! {
     fn FwpmProviderContextAdd1(
         call, engine: usize, context: In<RawProviderContext>, security: In<u8>, id: Out<u64>,
     ) -> i32,
-    irql PASSIVE..=PASSIVE, fails NO_RESOURCES;
+    irql PASSIVE..=PASSIVE, fails NO_RESOURCES => later;
     {
         add(&call, engine, (context, security), id)
     }
 
     /// <https://learn.microsoft.com/windows/win32/api/fwpmu/nf-fwpmu-fwpmprovidercontextgetbyid1>
     fn FwpmProviderContextGetById1(call, engine: usize, id: u64, context: Out<Out<RawProviderContext>>) -> i32,
-    irql PASSIVE..=PASSIVE, fails NO_RESOURCES;
+    irql PASSIVE..=PASSIVE, fails NO_RESOURCES => later;
     {
         get_by_id(&call, engine, id, context)
     }
@@ -146,7 +146,7 @@ exports! {
     fn FwpmProviderContextGetByKey1(
         call, engine: usize, key: In<Guid>, context: Out<Out<RawProviderContext>>,
     ) -> i32,
-    irql PASSIVE..=PASSIVE, fails NO_RESOURCES;
+    irql PASSIVE..=PASSIVE, fails NO_RESOURCES => later;
     {
         get(&call, engine, context, |_| required(key))
     }
@@ -155,7 +155,7 @@ exports! {
     fn FwpmProviderContextEnum1(
         call, engine: usize, handle: usize, most: u32, entries: Out<Out<Out<RawProviderContext>>>, count: Out<u32>,
     ) -> i32,
-    irql PASSIVE..=PASSIVE, fails NO_RESOURCES;
+    irql PASSIVE..=PASSIVE, fails NO_RESOURCES => later;
     {
         Enumerate::<RawProviderContext>::next(&call, engine, handle, most, (entries, count))
     }
@@ -164,14 +164,14 @@ exports! {
     fn FwpmProviderContextAdd2(
         call, engine: usize, context: In<RawProviderContext>, security: In<u8>, id: Out<u64>,
     ) -> i32,
-    irql PASSIVE..=PASSIVE, fails NO_RESOURCES;
+    irql PASSIVE..=PASSIVE, fails NO_RESOURCES => later;
     {
         add(&call, engine, (context, security), id)
     }
 
     /// <https://learn.microsoft.com/windows/win32/api/fwpmu/nf-fwpmu-fwpmprovidercontextgetbyid2>
     fn FwpmProviderContextGetById2(call, engine: usize, id: u64, context: Out<Out<RawProviderContext>>) -> i32,
-    irql PASSIVE..=PASSIVE, fails NO_RESOURCES;
+    irql PASSIVE..=PASSIVE, fails NO_RESOURCES => later;
     {
         get_by_id(&call, engine, id, context)
     }
@@ -180,7 +180,7 @@ exports! {
     fn FwpmProviderContextGetByKey2(
         call, engine: usize, key: In<Guid>, context: Out<Out<RawProviderContext>>,
     ) -> i32,
-    irql PASSIVE..=PASSIVE, fails NO_RESOURCES;
+    irql PASSIVE..=PASSIVE, fails NO_RESOURCES => later;
     {
         get(&call, engine, context, |_| required(key))
     }
@@ -189,7 +189,7 @@ exports! {
     fn FwpmProviderContextEnum2(
         call, engine: usize, handle: usize, most: u32, entries: Out<Out<Out<RawProviderContext>>>, count: Out<u32>,
     ) -> i32,
-    irql PASSIVE..=PASSIVE, fails NO_RESOURCES;
+    irql PASSIVE..=PASSIVE, fails NO_RESOURCES => later;
     {
         Enumerate::<RawProviderContext>::next(&call, engine, handle, most, (entries, count))
     }
@@ -198,14 +198,14 @@ exports! {
     fn FwpmProviderContextAdd3(
         call, engine: usize, context: In<RawProviderContext>, security: In<u8>, id: Out<u64>,
     ) -> i32,
-    irql PASSIVE..=PASSIVE, fails NO_RESOURCES;
+    irql PASSIVE..=PASSIVE, fails NO_RESOURCES => later;
     {
         add(&call, engine, (context, security), id)
     }
 
     /// <https://learn.microsoft.com/windows/win32/api/fwpmu/nf-fwpmu-fwpmprovidercontextgetbyid3>
     fn FwpmProviderContextGetById3(call, engine: usize, id: u64, context: Out<Out<RawProviderContext>>) -> i32,
-    irql PASSIVE..=PASSIVE, fails NO_RESOURCES;
+    irql PASSIVE..=PASSIVE, fails NO_RESOURCES => later;
     {
         get_by_id(&call, engine, id, context)
     }
@@ -214,7 +214,7 @@ exports! {
     fn FwpmProviderContextGetByKey3(
         call, engine: usize, key: In<Guid>, context: Out<Out<RawProviderContext>>,
     ) -> i32,
-    irql PASSIVE..=PASSIVE, fails NO_RESOURCES;
+    irql PASSIVE..=PASSIVE, fails NO_RESOURCES => later;
     {
         get(&call, engine, context, |_| required(key))
     }
@@ -223,7 +223,7 @@ exports! {
     fn FwpmProviderContextEnum3(
         call, engine: usize, handle: usize, most: u32, entries: Out<Out<Out<RawProviderContext>>>, count: Out<u32>,
     ) -> i32,
-    irql PASSIVE..=PASSIVE, fails NO_RESOURCES;
+    irql PASSIVE..=PASSIVE, fails NO_RESOURCES => later;
     {
         Enumerate::<RawProviderContext>::next(&call, engine, handle, most, (entries, count))
     }
@@ -247,7 +247,7 @@ exports! {
     fn FwpmProviderContextCreateEnumHandle0(
         call, engine: usize, template: In<RawProviderContextTemplate>, handle: Out<usize>,
     ) -> i32,
-    irql PASSIVE..=PASSIVE, fails NO_RESOURCES;
+    irql PASSIVE..=PASSIVE, fails NO_RESOURCES => later;
     {
         Enumerate::<RawProviderContext>::create(&call, engine, template, handle)
     }

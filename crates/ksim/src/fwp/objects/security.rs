@@ -68,7 +68,7 @@ exports! {
         call, engine: usize, information: u32, owner: Out<Out<u8>>, group: Out<Out<u8>>,
         list: Out<Out<u8>>, system_list: Out<Out<u8>>, descriptor: Out<Out<u8>>,
     ) -> i32,
-    irql PASSIVE..=PASSIVE, fails NO_RESOURCES;
+    irql PASSIVE..=PASSIVE, fails NO_RESOURCES => later;
     {
         get(&call, engine, Securable::Engine, information, &Into { owner, group, list, system_list, descriptor })
     }
@@ -77,7 +77,7 @@ exports! {
     fn FwpmEngineSetSecurityInfo0(
         call, engine: usize, information: u32, owner: In<u8>, group: In<u8>, list: In<u8>, system_list: In<u8>,
     ) -> i32,
-    irql PASSIVE..=PASSIVE, fails NO_RESOURCES;
+    irql PASSIVE..=PASSIVE, fails NO_RESOURCES => later;
     {
         set(&call, engine, Securable::Engine, information, (owner, group, list))
     }
@@ -87,7 +87,7 @@ exports! {
         call, engine: usize, key: In<Guid>, information: u32, owner: Out<Out<u8>>, group: Out<Out<u8>>,
         list: Out<Out<u8>>, system_list: Out<Out<u8>>, descriptor: Out<Out<u8>>,
     ) -> i32,
-    irql PASSIVE..=PASSIVE, fails NO_RESOURCES;
+    irql PASSIVE..=PASSIVE, fails NO_RESOURCES => later;
     {
         get(&call, engine, object(ObjectType::Provider, key), information, &Into { owner, group, list, system_list, descriptor })
     }
@@ -96,7 +96,7 @@ exports! {
     fn FwpmProviderSetSecurityInfoByKey0(
         call, engine: usize, key: In<Guid>, information: u32, owner: In<u8>, group: In<u8>, list: In<u8>, system_list: In<u8>,
     ) -> i32,
-    irql PASSIVE..=PASSIVE, fails NO_RESOURCES;
+    irql PASSIVE..=PASSIVE, fails NO_RESOURCES => later;
     {
         set(&call, engine, object(ObjectType::Provider, key), information, (owner, group, list))
     }
@@ -106,7 +106,7 @@ exports! {
         call, engine: usize, key: In<Guid>, information: u32, owner: Out<Out<u8>>, group: Out<Out<u8>>,
         list: Out<Out<u8>>, system_list: Out<Out<u8>>, descriptor: Out<Out<u8>>,
     ) -> i32,
-    irql PASSIVE..=PASSIVE, fails NO_RESOURCES;
+    irql PASSIVE..=PASSIVE, fails NO_RESOURCES => later;
     {
         get(&call, engine, object(ObjectType::ProviderContext, key), information, &Into { owner, group, list, system_list, descriptor })
     }
@@ -115,7 +115,7 @@ exports! {
     fn FwpmProviderContextSetSecurityInfoByKey0(
         call, engine: usize, key: In<Guid>, information: u32, owner: In<u8>, group: In<u8>, list: In<u8>, system_list: In<u8>,
     ) -> i32,
-    irql PASSIVE..=PASSIVE, fails NO_RESOURCES;
+    irql PASSIVE..=PASSIVE, fails NO_RESOURCES => later;
     {
         set(&call, engine, object(ObjectType::ProviderContext, key), information, (owner, group, list))
     }
@@ -125,7 +125,7 @@ exports! {
         call, engine: usize, key: In<Guid>, information: u32, owner: Out<Out<u8>>, group: Out<Out<u8>>,
         list: Out<Out<u8>>, system_list: Out<Out<u8>>, descriptor: Out<Out<u8>>,
     ) -> i32,
-    irql PASSIVE..=PASSIVE, fails NO_RESOURCES;
+    irql PASSIVE..=PASSIVE, fails NO_RESOURCES => later;
     {
         get(&call, engine, object(ObjectType::SubLayer, key), information, &Into { owner, group, list, system_list, descriptor })
     }
@@ -134,7 +134,7 @@ exports! {
     fn FwpmSubLayerSetSecurityInfoByKey0(
         call, engine: usize, key: In<Guid>, information: u32, owner: In<u8>, group: In<u8>, list: In<u8>, system_list: In<u8>,
     ) -> i32,
-    irql PASSIVE..=PASSIVE, fails NO_RESOURCES;
+    irql PASSIVE..=PASSIVE, fails NO_RESOURCES => later;
     {
         set(&call, engine, object(ObjectType::SubLayer, key), information, (owner, group, list))
     }
@@ -144,7 +144,7 @@ exports! {
         call, engine: usize, key: In<Guid>, information: u32, owner: Out<Out<u8>>, group: Out<Out<u8>>,
         list: Out<Out<u8>>, system_list: Out<Out<u8>>, descriptor: Out<Out<u8>>,
     ) -> i32,
-    irql PASSIVE..=PASSIVE, fails NO_RESOURCES;
+    irql PASSIVE..=PASSIVE, fails NO_RESOURCES => later;
     {
         get(&call, engine, object(ObjectType::Layer, key), information, &Into { owner, group, list, system_list, descriptor })
     }
@@ -153,7 +153,7 @@ exports! {
     fn FwpmLayerSetSecurityInfoByKey0(
         call, engine: usize, key: In<Guid>, information: u32, owner: In<u8>, group: In<u8>, list: In<u8>, system_list: In<u8>,
     ) -> i32,
-    irql PASSIVE..=PASSIVE, fails NO_RESOURCES;
+    irql PASSIVE..=PASSIVE, fails NO_RESOURCES => later;
     {
         set(&call, engine, object(ObjectType::Layer, key), information, (owner, group, list))
     }
@@ -163,7 +163,7 @@ exports! {
         call, engine: usize, key: In<Guid>, information: u32, owner: Out<Out<u8>>, group: Out<Out<u8>>,
         list: Out<Out<u8>>, system_list: Out<Out<u8>>, descriptor: Out<Out<u8>>,
     ) -> i32,
-    irql PASSIVE..=PASSIVE, fails NO_RESOURCES;
+    irql PASSIVE..=PASSIVE, fails NO_RESOURCES => later;
     {
         get(&call, engine, object(ObjectType::Callout, key), information, &Into { owner, group, list, system_list, descriptor })
     }
@@ -172,7 +172,7 @@ exports! {
     fn FwpmCalloutSetSecurityInfoByKey0(
         call, engine: usize, key: In<Guid>, information: u32, owner: In<u8>, group: In<u8>, list: In<u8>, system_list: In<u8>,
     ) -> i32,
-    irql PASSIVE..=PASSIVE, fails NO_RESOURCES;
+    irql PASSIVE..=PASSIVE, fails NO_RESOURCES => later;
     {
         set(&call, engine, object(ObjectType::Callout, key), information, (owner, group, list))
     }
@@ -182,7 +182,7 @@ exports! {
         call, engine: usize, key: In<Guid>, information: u32, owner: Out<Out<u8>>, group: Out<Out<u8>>,
         list: Out<Out<u8>>, system_list: Out<Out<u8>>, descriptor: Out<Out<u8>>,
     ) -> i32,
-    irql PASSIVE..=PASSIVE, fails NO_RESOURCES;
+    irql PASSIVE..=PASSIVE, fails NO_RESOURCES => later;
     {
         get(&call, engine, object(ObjectType::Filter, key), information, &Into { owner, group, list, system_list, descriptor })
     }
@@ -191,7 +191,7 @@ exports! {
     fn FwpmFilterSetSecurityInfoByKey0(
         call, engine: usize, key: In<Guid>, information: u32, owner: In<u8>, group: In<u8>, list: In<u8>, system_list: In<u8>,
     ) -> i32,
-    irql PASSIVE..=PASSIVE, fails NO_RESOURCES;
+    irql PASSIVE..=PASSIVE, fails NO_RESOURCES => later;
     {
         set(&call, engine, object(ObjectType::Filter, key), information, (owner, group, list))
     }

@@ -47,7 +47,7 @@ exports! {
 
     /// <https://learn.microsoft.com/windows/win32/api/fwpmu/nf-fwpmu-fwpmsublayeradd0>
     fn FwpmSubLayerAdd0(call, engine: usize, sublayer: In<RawSubLayer>, security: In<u8>) -> i32,
-    irql PASSIVE..=PASSIVE, fails NO_RESOURCES;
+    irql PASSIVE..=PASSIVE, fails NO_RESOURCES => later;
     {
         change(
             &call,
@@ -66,14 +66,14 @@ exports! {
 
     /// <https://learn.microsoft.com/windows/win32/api/fwpmu/nf-fwpmu-fwpmsublayergetbykey0>
     fn FwpmSubLayerGetByKey0(call, engine: usize, key: In<Guid>, sublayer: Out<Out<RawSubLayer>>) -> i32,
-    irql PASSIVE..=PASSIVE, fails NO_RESOURCES;
+    irql PASSIVE..=PASSIVE, fails NO_RESOURCES => later;
     {
         get(&call, engine, sublayer, |_| required(key))
     }
 
     /// <https://learn.microsoft.com/windows/win32/api/fwpmu/nf-fwpmu-fwpmsublayercreateenumhandle0>
     fn FwpmSubLayerCreateEnumHandle0(call, engine: usize, template: In<RawSubLayerTemplate>, handle: Out<usize>) -> i32,
-    irql PASSIVE..=PASSIVE, fails NO_RESOURCES;
+    irql PASSIVE..=PASSIVE, fails NO_RESOURCES => later;
     {
         Enumerate::<RawSubLayer>::create(&call, engine, template, handle)
     }
@@ -82,7 +82,7 @@ exports! {
     fn FwpmSubLayerEnum0(
         call, engine: usize, handle: usize, most: u32, entries: Out<Out<Out<RawSubLayer>>>, count: Out<u32>,
     ) -> i32,
-    irql PASSIVE..=PASSIVE, fails NO_RESOURCES;
+    irql PASSIVE..=PASSIVE, fails NO_RESOURCES => later;
     {
         Enumerate::<RawSubLayer>::next(&call, engine, handle, most, (entries, count))
     }

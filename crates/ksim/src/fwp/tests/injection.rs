@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
+use wfp_engine::{InjectionCompletion, Options};
 use wfp_schema::codes::PacketInjectionState;
 use wfp_schema::flags::InjectionType;
 use wfp_schema::{Action, LayerKind, NtStatus};
@@ -13,6 +14,7 @@ use super::support::{
 };
 use crate::Kernel;
 use crate::access::Out;
+use crate::cpu::{DISPATCH, PASSIVE};
 use crate::fwp::Config;
 use crate::fwp::inject::handle::{FwpsInjectionHandleCreate0, FwpsInjectionHandleDestroy0};
 use crate::fwp::inject::{
@@ -325,4 +327,52 @@ fn a_receive_injection_has_one_net_buffer() {
         FwpsInjectNetworkReceiveAsync0(handle, 0, 0, 0, 1, 0, first, COMPLETE, 0);
     });
     assert_eq!(crashed.expect_err("a bug check").code, 0x1d3);
+}
+
+extern "win64" fn complete_anywhere(context: usize, list: Out<NetBufferList>, dispatch: u8) {
+    let irql = crate::Cpu::current().expect("a processor").irql();
+    assert_eq!(dispatch, u8::from(irql == DISPATCH));
+    heard(|heard| heard.completed.push((context, u32::from(irql))));
+    FwpsFreeCloneNetBufferList0(list, 0);
+}
+
+#[test]
+fn an_injection_is_completed_when_and_where_the_options_say() {
+    for (when, inline, irql) in [
+        (InjectionCompletion::Deferred, false, DISPATCH),
+        (InjectionCompletion::DeferredPassive, false, PASSIVE),
+        (InjectionCompletion::Inline, true, DISPATCH),
+    ] {
+        let config = Config {
+            options: Options {
+                injection_completion: when,
+                ..Options::default()
+            },
+            ..Config::default()
+        };
+        run_clean(config, move |driver| {
+            let at = v4(LayerKind::OutboundIpPacket);
+            driver.filtered(at, Action::CalloutUnknown);
+            let handle = handle(InjectionType::NETWORK);
+            behave(move |classify| {
+                let mut clone = Out::null();
+                let original = classify.layer_data::<NetBufferList>();
+                let cloned = FwpsAllocateCloneNetBufferList0(original, 0, 0, 0, into(&mut clone));
+                assert_eq!(cloned, OK);
+                let done = Some(complete_anywhere as InjectComplete);
+                assert_eq!(
+                    FwpsInjectNetworkSendAsync0(handle, 0, 0, 0, clone, done, 7),
+                    OK
+                );
+                let completed = heard(|heard| heard.completed.len());
+                assert_eq!(completed, usize::from(inline), "{when:?}");
+                absorb(classify);
+            });
+            driver.classify(at, &[], Shown::injected(&udp_packet(), 0, None));
+            assert_eq!(driver.cpu.machine().take_stack_requests().len(), 1);
+            assert_eq!(FwpsInjectionHandleDestroy0(handle), OK);
+            let completed = heard(|heard| std::mem::take(&mut heard.completed));
+            assert_eq!(completed, [(7, u32::from(irql))], "{when:?}");
+        });
+    }
 }

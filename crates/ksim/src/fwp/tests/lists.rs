@@ -121,6 +121,45 @@ fn bytes_of(list: Out<NetBufferList>) -> Vec<u8> {
     chain::bytes_of(&data)
 }
 
+/// An UDP packet with four bytes of IPv4 options: a router alert.
+fn udp_packet_with_options() -> Vec<u8> {
+    let mut packet = udp_packet();
+    packet.splice(20..20, [0x94, 4, 0, 0]);
+    packet[0] = 0x46;
+    let length = u16::try_from(packet.len()).expect("short").to_be_bytes();
+    packet[2..4].copy_from_slice(&length);
+    packet
+}
+
+#[test]
+fn the_options_of_an_ipv4_header_stay_when_it_is_rebuilt() {
+    run_clean(Config::default(), |driver| {
+        let layer = v4(LayerKind::InboundTransport);
+        driver.filtered(layer, Action::CalloutUnknown);
+        let original = udp_packet_with_options();
+        let expected = original.clone();
+        behave(move |classify| {
+            let mut clone = Out::null();
+            let list = classify.layer_data::<NetBufferList>();
+            let cloned = FwpsAllocateCloneNetBufferList0(list, 0, 0, 0, into(&mut clone));
+            assert_eq!(cloned, OK);
+            assert_eq!(construct(clone, 24, &[10, 0, 0, 1], &expected[16..20]), OK);
+            let built = bytes_of(clone);
+            assert_eq!(built.len(), expected.len());
+            assert_eq!((built[0], built[9]), (0x46, 17), "six words of header");
+            assert_eq!(built[12..16], [10, 0, 0, 1]);
+            assert_eq!(built[20..24], [0x94, 4, 0, 0], "the options");
+            assert_eq!(built[24..28], expected[24..28], "the ports");
+            assert_eq!(crate::fwp::inject::header::ipv4_checksum(&built[..24]), 0);
+            FwpsFreeCloneNetBufferList0(clone, 0);
+            classify.out.action = Action::Permit.value();
+        });
+        let mut shown = Shown::packet(&original, 0);
+        shown.headers = None;
+        driver.classify(layer, &[], shown);
+    });
+}
+
 fn construct(list: Out<NetBufferList>, old: u32, source: &[u8], remote: &[u8]) -> i32 {
     let (source, remote) = (at(&source[0]), at(&remote[0]));
     FwpsConstructIpHeaderForTransportPacket0(

@@ -4,6 +4,7 @@ mod arguments;
 mod bfe;
 mod defer;
 mod enumerations;
+mod failures;
 mod flows;
 mod injection;
 mod lists;
