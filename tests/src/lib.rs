@@ -11,6 +11,7 @@
 //! proxy    a browser whose connections go to a proxy of this machine
 //! image    the driver's image, and one like it
 //! random   numbers from a seed
+//! sweep    which calls a sweep over failing calls takes
 //! foreign  drivers that are not ours: those in C of tests/drivers, and one that Microsoft's tools have built
 //! ```
 #![forbid(unsafe_code)]
@@ -29,6 +30,7 @@ pub mod packets;
 pub mod product;
 pub mod proxy;
 pub mod random;
+pub mod sweep;
 pub mod world;
 
 pub use control::Device;

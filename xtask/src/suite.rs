@@ -18,6 +18,9 @@ const CONFORMANCE_VARIABLE: &str = "PORTCULLIS_CONFORMANCE_SYS";
 /// Tells tests how the filter engine answers what documentation leaves open.
 const OPTIONS_VARIABLE: &str = "PORTCULLIS_OPTIONS";
 
+/// Tells tests which part of each sweep over failing calls they run.
+const SWEEP_VARIABLE: &str = "PORTCULLIS_SWEEP";
+
 /// The images that tests run.
 #[derive(Debug)]
 pub(crate) struct Images {
@@ -135,10 +138,18 @@ impl Program {
         follow(&mut command, |line| println!("{line}"))
     }
 
-    /// Runs it under `options`, and shows what it prints only if a test fails.
-    pub(crate) fn run_under(&self, images: &Images, options: &str) -> anyhow::Result<Outcome> {
+    /// Runs it under `options` with a part of its sweeps, such as `3/16`, and shows what it prints only if a test
+    /// fails.
+    pub(crate) fn run_under(
+        &self,
+        images: &Images,
+        options: &str,
+        sweep: &str,
+    ) -> anyhow::Result<Outcome> {
         let mut command = self.command(images);
-        command.env(OPTIONS_VARIABLE, options);
+        command
+            .env(OPTIONS_VARIABLE, options)
+            .env(SWEEP_VARIABLE, sweep);
         let mut printed = String::new();
         let outcome = follow(&mut command, |line| {
             printed += line;
