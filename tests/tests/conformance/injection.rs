@@ -1,6 +1,7 @@
 //! INJ rows: packets that drivers inject.
 
 use conformance_messages::{Inject, MakePacket, operation, point};
+use wfp_engine::InjectionCompletion;
 use wfp_schema::{Action, CalloutFlags, LayerKind, NtStatus};
 use zerocopy::FromZeros as _;
 
@@ -57,7 +58,12 @@ fn inj_01_a_handle_is_for_what_it_was_made_for() {
 
 #[test]
 fn inj_02_a_handle_that_is_being_destroyed_injects_nothing() {
-    let w = World::new();
+    // A completion that runs before the injection returns can't run while the handle is destroyed.
+    let w = World::answering(|options| {
+        if options.injection_completion == InjectionCompletion::Inline {
+            options.injection_completion = InjectionCompletion::Deferred;
+        }
+    });
     w.injection_handle(0, AF_INET, NETWORK);
     make(&w, 0, None, HOST, PEER);
     make(&w, 1, None, HOST, PEER);
