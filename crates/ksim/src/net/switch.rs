@@ -12,6 +12,7 @@ use wfp_schema::field::Field;
 use wfp_schema::flags::{L2Flags, L2MetadataFields};
 use wfp_schema::{IpVersion, Layer, LayerId, LayerKind};
 
+use super::card::Offload;
 use super::host::Host;
 use super::indicate::{Filtering, Indication, InjectionMark, Outcome, PacketData, PacketId, Value};
 use super::link::{Frame, Mac, address_type};
@@ -378,6 +379,7 @@ impl Passing<'_> {
                 offset,
                 id: self.id,
                 injection: self.mark,
+                offload: Offload::default(),
             }),
             ..Indication::new(layer.id, &values, &metadata)
         };
