@@ -593,6 +593,7 @@ mod tests {
             start: 0,
             hide_before: false,
             lists: true,
+            offload: Offload::default(),
         };
         let given = AtomicU32::new(0);
         std::thread::scope(|scope| {
