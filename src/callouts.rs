@@ -363,18 +363,35 @@ pub(crate) const fn key(object: Object) -> Guid {
         Object::Sublayer => 0x0002,
         Object::Callout(index) => 0x0100 + index as u128,
         Object::Filter(index) => 0x0200 + index as u128,
+        Object::BootProvider => 0x0003,
+        Object::BootSublayer => 0x0004,
+        Object::PersistentFilter(number) => 0x4000 + number as u128,
+        Object::BootTimeFilter(number) => 0x8000 + number as u128,
     };
     Guid::from_u128(KEYS | number)
 }
 
 /// An object of ours in the filter engine; an index is a callout's place in [`CALLOUTS`].
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Object {
     Provider,
     Sublayer,
     Callout(usize),
     Filter(usize),
+    /// Whose the filters of the protection at boot are; they outlive sessions, which the others do not.
+    BootProvider,
+    /// Where they are.
+    BootSublayer,
+    /// The persistent one of this number.
+    PersistentFilter(u16),
+    /// The boot-time one of this number.
+    BootTimeFilter(u16),
 }
+
+const _: () = assert!(
+    portcullis_core::boot::Boot::MAX_FILTERS < 0x4000,
+    "each number has a key of its own"
+);
 
 /// The run-time state of a callout for one IP version.
 struct Live {

@@ -197,6 +197,7 @@ fn get_status(core: &Core, request: &mut Request) -> Answer {
         events: bounded(core.events().len()).into(),
         event_capacity: bounded(core.events().capacity()).into(),
         held: ask::held().into(),
+        boot_filters: management::boot_filters().into(),
         started: state::started().into(),
         ..zerocopy::FromZeros::new_zeroed()
     };

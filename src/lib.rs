@@ -16,6 +16,7 @@
 #![warn(linker_messages)]
 
 mod ask;
+mod boot;
 mod callouts;
 mod capture;
 mod control;
@@ -24,6 +25,7 @@ mod events;
 mod lifecycle;
 mod management;
 mod packets;
+mod platform;
 mod policy;
 mod processes;
 mod readers;

@@ -13,7 +13,8 @@ use portcullis_proto::LifecycleStep;
 use wfp::{Result, irql::Passive};
 
 use crate::{
-    ask, capture, control, device, management, packets, processes, redirect, registration, state,
+    ask, capture, control, device, management, packets, platform, processes, redirect,
+    registration, state,
 };
 
 /// A row of the list.
@@ -25,7 +26,7 @@ struct Step {
 }
 
 /// The list. A row may rely on all that is above it.
-static STEPS: [Step; 13] = [
+static STEPS: [Step; 14] = [
     Step {
         name: LifecycleStep::CreateDevice,
         start: device::create,
@@ -90,6 +91,11 @@ static STEPS: [Step; 13] = [
         start: management::subscribe,
         stop: management::delete_filters,
     },
+    Step {
+        name: LifecycleStep::ListenToPower,
+        start: platform::listen,
+        stop: platform::stop_listening,
+    },
     // From here on requests arrive.
     Step {
         name: LifecycleStep::CreateDevice,
@@ -97,6 +103,45 @@ static STEPS: [Step; 13] = [
         stop: control::close,
     },
 ];
+
+/// What a module does when the system goes to sleep, and when it comes back.
+struct Sleeper {
+    /// Ends what waits for something outside. It returns soon: the system waits for it.
+    before_sleep: fn(Passive),
+    after_resume: fn(Passive),
+}
+
+/// Who has something to do then, in the order of the list above.
+static SLEEPERS: [Sleeper; 3] = [
+    Sleeper {
+        before_sleep: packets::before_sleep,
+        after_resume: packets::after_resume,
+    },
+    // Nobody answers while the system sleeps: the rules' defaults do.
+    Sleeper {
+        before_sleep: ask::abandon,
+        after_resume: nothing,
+    },
+    Sleeper {
+        before_sleep: nothing,
+        // The engine's service may have come or gone with the system.
+        after_resume: management::follow_bfe,
+    },
+];
+
+/// The system is about to sleep: last first.
+pub(crate) fn before_sleep(passive: Passive) {
+    for sleeper in SLEEPERS.iter().rev() {
+        (sleeper.before_sleep)(passive);
+    }
+}
+
+/// The system has come back.
+pub(crate) fn after_resume(passive: Passive) {
+    for sleeper in &SLEEPERS {
+        (sleeper.after_resume)(passive);
+    }
+}
 
 /// Starts the driver.
 ///
@@ -124,6 +169,9 @@ fn undo(started: usize, passive: Passive) {
         (step.stop)(passive);
     }
 }
+
+/// For who has nothing to do.
+const fn nothing(_passive: Passive) {}
 
 /// The stop of what the framework deletes together with the device.
 const fn with_the_device(_passive: Passive) {}

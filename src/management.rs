@@ -7,9 +7,12 @@
 //! exists while that is wanted: [`set_policy`] adds what a new policy needs before it comes into force, and
 //! deletes what it does not need afterwards; [`set_capture`] does the same for a capture.
 
+mod protection;
+
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use kmdf::Driver;
+use portcullis_core::PolicyView;
 use portcullis_proto::{
     Counter, DriverState, LifecycleStep,
     filter::{FilterReply, Name},
@@ -26,21 +29,22 @@ use wfp::{
     wide::Wide,
 };
 
+pub(crate) use self::protection::count as boot_filters;
 use crate::{
-    ask,
+    ask, boot,
     callouts::{self, Object, Wanted},
     device,
     state::{self, tag},
 };
 
 /// The name of the driver's service, by which tools find who a provider belongs to.
-const SERVICE: Wide<'static> = wide!("Portcullis");
+pub(crate) const SERVICE: Wide<'static> = wide!("Portcullis");
 const NAME: Wide<'static> = wide!("Portcullis");
-const DESCRIPTION: Wide<'static> = wide!("Application firewall");
+pub(crate) const DESCRIPTION: Wide<'static> = wide!("Application firewall");
 
 /// Below the built-in universal sublayer, as callouts must be that coexist with `IPsec`; its weight
 /// is not documented, and ours leaves room on both sides.
-const SUBLAYER_WEIGHT: u16 = 0x1000;
+pub(crate) const SUBLAYER_WEIGHT: u16 = 0x1000;
 
 /// What exists in the filter engine.
 struct Management {
@@ -51,6 +55,12 @@ struct Management {
     policy: Wanted,
     /// What who captures wants.
     capture: Wanted,
+    /// The sublayer of the filters.
+    place: Object,
+    /// The sublayer of a protection at boot exists: it is the filters' place.
+    is_protected: bool,
+    /// The policy in force has come, or gone, while the engine could not be told of its protection at boot.
+    is_pending: bool,
 }
 
 /// The identifier of each callout's filter.
@@ -71,6 +81,9 @@ pub(crate) fn prepare(_driver: Driver, passive: Passive) -> Result {
         filters: [None; callouts::COUNT],
         policy: Wanted::NOTHING,
         capture: Wanted::NOTHING,
+        place: Object::Sublayer,
+        is_protected: false,
+        is_pending: false,
     };
     MANAGEMENT.try_set(WaitLock::try_new(tag::GLOBAL, nothing)?, passive)?;
     Ok(())
@@ -99,16 +112,30 @@ pub(crate) fn follow_bfe(passive: Passive) {
     }
 }
 
-/// Puts a policy that wants this in force by calling `set`, with the filters that it needs.
+/// Puts a new policy in force by calling `publish`, with the filters that its effects and its protection at boot need.
+/// `view` looks into it; `None` is no policy.
 ///
 /// # Errors
-/// A filter that the policy needs could not be added, or `set` failed. The policy in force stays then.
-pub(crate) fn set_policy(wanted: Wanted, passive: Passive, set: impl FnOnce() -> Result) -> Result {
+/// A filter that the policy needs could not be added, or its protection not be changed. The policy in force stays then.
+pub(crate) fn set_policy<T>(
+    new: T,
+    view: impl FnOnce(&T) -> Option<PolicyView<'_>>,
+    passive: Passive,
+    publish: impl FnOnce(T),
+) -> Result {
     let management = MANAGEMENT.get().ok_or(NtStatus::DEVICE_NOT_READY)?;
     let mut management = management.lock(passive);
     let before = management.policy;
+    let policy = view(&new);
+    let wanted = policy.map_or(Wanted::NOTHING, |policy| Wanted::by(&policy));
+    let boot = policy.and_then(|policy| policy.boot());
     management.policy = before.union(wanted);
-    let done = management.adapt(passive).and_then(|()| set());
+    let done = management
+        .adapt(passive)
+        .and_then(|()| management.protect(boot.as_ref(), passive));
+    if done.is_ok() {
+        publish(new);
+    }
     // Too many filters do no harm, and what failed is recorded.
     management.policy = if done.is_ok() { wanted } else { before };
     let _ = management.adapt(passive);
@@ -183,6 +210,7 @@ pub(crate) fn close(passive: Passive) {
     };
     let mut locked = management.lock(passive);
     locked.delete_objects(passive);
+    locked.sweep(passive);
     let subscription = locked.subscription.take();
     drop(locked);
     // Without the lock: this waits for the callback.
@@ -228,6 +256,9 @@ impl Management {
                 state::count(Counter::BfeStarted);
                 state::set(DriverState::Starting);
                 let added = self.add_objects(passive);
+                if added.is_ok() {
+                    self.catch_up(passive);
+                }
                 state::set(match added {
                     Ok(()) => DriverState::Active,
                     Err(_) => DriverState::Degraded,
@@ -249,7 +280,9 @@ impl Management {
         let mut session = EngineSession::open_dynamic(&label(NAME), passive)
             .map_err(|status| (LifecycleStep::OpenSession, status))?;
         match add_all(&mut session, self.wanted(), passive) {
-            Ok(filters) => {
+            Ok((place, filters)) => {
+                self.place = place;
+                self.is_protected = place == Object::BootSublayer;
                 self.keep(&filters, true);
                 self.session = Some(session);
                 Ok(())
@@ -279,7 +312,7 @@ impl Management {
             && !callouts::entries().zip(&self.filters).all(is_right)
             && let Some(session) = &mut self.session
         {
-            let filters = change_filters(session, self.filters, wanted, passive)
+            let filters = change_filters(session, self.filters, wanted, self.place, passive)
                 .inspect_err(|&status| failed((LifecycleStep::AddFilters, status)))?;
             self.keep(&filters, true);
         }
@@ -349,12 +382,13 @@ fn change_filters(
     session: &mut EngineSession,
     mut filters: Filters,
     wanted: Wanted,
+    place: Object,
     passive: Passive,
 ) -> Result<Filters> {
     let transaction = session.transaction(passive)?;
     for (entry, filter) in callouts::entries().zip(filters.iter_mut()) {
         match (entry.is_wanted(wanted), *filter) {
-            (true, None) => *filter = Some(add_filter(&transaction, entry)?),
+            (true, None) => *filter = Some(add_filter(&transaction, entry, place)?),
             (false, Some(id)) => {
                 transaction.delete_filter(id)?;
                 *filter = None;
@@ -366,12 +400,13 @@ fn change_filters(
     Ok(filters)
 }
 
-/// Everything in one transaction.
+/// Everything in one transaction. The filters are where a protection at boot is, if there is one: an earlier instance,
+/// or one before the system's start, has left it, and it is to hold until this one has a policy.
 fn add_all(
     session: &mut EngineSession,
     wanted: Wanted,
     passive: Passive,
-) -> core::result::Result<Filters, Failure> {
+) -> core::result::Result<(Object, Filters), Failure> {
     let at = |step: LifecycleStep| move |status: NtStatus| (step, status);
     let transaction = session
         .transaction(passive)
@@ -395,24 +430,35 @@ fn add_all(
             return Err((LifecycleStep::AddCallouts, NtStatus::INTERNAL_ERROR));
         }
     }
+    let is_protected = boot::exists(&transaction).map_err(at(LifecycleStep::AddSublayer))?;
+    let place = if is_protected {
+        Object::BootSublayer
+    } else {
+        Object::Sublayer
+    };
     let mut filters = [None; callouts::COUNT];
     let places = callouts::entries().zip(filters.iter_mut());
-    for (entry, place) in places.filter(|(entry, _)| entry.is_wanted(wanted)) {
-        *place = Some(add_filter(&transaction, entry).map_err(at(LifecycleStep::AddFilters))?);
+    for (entry, filter) in places.filter(|(entry, _)| entry.is_wanted(wanted)) {
+        let added = add_filter(&transaction, entry, place);
+        *filter = Some(added.map_err(at(LifecycleStep::AddFilters))?);
     }
     transaction
         .commit()
         .map_err(at(LifecycleStep::CommitTransaction))?;
-    Ok(filters)
+    Ok((place, filters))
 }
 
 /// The callout's filter: everything at its layer.
-fn add_filter(transaction: &Transaction<'_>, entry: callouts::Entry) -> Result<FilterId> {
+fn add_filter(
+    transaction: &Transaction<'_>,
+    entry: callouts::Entry,
+    place: Object,
+) -> Result<FilterId> {
     transaction.add_filter(&CatchAll {
         key: entry.filter_key(),
         label: ours(entry.name()),
         layer: entry.layer_key(),
-        sublayer: callouts::key(Object::Sublayer),
+        sublayer: callouts::key(place),
         weight: entry.weight(),
         action: entry.action(),
         callout: entry.callout_key(),

@@ -172,6 +172,21 @@ pub(crate) fn ended(connection: &Connection<'_>) {
     }
 }
 
+/// The system is about to sleep: what waits is dropped, and until it is back nothing may wait. Whoever sent it sends it
+/// again, and its time would be long over.
+pub(crate) fn before_sleep(passive: Passive) {
+    if let Some(packets) = packets() {
+        packets.pause(passive);
+    }
+}
+
+/// The system is back: packets may wait again.
+pub(crate) fn after_resume(_passive: Passive) {
+    if let Some(packets) = packets() {
+        packets.schedule.lock().is_closed = false;
+    }
+}
+
 /// The timer's work.
 ///
 /// # Safety
@@ -273,6 +288,21 @@ impl Packets {
             self.timer.start(due.saturating_sub(SystemClock.now()));
         }
         drop(queue);
+    }
+
+    /// Lets nothing wait for now, and drops what does.
+    fn pause(&self, passive: Passive) {
+        self.schedule.lock().is_closed = true;
+        self.timer.stop(passive);
+        loop {
+            let held = self.schedule.lock().waiting.pop_due(u64::MAX);
+            let Some(Held { departure, ticket }) = held else {
+                return;
+            };
+            drop(departure);
+            self.paths.gone(ticket);
+            state::count(Counter::PacketsDropped);
+        }
     }
 
     /// Lets nothing wait any more, and drops what does.

@@ -12,12 +12,11 @@ use wfp::{
     flow::{self, FlowId},
     irql::Passive,
     pool::PoolVec,
-    swap::Swap,
+    swap::{Prepared, Swap},
     sync::WaitLock,
 };
 
 use crate::{
-    callouts::Wanted,
     management, packets, processes,
     state::{self, Core, tag},
 };
@@ -62,22 +61,30 @@ impl PolicyStore {
         }
     }
 
-    /// Puts a policy in force, or withdraws the one that is.
+    /// Puts a policy in force, or withdraws the one that is, with the filters that it needs.
     fn set(&self, policy: Option<Policy<PoolVec<u8>>>, passive: Passive) -> Result {
         let setting = self.setting.lock(passive);
         let epoch = self.epoch.load(Ordering::Relaxed) + 1;
-        let old = match policy {
-            Some(policy) => self
-                .current
-                .try_replace(Loaded { policy, epoch }, passive)?,
-            None => self.current.take(passive),
+        let new = policy
+            .map(|policy| self.current.prepare(Loaded { policy, epoch }))
+            .transpose()
+            .inspect_err(|_| state::count(Counter::OutOfMemory))?;
+        let publish = |new: Option<Prepared<'_, Loaded>>| {
+            let old = new.map_or_else(|| self.current.take(passive), |new| new.publish(passive));
+            // After the policy: a flow that was decided in between is decided again.
+            self.epoch.store(epoch, Ordering::Release);
+            drop(old);
         };
-        // After the policy: a flow that was decided in between is decided again.
-        self.epoch.store(epoch, Ordering::Release);
+        management::set_policy(new, view, passive, publish)?;
         drop(setting);
-        drop(old);
         Ok(())
     }
+}
+
+/// A policy that is about to come into force, if there is one.
+#[allow(clippy::ref_option, reason = "it is looked at before it is moved")]
+fn view<'n>(new: &'n Option<Prepared<'_, Loaded>>) -> Option<PolicyView<'n>> {
+    new.as_ref().map(|new| new.policy.view())
 }
 
 impl PolicySource for PolicyStore {
@@ -114,10 +121,10 @@ impl PolicySource for PolicyStore {
 ///
 /// # Errors
 /// `STATUS_DATA_NOT_ACCEPTED` if it is not valid, `STATUS_INSUFFICIENT_RESOURCES`, or why a filter
-/// that it needs could not be added. The policy in force stays then.
+/// that it needs could not be added, or its protection at boot not be changed. The policy in force stays then.
 pub(crate) fn set(core: &Core, bytes: &[u8], passive: Passive) -> Result {
-    let (policy, hash, rules, wanted) = if bytes.is_empty() {
-        (None, 0, 0, Wanted::NOTHING)
+    let (policy, hash, rules) = if bytes.is_empty() {
+        (None, 0, 0)
     } else {
         if bytes.len() > portcullis_proto::policy::MAX_SIZE {
             core.statistics().count(Counter::PolicyRejected);
@@ -129,16 +136,10 @@ pub(crate) fn set(core: &Core, bytes: &[u8], passive: Passive) -> Result {
             core.statistics().count(Counter::PolicyRejected);
             NtStatus::DATA_NOT_ACCEPTED
         })?;
-        let view = policy.view();
-        let (rules, wanted) = (view.rule_count(), Wanted::by(&view));
-        let hash = policy.hash();
-        (Some(policy), hash, rules, wanted)
+        let (hash, rules) = (policy.hash(), policy.view().rule_count());
+        (Some(policy), hash, rules)
     };
-    management::set_policy(wanted, passive, || {
-        core.policy()
-            .set(policy, passive)
-            .inspect_err(|_| core.statistics().count(Counter::OutOfMemory))
-    })?;
+    core.policy().set(policy, passive)?;
     core.statistics().count(Counter::PoliciesSet);
     // What is held waits for its answer, or its time. What lives may not go on under every policy.
     core.reexamine(|flow| {

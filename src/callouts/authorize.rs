@@ -142,6 +142,10 @@ fn way(core: &Core, call: &Classify<'_, AleAuthConnect>, connection: &mut Connec
 
 /// What the core decided, as WFP says it.
 pub(super) const fn verdict(decision: &Decision) -> Authorization {
+    if decision.undecided {
+        // The next filter decides: that of a protection at boot, if there is any.
+        return Authorization::Continue;
+    }
     match decision.action {
         Action::Permit => Authorization::Permit,
         Action::Block => Authorization::Block,

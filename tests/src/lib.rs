@@ -35,7 +35,7 @@ pub mod world;
 
 pub use control::Device;
 pub use net::Net;
-pub use packets::{Tcp, icmp_echo, icmp_echo_v6, udp};
+pub use packets::{Tcp, icmp_echo, icmp_echo_v6, icmp_v6, udp};
 pub use product::Product;
 pub use world::World;
 

@@ -102,6 +102,16 @@ pub fn icmp_echo_v6(source: &str, destination: &str, kind: u8) -> Vec<u8> {
     )
 }
 
+/// A message of `ICMPv6` of this type, without anything in it.
+#[must_use]
+pub fn icmp_v6(source: &str, destination: &str, kind: u8) -> Vec<u8> {
+    let (source, destination) = (
+        source.parse().expect("an address"),
+        destination.parse().expect("an address"),
+    );
+    ip(source, destination, 58, &[kind; 24])
+}
+
 /// A TCP connection, with the sequence numbers of both ends.
 #[derive(Clone, Debug)]
 pub struct Tcp {

@@ -64,6 +64,16 @@ impl World {
         }
     }
 
+    /// The machine after a restart, without the driver: what the filter engine had stored is all that is left. The
+    /// base filtering engine does not run yet. This machine may have been shut down, or have lost its power.
+    #[must_use]
+    pub fn rebooted(&self, config: &Config) -> Self {
+        let mut config = config.clone();
+        config.fwp.boot_store = self.engine().boot_store();
+        config.fwp.bfe_running = false;
+        Self::boot(&config)
+    }
+
     /// Loads and starts the driver. When its entry succeeds, its device is open.
     pub fn start(&mut self) -> NtStatus {
         let driver = load(&self.kernel, "portcullis.sys", image::portcullis());

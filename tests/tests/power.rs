@@ -1,10 +1,12 @@
 //! Sleep, resume and shutdown under traffic, and a change of the network profile.
 
-use ksim::SystemState;
-use portcullis_proto::{CalloutKind, Counter, DriverState, Family};
+use ksim::net::{Identity, Processes, Sid};
+use ksim::{Config, SystemState};
+use portcullis_proto::{CalloutKind, Counter, DriverState, EventKind, Family};
 use portcullis_tests::control::alive;
 use portcullis_tests::world::{assert_clean, provider_key};
-use portcullis_tests::{Tcp, World, udp};
+use portcullis_tests::{Net, Tcp, World, udp};
+use wfp_schema::NtStatus;
 
 const NO_TELNET: &str = "default = 'permit'\n[[rule]]\naction = 'block'\nremote_port = 23";
 
@@ -118,6 +120,129 @@ fn a_change_of_the_network_profile_asks_the_driver_about_flows_again() {
     assert!(world.net.passes(talk.client_says(b"still")));
     assert_eq!(asked(&world), before + 1);
     assert!(world.net.all_pass(&talk.close()));
+    world.net.finish();
+    world.end();
+}
+
+/// What the events say of the system's power, in order: true before sleep.
+fn told(world: &World) -> Vec<bool> {
+    let events = world.events();
+    let power = events
+        .iter()
+        .filter(|event| event.kind == EventKind::PowerChanged.raw());
+    power.map(|event| event.value[0].get() != 0).collect()
+}
+
+#[test]
+fn sleep_and_resume_are_told_once_each() {
+    let world = World::with_policy(NO_TELNET);
+    drop(world.events());
+    for _ in 0..3 {
+        alive(world.kernel.sleep());
+        assert_eq!(told(&world), [true]);
+        alive(world.kernel.resume());
+        assert_eq!(told(&world), [false]);
+    }
+    world.end();
+}
+
+#[test]
+fn a_driver_that_is_unloaded_hears_of_no_sleep() {
+    let mut world = World::with_policy(NO_TELNET);
+    alive(world.kernel.sleep());
+    assert_clean(&world.unload());
+    world.assert_nothing_of_ours();
+    alive(world.kernel.resume());
+    alive(world.kernel.sleep());
+    alive(world.kernel.resume());
+    assert_eq!(world.start(), NtStatus::SUCCESS);
+    assert!(told(&world).is_empty());
+    world.end();
+}
+
+#[test]
+fn an_engine_that_comes_or_goes_while_the_system_sleeps_is_found_at_its_resume() {
+    let mut world = World::with_policy(NO_TELNET);
+    alive(world.kernel.sleep());
+    world.stop_bfe();
+    alive(world.kernel.resume());
+    assert_eq!(world.state(), DriverState::WaitingForBfe);
+    alive(world.kernel.sleep());
+    world.start_bfe();
+    alive(world.kernel.resume());
+    assert_eq!(world.state(), DriverState::Active);
+    assert!(world.net.none_passes(&telnet(54_000)));
+    world.end();
+}
+
+#[test]
+fn sleep_under_traffic_on_four_processors_breaks_no_rule() {
+    let config = Config {
+        processors: 4,
+        ..Config::default()
+    };
+    let world = World::with_config(&config);
+    world.set_policy(NO_TELNET);
+    let kernel = world.kernel.clone();
+    std::thread::scope(|scope| {
+        for processor in 1..4_u32 {
+            let kernel = kernel.clone();
+            scope.spawn(move || {
+                let mut net = Net::new(&kernel, processor);
+                for port in 30_000..30_100_u16 {
+                    let mut talk = Tcp::new(
+                        &format!("192.0.2.10:{port}"),
+                        &format!("198.51.100.{processor}:80"),
+                    );
+                    assert!(net.all_pass(&talk.handshake()));
+                    assert!(net.passes(talk.client_says(b"data")));
+                    assert!(net.all_pass(&talk.close()));
+                }
+                net.finish();
+            });
+        }
+        for _ in 0..20 {
+            alive(world.kernel.sleep());
+            alive(world.kernel.resume());
+        }
+    });
+    world.end();
+}
+
+#[test]
+fn users_who_take_turns_at_the_machine_keep_what_their_rules_say() {
+    const FIRST: [u32; 5] = [21, 1, 2, 3, 1001];
+    const SECOND: [u32; 5] = [21, 1, 2, 3, 1002];
+    let mut world = World::new();
+    let mut processes = Processes::default();
+    let path = r"\device\harddiskvolume1\program files\browser.exe";
+    for port in 55_000..55_040_u16 {
+        let sid = Sid::new(5, if port % 2 == 0 { &FIRST } else { &SECOND });
+        let endpoint = format!("192.0.2.10:{port}").parse().expect("an address");
+        processes.assign(endpoint, Identity::new(path, u64::from(port), sid));
+    }
+    world.owned_by(processes);
+    world
+        .set_policy("default = 'permit'\n[[rule]]\naction = 'block'\nuser = 'S-1-5-21-1-2-3-1002'");
+    // Both are logged on; the one whose session is not shown goes on working.
+    let mut connections = Vec::new();
+    for port in 55_000..55_040_u16 {
+        let mut talk = web(port);
+        let passes = world.net.all_pass(&talk.handshake());
+        assert_eq!(passes, port % 2 == 0, "port {port}");
+        if passes {
+            connections.push(talk);
+        }
+        if port % 10 == 9 {
+            // Sleep comes between, as when a lid is closed and another user opens it.
+            alive(world.kernel.sleep());
+            alive(world.kernel.resume());
+        }
+    }
+    for talk in &mut connections {
+        assert!(world.net.passes(talk.client_says(b"still mine")));
+        assert!(world.net.all_pass(&talk.close()));
+    }
     world.net.finish();
     world.end();
 }

@@ -92,6 +92,19 @@ pub(crate) fn docs() -> anyhow::Result<()> {
             "--test",
             "options",
         ])
+        .env("PORTCULLIS_WRITE_DOCS", "1"))?;
+    // What is said of the driver is read from the driver.
+    let image = driver::build(&setup::install()?, Arch::X86_64)?;
+    run(cargo()
+        .args([
+            "test",
+            "--quiet",
+            "--package",
+            "portcullis-tests",
+            "--test",
+            "offloads",
+        ])
+        .env(DRIVER_VARIABLE, image)
         .env("PORTCULLIS_WRITE_DOCS", "1"))
 }
 

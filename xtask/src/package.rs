@@ -22,6 +22,8 @@ pub(crate) fn make(arch: Arch) -> anyhow::Result<()> {
     };
     copy(&image, "portcullis.sys")?;
     copy(&image.with_extension("pdb"), "portcullis.pdb")?;
+    let script = "remove-boot-filters.ps1";
+    copy(&path(&format!("inf/{script}")), script)?;
     let inf = stamp(
         &fs::read_to_string(path("inf/portcullis.inx"))?,
         arch,
@@ -30,7 +32,7 @@ pub(crate) fn make(arch: Arch) -> anyhow::Result<()> {
     fs::write(folder.join("portcullis.inf"), inf)?;
     sign(&folder)?;
     println!(
-        "{}: portcullis.sys, portcullis.pdb, portcullis.inf\n\
+        "{}: portcullis.sys, portcullis.pdb, portcullis.inf, {script}\n\
          The catalog is made on Windows: `inf2cat /driver:. /os:10_X64`, then sign it (see README.md).",
         folder.display()
     );

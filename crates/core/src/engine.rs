@@ -7,7 +7,8 @@
 //! [`endpoint_closed`](Portcullis::endpoint_closed) stand alone.
 //!
 //! All may be called on any number of processors at once, up to `DISPATCH_LEVEL`. Nothing allocates or waits but for
-//! the lock of the flow at hand, and for that of the event ring. Without a policy everything is permitted.
+//! the lock of the flow at hand, and for that of the event ring. Without a policy there is no opinion about who may
+//! connect, accept or listen ([`Decision::undecided`]), and everything else is permitted.
 
 mod asking;
 mod content;

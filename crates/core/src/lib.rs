@@ -42,6 +42,7 @@ pub use engine::{
 pub use events::EventRing;
 pub use flow::{FlowHandle, FlowSlot, FlowTable, Transfer};
 pub use inspect::{AssemblyPool, AssemblySlot};
+pub use policy::boot;
 pub use policy::{
     ContentMatch, ContentState, Decision, Effect, Host, Policy, PolicyError, PolicyView, Transfers,
 };

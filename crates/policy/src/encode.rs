@@ -6,11 +6,12 @@ use crate::model::{Policy, Rule};
 use crate::ranges::Ranges;
 use portcullis_proto::effect::{EffectKind, EffectRecord, EffectSet, MAX_EFFECT_TEXT, MAX_EFFECTS};
 use portcullis_proto::policy::{
-    AddressRange, ApplicationRecord, CRC_FROM, ContentRecord, ContentStateRecord, FORMAT_VERSION,
-    HOST_SUFFIX, HostRecord, LEAF, LeafRecord, MAGIC, MAX_BINDS, MAX_CONTENT, MAX_ELEMENTS,
-    MAX_LIST, MAX_PATTERN_UNITS, MAX_RULES, MAX_SIZE, NodeRecord, POLICY_EVENTS_ALL,
-    POLICY_OBSERVE, POLICY_OPERATIONS, PolicyHeader, RULE_CHILDREN, RULE_CONTENT, RULE_HOST,
-    RULE_LOG, Range16, RuleRecord, Run, SECTIONS, Section, SectionKind, UserRecord, crc32,
+    Action, AddressRange, ApplicationRecord, CRC_FROM, ContentRecord, ContentStateRecord,
+    FORMAT_VERSION, HOST_SUFFIX, HostRecord, LEAF, LeafRecord, MAGIC, MAX_BINDS, MAX_CONTENT,
+    MAX_ELEMENTS, MAX_LIST, MAX_PATTERN_UNITS, MAX_RULES, MAX_SIZE, NodeRecord, POLICY_BOOT,
+    POLICY_BOOT_BLOCK, POLICY_BOOT_ESSENTIAL, POLICY_EVENTS_ALL, POLICY_OBSERVE, POLICY_OPERATIONS,
+    PolicyHeader, RULE_BOOT, RULE_CHILDREN, RULE_CONTENT, RULE_HOST, RULE_LOG, Range16, RuleRecord,
+    Run, SECTIONS, Section, SectionKind, UserRecord, crc32,
 };
 use std::collections::BTreeMap;
 use zerocopy::little_endian::{U16, U32, U64};
@@ -71,6 +72,24 @@ impl std::fmt::Display for EncodeError {
 }
 
 impl std::error::Error for EncodeError {}
+
+/// The header's flags.
+fn flags(policy: &Policy) -> u32 {
+    let set = |is_set: bool, flag: u32| if is_set { flag } else { 0 };
+    let boot = policy.boot.map_or(0, |boot| {
+        POLICY_BOOT
+            | set(boot.default == Action::Block, POLICY_BOOT_BLOCK)
+            | set(boot.essential, POLICY_BOOT_ESSENTIAL)
+    });
+    let operations = policy
+        .rules
+        .iter()
+        .fold(0, |flags, rule| flags | u32::from(rule.operation_flags()));
+    set(policy.events_all, POLICY_EVENTS_ALL)
+        | set(policy.observe, POLICY_OBSERVE)
+        | (operations & POLICY_OPERATIONS)
+        | boot
+}
 
 /// Encodes a policy.
 pub(crate) fn encode(policy: &Policy) -> Result<Vec<u8>, EncodeError> {
@@ -184,6 +203,9 @@ impl Sections {
         let mut flags = rule.operation_flags();
         if rule.log {
             flags |= RULE_LOG;
+        }
+        if rule.boot {
+            flags |= RULE_BOOT;
         }
         if !rule.hosts.is_empty() {
             flags |= RULE_HOST;
@@ -447,17 +469,7 @@ impl Sections {
         header.version = U16::new(FORMAT_VERSION);
         header.header_size = U16::new(u16::try_from(size_of::<PolicyHeader>()).unwrap_or(u16::MAX));
         header.total_size = small(size);
-        let operations = policy
-            .rules
-            .iter()
-            .fold(0, |flags, rule| flags | u32::from(rule.operation_flags()));
-        let events = if policy.events_all {
-            POLICY_EVENTS_ALL
-        } else {
-            0
-        };
-        let observe = if policy.observe { POLICY_OBSERVE } else { 0 };
-        header.flags = U32::new(events | observe | operations & POLICY_OPERATIONS);
+        header.flags = U32::new(flags(policy));
         header.default_action = policy.default.raw();
         header.root = U32::new(root);
         header.binds = self.binds;

@@ -73,6 +73,27 @@
 //!
 //! How host names decide, and what happens until they are known, is described with the core's policy module.
 //!
+//! # Protection at boot
+//! ```toml
+//! default = "permit"
+//!
+//! [boot]                                 # what holds while the driver does not decide
+//! default = "block"                      # where no rule with `boot = true` matches: "block" or "permit"
+//! essential = true                       # loopback, DHCP and neighbour discovery are permitted first; true if left out
+//!
+//! [[rule]]
+//! action = "permit"
+//! direction = "outbound"
+//! protocol = "udp"
+//! remote_port = 53
+//! boot = true                            # this rule holds then too
+//! ```
+//!
+//! With a table `boot` the system itself keeps the rules that say `boot = true`, as filters: from the start of the
+//! network stack on, until the driver has a policy, and again when it stops or crashes. So such a rule has conditions on
+//! addresses, ports, protocol, direction and exact applications only (`\device\harddiskvolume3\…`, or `System`). A rule
+//! with an application holds from the start of the base filtering engine on, not before.
+//!
 //! # Diagnostics
 //! All errors are reported at once, each with its place and, where there is one, a hint. Warnings tell of rules that
 //! can never decide anything.
@@ -91,7 +112,7 @@ mod reach;
 pub use diagnostic::{Diagnostic, Severity, render};
 pub use effect::Effect;
 pub use encode::EncodeError;
-pub use model::{ApplicationPattern, HostPattern, Policy, Rule, Sid};
+pub use model::{ApplicationPattern, Boot, HostPattern, Policy, Rule, Sid};
 pub use ranges::Ranges;
 
 /// How to compile.

@@ -20,6 +20,17 @@ pub struct Policy {
     pub events_all: bool,
     /// So do binds and their release, ICMP errors, and what anybody discards.
     pub observe: bool,
+    /// What holds while the driver does not decide, if anything is to.
+    pub boot: Option<Boot>,
+}
+
+/// What holds while the driver does not decide: the rules for that, and this.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Boot {
+    /// What happens where none of these rules matches.
+    pub default: Action,
+    /// Loopback, DHCP and neighbour discovery are permitted before any rule.
+    pub essential: bool,
 }
 
 impl Policy {
@@ -31,6 +42,7 @@ impl Policy {
             rules: Vec::new(),
             events_all: false,
             observe: false,
+            boot: None,
         }
     }
 
@@ -78,6 +90,8 @@ pub struct Rule {
     pub effects: Vec<Effect>,
     /// Matches make events.
     pub log: bool,
+    /// It also holds while the driver does not decide.
+    pub boot: bool,
 }
 
 impl Rule {
@@ -101,6 +115,7 @@ impl Rule {
             contents: Vec::new(),
             effects: Vec::new(),
             log: false,
+            boot: false,
         }
     }
 

@@ -1,6 +1,7 @@
 //! From text to rules, with every complaint on the way.
 
 mod application;
+mod boot;
 mod effect_value;
 mod effects;
 mod names;
@@ -164,6 +165,7 @@ impl Reader<'_> {
                     }
                 },
                 "rule" => policy.rules = self.rules(value),
+                "boot" => policy.boot = self.boot(value),
                 other => self.report(key.span(), names::unknown_top_level(other)),
             }
         }
@@ -172,6 +174,7 @@ impl Reader<'_> {
                 .hint("begin with `default = \"block\"`, or \"permit\": what happens where no rule matches");
             self.report(0..0, issue);
         }
+        self.boot_rules(&policy, document);
         policy
     }
 
@@ -253,13 +256,9 @@ impl Reader<'_> {
                     let contents = self.many(value, name, value::content_hex);
                     rule.contents.extend(contents);
                 }
-                _ => match value.get_ref() {
-                    DeValue::Boolean(children) if name == "children" => rule.children = *children,
-                    DeValue::Boolean(log) => rule.log = *log,
-                    other => {
-                        self.report(value.span(), wrong_type(name, "`true` or `false`", other));
-                    }
-                },
+                "boot" => rule.boot = self.switch(value, name).unwrap_or_default(),
+                "children" => rule.children = self.switch(value, name).unwrap_or_default(),
+                _ => rule.log = self.switch(value, name).unwrap_or_default(),
             }
         }
         if !has_action {
@@ -416,6 +415,16 @@ impl Reader<'_> {
                 self.report(key.span(), issue.warning());
             }
         }
+    }
+
+    /// A value that is `true` or `false`.
+    fn switch(&mut self, value: &Value<'_>, name: &str) -> Option<bool> {
+        if let DeValue::Boolean(switch) = value.get_ref() {
+            return Some(*switch);
+        }
+        let issue = wrong_type(name, "`true` or `false`", value.get_ref());
+        self.report(value.span(), issue);
+        None
     }
 
     /// A value that is one string.

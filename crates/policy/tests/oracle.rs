@@ -230,6 +230,7 @@ fn policy() -> impl Strategy<Value = Policy> {
             rules,
             events_all,
             observe: false,
+            boot: None,
         })
 }
 

@@ -14,7 +14,7 @@ wire_enum! {
         Blocked = 1, "blocked";
         /// Connections admitted until their host name is known.
         PendingHost = 2, "pending host";
-        /// Decisions made while no policy was set (permitted).
+        /// Connections, accepts and listens about which the driver had no opinion: no policy was set.
         NoPolicy = 3, "no policy";
         /// Decisions by the policy's default action.
         DefaultAction = 4, "default action";

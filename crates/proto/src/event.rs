@@ -56,6 +56,11 @@ wire_enum! {
         IcmpError = 33, "icmp-error";
         /// A packet, or an attempt, was discarded, by whomever; [`discard`](EventRecord::discard) says why.
         Discarded = 34, "discarded";
+        /// The filters that hold while the driver does not decide were changed: `value[0]` of them are persistent,
+        /// `value[1]` hold from the start of the network stack on.
+        ProtectionChanged = 40, "protection-changed";
+        /// The system is about to sleep (`value[0]` is 1), or has come back (0).
+        PowerChanged = 41, "power-changed";
     }
 }
 

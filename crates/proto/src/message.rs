@@ -100,7 +100,7 @@ pub struct SetPolicyRequest {
     /// Size and version.
     pub header: Header,
     /// Size in bytes of the policy that follows: exactly the rest of the input. Zero withdraws the policy; without
-    /// one everything is permitted.
+    /// one the driver has no opinion, and what an earlier one asked to hold at boot does not hold any more.
     pub policy_size: U32,
     /// Zero.
     pub reserved: U32,

@@ -64,6 +64,10 @@ pub const MAX_PATTERN_UNITS: usize = 1024;
 pub const MAX_CONTENT: usize = 255;
 /// Most rules that are tried when a socket is bound.
 pub const MAX_BINDS: usize = 1024;
+/// Most rules with [`RULE_BOOT`].
+pub const MAX_BOOT_RULES: usize = 256;
+/// Most ranges and applications in all conditions of one rule with [`RULE_BOOT`]: it becomes one filter a layer.
+pub const MAX_BOOT_CONDITIONS: usize = 1024;
 /// Deepest leaf of the index: most steps of one lookup.
 pub const MAX_DEPTH: usize = 64;
 
@@ -181,7 +185,7 @@ pub struct PolicyHeader {
     pub total_size: U32,
     /// [`crc32`] of everything after this field.
     pub crc: U32,
-    /// [`POLICY_EVENTS_ALL`], [`POLICY_OBSERVE`], [`POLICY_OPERATIONS`].
+    /// [`POLICY_EVENTS_ALL`], [`POLICY_OBSERVE`], [`POLICY_OPERATIONS`], [`POLICY_BOOT`] and what goes with it.
     pub flags: U32,
     /// An [`Action`]: what happens where no rule matches.
     pub default_action: u8,
@@ -205,6 +209,13 @@ pub const POLICY_EVENTS_ALL: u32 = 1;
 pub const POLICY_OBSERVE: u32 = 2;
 /// [`PolicyHeader::flags`]: the [`rule_operations`] of all rules that are not [`CONNECTIONS`].
 pub const POLICY_OPERATIONS: u32 = (RULE_OPERATIONS & !CONNECTIONS) as u32;
+/// [`PolicyHeader::flags`]: there is protection at boot: the rules with [`RULE_BOOT`] hold as filters of the system's own
+/// whenever the driver does not decide.
+pub const POLICY_BOOT: u32 = 1 << 16;
+/// [`PolicyHeader::flags`], with [`POLICY_BOOT`]: what none of these rules matches is blocked, not permitted.
+pub const POLICY_BOOT_BLOCK: u32 = 1 << 17;
+/// [`PolicyHeader::flags`], with [`POLICY_BOOT`]: what a host needs to have a network at all is permitted first.
+pub const POLICY_BOOT_ESSENTIAL: u32 = 1 << 18;
 
 /// Offset of the first byte that [`PolicyHeader::crc`] covers.
 pub const CRC_FROM: usize = 16;
@@ -231,7 +242,7 @@ pub struct RuleRecord {
     pub action: u8,
     /// 0 any, else a [`Direction`].
     pub direction: u8,
-    /// [`RULE_LOG`], [`RULE_CHILDREN`], [`RULE_OPERATIONS`], and at most one of [`RULE_HOST`] and [`RULE_CONTENT`].
+    /// [`RULE_LOG`], [`RULE_CHILDREN`], [`RULE_OPERATIONS`], [`RULE_BOOT`], and at most one of [`RULE_HOST`] and [`RULE_CONTENT`].
     pub flags: U16,
     /// Protocol numbers: a run of [`SectionKind::Protocols`], ends at most 255.
     pub protocols: Run,
@@ -284,6 +295,10 @@ pub const fn rule_operations(flags: u16) -> u16 {
         operations => operations,
     }
 }
+
+/// [`RuleRecord::flags`]: the rule also holds while the driver does not decide; only with [`POLICY_BOOT`]. It has no user,
+/// host or content, its applications are exact paths, and it permits or blocks.
+pub const RULE_BOOT: u16 = 0x4000;
 
 /// Numbers from `first` to `last`, both included.
 #[derive(

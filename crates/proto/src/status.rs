@@ -76,6 +76,10 @@ wire_enum! {
         WatchProcesses = 23, "watch processes";
         /// `FwpsRedirectHandleCreate0`.
         CreateRedirectHandle = 24, "create redirect handle";
+        /// The filters that hold while the driver does not decide.
+        ChangeBootFilters = 28, "change boot filters";
+        /// `ExRegisterCallback` with `\Callback\PowerState`.
+        ListenToPower = 29, "listen to power";
         /// Room for a capture.
         PrepareCapture = 30, "prepare captures";
     }
@@ -121,6 +125,10 @@ pub struct StatusReply {
     pub started: U64,
     /// The last `NTSTATUS` of each [`LifecycleStep`], by its value; 0 where it never failed.
     pub errors: [I32; STEP_SLOTS],
+    /// Filters that this instance of the driver has added to hold while it does not decide.
+    pub boot_filters: U32,
+    /// Zero.
+    pub reserved: U32,
 }
 
 impl StatusReply {

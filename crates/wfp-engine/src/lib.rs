@@ -113,6 +113,7 @@ mod lifetime;
 mod management;
 mod object;
 mod objects;
+mod offload;
 mod options;
 mod plan;
 mod provenance;
@@ -144,6 +145,7 @@ pub use injection::{
 pub use lifetime::Lifetime;
 pub use object::{Callout, Filter, Provider, ProviderContext, SubLayer, Weight};
 pub use objects::{CalloutObject, Objects, ProviderContextObject, ProviderObject, SubLayerObject};
+pub use offload::{Offload, Tolerance};
 pub use options::{
     AutoWeight, DualModeLayer, EnforcedBeyondData, FastLayers, InjectionCompletion, NoMatch,
     Options, ParseOptionsError, Part, Question, ReadTransaction, RunningCallout,

@@ -28,7 +28,7 @@ pub struct Label<'a> {
 }
 
 impl Label<'_> {
-    const fn display(&self) -> FWPM_DISPLAY_DATA0 {
+    pub(crate) const fn display(&self) -> FWPM_DISPLAY_DATA0 {
         FWPM_DISPLAY_DATA0 {
             name: self.name.as_ptr(),
             description: self.description.as_ptr(),
@@ -41,6 +41,11 @@ impl Label<'_> {
 pub struct FilterId(u64);
 
 impl FilterId {
+    /// The filter with this identifier, which WFP gave it.
+    pub(crate) const fn new(id: u64) -> Self {
+        Self(id)
+    }
+
     /// The number.
     #[must_use]
     pub const fn get(self) -> u64 {
@@ -110,13 +115,26 @@ impl EngineSession {
     ///
     /// # Errors
     /// The base filtering engine has to be running.
-    pub fn open_dynamic(label: &Label<'_>, _passive: Passive) -> Result<Self, NtStatus> {
+    pub fn open_dynamic(label: &Label<'_>, passive: Passive) -> Result<Self, NtStatus> {
+        Self::open(label, SessionFlags::DYNAMIC, passive)
+    }
+
+    /// Opens a session whose objects stay: as long as the base filtering engine runs, or, if they
+    /// are persistent, until they are deleted.
+    ///
+    /// # Errors
+    /// The base filtering engine has to be running.
+    pub fn open_static(label: &Label<'_>, passive: Passive) -> Result<Self, NtStatus> {
+        Self::open(label, SessionFlags::NONE, passive)
+    }
+
+    fn open(label: &Label<'_>, flags: SessionFlags, _passive: Passive) -> Result<Self, NtStatus> {
         /// `RPC_C_AUTHN_WINNT`.
         const AUTHENTICATION: u32 = 10;
 
         let session = FWPM_SESSION0 {
             displayData: label.display(),
-            flags: SessionFlags::DYNAMIC.bits(),
+            flags: flags.bits(),
             ..Default::default()
         };
         let mut handle: HANDLE = ptr::null_mut();
@@ -319,6 +337,11 @@ pub struct Transaction<'s> {
 }
 
 impl Transaction<'_> {
+    /// The session's handle.
+    pub(crate) fn handle(&self) -> HANDLE {
+        self.session.handle()
+    }
+
     /// Makes everything effective.
     ///
     /// # Errors
@@ -536,6 +559,6 @@ fn from_guid(guid: &GUID) -> Guid {
 }
 
 /// A pointer to what is there, else NULL.
-fn optional(key: &mut Option<GUID>) -> *mut GUID {
+pub(crate) fn optional(key: &mut Option<GUID>) -> *mut GUID {
     key.as_mut().map_or(ptr::null_mut(), ptr::from_mut)
 }

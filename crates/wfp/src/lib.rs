@@ -47,7 +47,11 @@ pub mod metadata;
 pub mod nbl;
 #[cfg(windows)]
 pub mod pend;
+#[cfg(windows)]
+pub mod plain;
 pub mod pool;
+#[cfg(windows)]
+pub mod power;
 #[cfg(windows)]
 pub mod process;
 mod processor;

@@ -87,8 +87,19 @@ impl<T> Swap<T> {
     /// # Errors
     /// `STATUS_INSUFFICIENT_RESOURCES`; the cell keeps its value then.
     pub fn try_replace(&self, value: T, passive: Passive) -> Result<Option<PoolBox<T>>, NtStatus> {
-        let new = PoolBox::try_new(self.tag, value)?;
-        Ok(self.exchange(new.into_raw(), passive))
+        Ok(self.prepare(value)?.publish(passive))
+    }
+
+    /// Takes the memory that a value needs, so that nothing can fail any more when it is
+    /// [published](Prepared::publish).
+    ///
+    /// # Errors
+    /// `STATUS_INSUFFICIENT_RESOURCES`; `value` is dropped then.
+    pub fn prepare(&self, value: T) -> Result<Prepared<'_, T>, NtStatus> {
+        Ok(Prepared {
+            cell: self,
+            value: PoolBox::try_new(self.tag, value)?,
+        })
     }
 
     /// Empties the cell and returns its value, which nobody reads any more.
@@ -118,6 +129,30 @@ impl<T> Swap<T> {
                 passive.sleep(POLL);
             }
         }
+    }
+}
+
+/// A value for a [`Swap`], in memory of its own.
+#[derive(Debug)]
+#[must_use = "a value that is not published changes nothing"]
+pub struct Prepared<'s, T> {
+    cell: &'s Swap<T>,
+    value: PoolBox<T>,
+}
+
+impl<T> Prepared<'_, T> {
+    /// Publishes the value and returns the one it replaces, which nobody reads any more.
+    #[must_use = "the old value is freed when what is returned is dropped"]
+    pub fn publish(self, passive: Passive) -> Option<PoolBox<T>> {
+        self.cell.exchange(self.value.into_raw(), passive)
+    }
+}
+
+impl<T> Deref for Prepared<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.value
     }
 }
 

@@ -34,6 +34,21 @@ pub fn line(event: &EventRecord, rules: &[String]) -> String {
             )
             .ok();
         }
+        Some(EventKind::ProtectionChanged) => {
+            let [persistent, boot_time] = event.value.map(|value| value.get());
+            write!(
+                line,
+                " {persistent} filters hold without the driver, {boot_time} before BFE too"
+            )
+            .ok();
+        }
+        Some(EventKind::PowerChanged) => {
+            let what = match event.value[0].get() {
+                0 => "the system has come back from sleep",
+                _ => "the system is about to sleep",
+            };
+            write!(line, " {what}").ok();
+        }
         Some(EventKind::Dropped) => {
             write!(line, " {} events were lost here", event.value[0].get()).ok();
         }

@@ -94,7 +94,7 @@ where
         let (decision, epoch, is_reported) = self.policy.with(|policy, epoch| {
             let Some(policy) = policy else {
                 self.statistics.count(Counter::NoPolicy);
-                return (Decision::permit(), epoch, self.events.is_watched());
+                return (Decision::undecided(), epoch, self.events.is_watched());
             };
             let decision = decide(policy);
             (decision, epoch, self.is_reported(Some(&policy), decision))

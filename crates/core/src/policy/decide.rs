@@ -53,6 +53,10 @@ impl Host<'static> {
 
 /// What is decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each says another thing, and any of them may hold together"
+)]
 pub struct Decision {
     /// What to do.
     pub action: Action,
@@ -68,6 +72,8 @@ pub struct Decision {
     pub effects: EffectSet,
     /// On what terms somebody is asked, if the action says so.
     pub ask: Terms,
+    /// There is no policy, so this is no opinion: others decide. It is a permit for those who need an answer.
+    pub undecided: bool,
 }
 
 impl Decision {
@@ -82,6 +88,16 @@ impl Decision {
             content_dependent: false,
             effects: EffectSet::NONE,
             ask: Terms::NONE,
+            undecided: false,
+        }
+    }
+
+    /// No opinion: there is no policy.
+    #[must_use]
+    pub const fn undecided() -> Self {
+        Self {
+            undecided: true,
+            ..Self::permit()
         }
     }
 

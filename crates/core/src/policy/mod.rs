@@ -58,6 +58,7 @@
 //! its labels, at most 127. Looking for contents costs a few steps a byte, however many they are. Within a rule, addresses and ports are found by binary search; each application pattern
 //! costs at most the product of its length and the path's. Listening tries all rules in turn.
 
+pub mod boot;
 mod content;
 mod decide;
 mod effect;

@@ -11,10 +11,10 @@ use super::view::PolicyView;
 use portcullis_proto::effect::EffectKind;
 use portcullis_proto::policy::{
     APPLICATION_ANY_VOLUME, APPLICATION_WILDCARD, Action, CRC_FROM, Dimension, Direction,
-    FORMAT_VERSION, HOST_SUFFIX, HostRecord, LEAF, MAGIC, MAX_BINDS, MAX_CONTENT, MAX_DEPTH,
-    MAX_ELEMENTS, MAX_PATTERN_UNITS, MAX_RULES, MAX_SIZE, NO_BASE, POLICY_EVENTS_ALL,
-    POLICY_OBSERVE, POLICY_OPERATIONS, PolicyHeader, RULE_CONTENT, RULE_HOST, RuleRecord, Run,
-    SectionKind, crc32,
+    FORMAT_VERSION, HOST_SUFFIX, HostRecord, LEAF, MAGIC, MAX_BINDS, MAX_BOOT_RULES, MAX_CONTENT,
+    MAX_DEPTH, MAX_ELEMENTS, MAX_PATTERN_UNITS, MAX_RULES, MAX_SIZE, NO_BASE, POLICY_BOOT,
+    POLICY_BOOT_BLOCK, POLICY_BOOT_ESSENTIAL, POLICY_EVENTS_ALL, POLICY_OBSERVE, POLICY_OPERATIONS,
+    PolicyHeader, RULE_BOOT, RULE_CONTENT, RULE_HOST, RuleRecord, Run, SectionKind, crc32,
 };
 use zerocopy::FromBytes;
 use zerocopy::little_endian::{U32, U64};
@@ -149,7 +149,7 @@ fn header(bytes: &[u8]) -> Result<[usize; portcullis_proto::policy::SECTIONS], P
     let checked = bytes.get(CRC_FROM..).unwrap_or_default();
     check(header.crc.get() == crc32(checked), 12, Reason::Checksum)?;
     check(
-        header.flags.get() & !(POLICY_EVENTS_ALL | POLICY_OBSERVE | POLICY_OPERATIONS) == 0,
+        header_flags_are_valid(header.flags.get()),
         16,
         Reason::Flags,
     )?;
@@ -193,6 +193,13 @@ const fn knows_a_bind(rule: &RuleRecord) -> bool {
     rule.direction != Direction::Inbound.raw()
         && rule.remote_ports.count.get() == 0
         && rule.remote_addresses.count.get() == 0
+}
+
+/// What goes with [`POLICY_BOOT`] does not go without it.
+const fn header_flags_are_valid(flags: u32) -> bool {
+    let of_boot = POLICY_BOOT_BLOCK | POLICY_BOOT_ESSENTIAL;
+    flags & !(POLICY_EVENTS_ALL | POLICY_OBSERVE | POLICY_OPERATIONS | POLICY_BOOT | of_boot) == 0
+        && (flags & POLICY_BOOT != 0 || flags & of_boot == 0)
 }
 
 /// How far a section is used up.
@@ -312,11 +319,19 @@ impl Contents<'_> {
     fn rules(&self) -> Result<(), PolicyError> {
         let mut cursors = rules::Cursors::default();
         let policy = &self.policy;
+        let mut at_boot = 0;
         for (index, rule) in policy.rules.iter().enumerate() {
             cursors.rule(policy, rule).map_err(|reason| PolicyError {
                 offset: self.offset(SectionKind::Rules, index),
                 reason,
             })?;
+            at_boot += usize::from(rule.flags.get() & RULE_BOOT != 0);
+            if at_boot > MAX_BOOT_RULES {
+                return Err(PolicyError {
+                    offset: self.offset(SectionKind::Rules, index),
+                    reason: Reason::Count,
+                });
+            }
         }
         self.used(
             SectionKind::Protocols,

@@ -20,6 +20,8 @@ use wfp_schema::Guid;
 #[derive(Debug, Default)]
 pub struct KernelHost {
     machine: Attached,
+    /// Services that do not start with the system, in lower case.
+    services_off: Vec<String>,
 }
 
 /// A callout's classify function, by the version of its registration.
@@ -71,6 +73,17 @@ impl KernelFilter {
 const TICKS_PER_SECOND: Ticks = 10_000_000;
 
 impl KernelHost {
+    /// The host of a machine on which these services do not start with the system.
+    pub(super) fn new(services_off: &[String]) -> Self {
+        Self {
+            services_off: services_off
+                .iter()
+                .map(|name| name.to_lowercase())
+                .collect(),
+            ..Self::default()
+        }
+    }
+
     pub(super) fn attach(&self, machine: std::sync::Weak<Machine>) {
         // A machine boots once.
         self.machine.set(machine).ok();
@@ -80,6 +93,10 @@ impl KernelHost {
 impl Host for KernelHost {
     type Callout = KernelCallout;
     type Filter = KernelFilter;
+
+    fn service_starts_automatically(&self, service: &str) -> bool {
+        !self.services_off.contains(&service.to_lowercase())
+    }
 
     fn make_filter(&self, record: &FilterRecord) -> KernelFilter {
         let mut memory = Arena::default();

@@ -104,6 +104,9 @@ pub struct Config {
     pub bfe_running: bool,
     /// The persistent and boot-time objects that the machine finds when it boots: those of an earlier one.
     pub boot_store: BootStore,
+    /// Services that do not start with the system, because they are disabled, started by hand, or gone: when the base
+    /// filtering engine starts, the persistent objects of their providers are disabled.
+    pub services_off: Vec<String>,
     /// How packets are spread over MDLs.
     pub mdl_layout: MdlLayout,
 }
@@ -114,6 +117,7 @@ impl Default for Config {
             options: Options::default(),
             bfe_running: true,
             boot_store: BootStore::default(),
+            services_off: Vec::new(),
             mdl_layout: MdlLayout::Whole,
         }
     }
@@ -143,7 +147,7 @@ impl State {
     pub(crate) fn new(config: &Config) -> Self {
         Self {
             engine: Engine::boot(
-                KernelHost::default(),
+                KernelHost::new(&config.services_off),
                 config.options.clone(),
                 config.boot_store.clone(),
             ),

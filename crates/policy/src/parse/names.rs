@@ -2,7 +2,7 @@
 
 use super::{Issue, nearest};
 
-const RULE_KEYS: [&str; 34] = [
+const RULE_KEYS: [&str; 35] = [
     "name",
     "action",
     "operation",
@@ -18,6 +18,7 @@ const RULE_KEYS: [&str; 34] = [
     "host",
     "content",
     "content_hex",
+    "boot",
     "log",
     "ask_seconds",
     "ask_default",
@@ -40,7 +41,7 @@ const RULE_KEYS: [&str; 34] = [
 ];
 
 /// What other tools call it, in lower case without `_` and `-`, and our key.
-const OTHER_NAMES: [(&str, &str); 57] = [
+const OTHER_NAMES: [(&str, &str); 60] = [
     ("displayname", "name"),
     ("rulename", "name"),
     ("title", "name"),
@@ -97,6 +98,9 @@ const OTHER_NAMES: [(&str, &str); 57] = [
     ("payload", "content"),
     ("string", "content"),
     ("hexstring", "content_hex"),
+    ("persistent", "boot"),
+    ("boottime", "boot"),
+    ("static", "boot"),
     ("logging", "log"),
 ];
 
@@ -195,15 +199,17 @@ pub(super) fn in_rule(key: &str) -> (Option<&'static str>, Option<Issue>) {
 /// A key outside of rules that doesn't exist.
 pub(super) fn unknown_top_level(key: &str) -> Issue {
     let issue = Issue::new(format!("a policy has no `{key}`"));
-    if let Some(name) = nearest(key, ["default", "observe", "rule"]) {
-        issue.hint(if name == "rule" {
-            "write `[[rule]]` before each rule".to_owned()
-        } else {
-            format!("did you mean `{name}`?")
+    if let Some(name) = nearest(key, ["default", "observe", "rule", "boot"]) {
+        issue.hint(match name {
+            "rule" => "write `[[rule]]` before each rule".to_owned(),
+            "boot" => "write `[boot]` before what holds at boot".to_owned(),
+            _ => format!("did you mean `{name}`?"),
         })
     } else if instead(key).is_some() {
         issue.hint("write `[[rule]]` before it")
     } else {
-        issue.hint("a policy has `default`, `observe`, and any number of `[[rule]]`")
+        issue.hint(
+            "a policy has `default`, `observe`, any number of `[[rule]]`, and perhaps `[boot]`",
+        )
     }
 }

@@ -1,10 +1,11 @@
 //! Checking the rules and what they refer to.
 
 use super::{Check, Cursor, Reason, ensure};
+use crate::policy::boot::{self, Unfit};
 use crate::policy::view::PolicyView;
 use portcullis_proto::effect::{EffectKind, EffectSet, MAX_EFFECTS};
 use portcullis_proto::policy::{
-    Action, CONNECTIONS, Direction, RULE_CHILDREN, RULE_CONTENT, RULE_HOST, RULE_LOG,
+    Action, CONNECTIONS, Direction, RULE_BOOT, RULE_CHILDREN, RULE_CONTENT, RULE_HOST, RULE_LOG,
     RULE_OPERATIONS, RuleRecord, rule_operations,
 };
 
@@ -29,7 +30,14 @@ impl Cursors {
         )?;
         let flags = rule.flags.get();
         ensure(
-            flags & !(RULE_LOG | RULE_HOST | RULE_CONTENT | RULE_CHILDREN | RULE_OPERATIONS) == 0,
+            flags
+                & !(RULE_LOG
+                    | RULE_HOST
+                    | RULE_CONTENT
+                    | RULE_CHILDREN
+                    | RULE_OPERATIONS
+                    | RULE_BOOT)
+                == 0,
             Reason::Flags,
         )?;
         // Only connections have hosts, contents, effects, and somebody to ask. What else a policy is about stands in its
@@ -59,6 +67,10 @@ impl Cursors {
             flags & RULE_HOST == 0 || action != Action::Ask,
             Reason::Flags,
         )?;
+        boot::check(policy, rule).map_err(|unfit| match unfit {
+            Unfit::Condition => Reason::Flags,
+            Unfit::Count => Reason::Count,
+        })?;
         self.effects(policy, rule, action)?;
         let number = |(first, last): (u16, u16)| (u128::from(first), u128::from(last));
         let protocols = self.protocols.run(rule.protocols, policy.protocols)?.iter();

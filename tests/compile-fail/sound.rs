@@ -1,0 +1,56 @@
+//! What the other cases do wrong, done right: this compiles.
+// compiles
+#![no_std]
+use wfp::callout::{Callout, Classify, Counters};
+use wfp::schema::IpVersion;
+
+fn counters() -> &'static Counters {
+    static COUNTERS: Counters = Counters::new();
+    &COUNTERS
+}
+
+use wfp::engine::{EngineSession, Label};
+use wfp::irql::Passive;
+use wfp::layer::{AleFlowEstablished, Stream};
+use wfp::registration::Registration;
+use wfp::verdict::{Seen, StreamVerdict};
+
+pub struct Watcher;
+
+impl Callout for Watcher {
+    type Layer = AleFlowEstablished;
+
+    fn counters(_: IpVersion) -> &'static Counters {
+        counters()
+    }
+
+    fn classify(call: &Classify<'_, AleFlowEstablished>) -> Seen {
+        let _ = call.fields.remote_port();
+        Seen
+    }
+}
+
+pub struct Reader;
+
+impl Callout for Reader {
+    type Layer = Stream;
+
+    fn counters(_: IpVersion) -> &'static Counters {
+        counters()
+    }
+
+    fn classify(_: &Classify<'_, Stream>) -> StreamVerdict {
+        StreamVerdict::NeedMoreData(core::num::NonZeroU32::MIN)
+    }
+}
+
+pub fn change(label: &Label<'_>, passive: Passive) -> wfp::Result {
+    let mut session = EngineSession::open_dynamic(label, passive)?;
+    let transaction = session.transaction(passive)?;
+    transaction.commit()?;
+    session.close(passive)
+}
+
+pub fn leave(registration: Registration, passive: Passive) -> Option<Registration> {
+    registration.unregister(passive).err().map(|busy| busy.registration)
+}
