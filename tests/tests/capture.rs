@@ -215,12 +215,11 @@ fn filters_are_there_only_while_a_capture_is() {
         CalloutKind::InboundTransportDiscard,
     ];
     let filtered = |world: &World| {
-        let count = kinds
+        kinds
             .iter()
             .flat_map(|&kind| [Family::V4, Family::V6].map(|family| (kind, family)))
             .filter(|&(kind, family)| is_filtered(world, kind, family))
-            .count();
-        count
+            .count()
     };
     assert_eq!(filtered(&world), 0);
     let running = start(&world, everything(), &RULES, "demand");

@@ -107,7 +107,7 @@ fn options(arguments: &Capture) -> Result<CaptureOptions, BadInput> {
 }
 
 /// The prefix as the driver has it: IPv4 as IPv4-mapped IPv6.
-fn mapped(prefix: Prefix) -> CapturePrefix {
+const fn mapped(prefix: Prefix) -> CapturePrefix {
     let (address, length) = match prefix.address {
         IpAddr::V4(v4) => (map_v4(v4.octets()), prefix.length + 96),
         IpAddr::V6(v6) => (v6.octets(), prefix.length),

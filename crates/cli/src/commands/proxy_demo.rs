@@ -57,10 +57,8 @@ pub(super) fn run(arguments: &Proxy) -> Result<Ending, BadInput> {
     for event in &seen {
         say!("{}", events::line(event, &compiled.rule_names));
     }
-    let (Some(target), Some(context)) = (
-        target(&seen),
-        context(&simulation.kernel, &mut host, &seen)?,
-    ) else {
+    let (Some(target), Some(context)) = (target(&seen), context(&simulation.kernel, &host, &seen)?)
+    else {
         return Err(BadInput::new("the driver did not redirect the connection"));
     };
     say!("\nThe driver sends it to {target}. That is where the demonstration connects to, too:");
@@ -154,7 +152,7 @@ fn target(seen: &[EventRecord]) -> Option<SocketAddr> {
 /// What the socket that the proxy has accepted the connection by answers.
 fn context(
     kernel: &Kernel,
-    host: &mut Host<KernelFiltering>,
+    host: &Host<KernelFiltering>,
     seen: &[EventRecord],
 ) -> Result<Option<RedirectContext>, BadInput> {
     let accepted = seen

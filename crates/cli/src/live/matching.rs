@@ -209,7 +209,7 @@ impl std::fmt::Debug for Matcher {
 impl Matcher {
     /// Records that were lost so far.
     #[must_use]
-    pub const fn lost(&self) -> u64 {
+    pub const fn total_lost(&self) -> u64 {
         self.total_lost
     }
 

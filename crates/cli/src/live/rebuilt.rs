@@ -25,14 +25,11 @@ pub(super) fn packet(
     } else {
         (subject.local, subject.remote)
     };
-    let made;
-    let (transport, length) = match transport {
-        Some(bytes) => (bytes, record.original.get()),
-        None => {
-            made = header(subject.protocol, record, source, destination);
-            (made.as_slice(), u32::try_from(made.len()).unwrap_or(0))
-        }
-    };
+    let made = header(subject.protocol, record, source, destination);
+    let (transport, length) = transport.map_or_else(
+        || (made.as_slice(), u32::try_from(made.len()).unwrap_or(0)),
+        |bytes| (bytes, record.original.get()),
+    );
     let mut packet = ip(source.0, destination.0, subject.protocol, length);
     let total = u32::try_from(packet.len()).unwrap_or(0) + length;
     packet.extend_from_slice(transport);
@@ -76,30 +73,27 @@ fn header(
 
 /// An IP header for so many bytes behind it.
 fn ip(source: IpAddr, destination: IpAddr, protocol: u8, length: u32) -> Vec<u8> {
-    match (source, destination) {
-        (IpAddr::V4(source), IpAddr::V4(destination)) => {
-            let total = u16::try_from(length + 20).unwrap_or(u16::MAX);
-            let mut bytes = vec![0x45, 0];
-            bytes.extend(total.to_be_bytes());
-            bytes.extend([0, 0, 0, 0, 128, protocol, 0, 0]);
-            bytes.extend(source.octets());
-            bytes.extend(destination.octets());
-            let checksum = checksum(&bytes, 0);
-            bytes[10..12].copy_from_slice(&checksum.to_be_bytes());
-            bytes
-        }
-        _ => {
-            let octets = |address: IpAddr| match address {
-                IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
-                IpAddr::V6(v6) => v6.octets(),
-            };
-            let mut bytes = vec![0x60, 0, 0, 0];
-            bytes.extend(u16::try_from(length).unwrap_or(u16::MAX).to_be_bytes());
-            bytes.extend([protocol, 128]);
-            bytes.extend(octets(source));
-            bytes.extend(octets(destination));
-            bytes
-        }
+    if let (IpAddr::V4(source), IpAddr::V4(destination)) = (source, destination) {
+        let total = u16::try_from(length + 20).unwrap_or(u16::MAX);
+        let mut bytes = vec![0x45, 0];
+        bytes.extend(total.to_be_bytes());
+        bytes.extend([0, 0, 0, 0, 128, protocol, 0, 0]);
+        bytes.extend(source.octets());
+        bytes.extend(destination.octets());
+        let checksum = checksum(&bytes, 0);
+        bytes[10..12].copy_from_slice(&checksum.to_be_bytes());
+        bytes
+    } else {
+        let octets = |address: IpAddr| match address {
+            IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+            IpAddr::V6(v6) => v6.octets(),
+        };
+        let mut bytes = vec![0x60, 0, 0, 0];
+        bytes.extend(u16::try_from(length).unwrap_or(u16::MAX).to_be_bytes());
+        bytes.extend([protocol, 128]);
+        bytes.extend(octets(source));
+        bytes.extend(octets(destination));
+        bytes
     }
 }
 

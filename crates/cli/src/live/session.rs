@@ -152,7 +152,7 @@ impl Session {
         let mut told = Vec::new();
         self.matcher.finish(&mut |matched| told.push(matched));
         self.write(told)?;
-        self.captured.lost = self.matcher.lost();
+        self.captured.lost = self.matcher.total_lost();
         let file = self.options.file;
         self.file
             .finish(&self.captured.counts)

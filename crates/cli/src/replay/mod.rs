@@ -351,10 +351,9 @@ impl Tally<'_> {
             .session
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some(session) = session.as_mut() {
-            session.take(device, false)?;
-        }
-        Ok(())
+        session
+            .as_mut()
+            .map_or(Ok(()), |session| Ok(session.take(device, false)?))
     }
 
     fn advance(&self, frames: u64) {
@@ -376,6 +375,7 @@ impl Tally<'_> {
         results.frames.extend(frames);
         results.flows.extend_from_slice(shard.flows());
         results.events.extend(events);
+        drop(results);
     }
 }
 

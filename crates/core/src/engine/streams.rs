@@ -39,9 +39,11 @@ where
         let Some(handle) = handle else {
             return Treatment::Plain;
         };
-        let set = self
-            .policy
-            .with(|policy, _| policy.map_or(Default::default(), |policy| policy.effect_set()));
+        let set = self.policy.with(|policy, _| {
+            policy.map_or(portcullis_proto::EffectSet::NONE, |policy| {
+                policy.effect_set()
+            })
+        });
         self.flows
             .with(handle, |flow| {
                 let may_be_edited = set.intersects(Edits::KINDS);

@@ -149,7 +149,7 @@ impl<R, A> Linked for CourseSlot<R, A> {
 }
 
 impl<A> Slot<A> {
-    fn lane(&mut self, transfer: Transfer) -> &mut Lane {
+    const fn lane(&mut self, transfer: Transfer) -> &mut Lane {
         let [sent, received] = &mut self.lanes;
         match transfer {
             Transfer::Sent => sent,
@@ -157,7 +157,7 @@ impl<A> Slot<A> {
         }
     }
 
-    fn editor(&mut self, transfer: Transfer) -> &mut Editor {
+    const fn editor(&mut self, transfer: Transfer) -> &mut Editor {
         let [sent, received] = &mut self.editors;
         match transfer {
             Transfer::Sent => sent,
@@ -234,6 +234,7 @@ impl<R: RawMutex, S, N> Courses<R, S, N> {
             lanes: [Lane::default(); 2],
             editors: [Editor::new(); 2],
         };
+        drop(slot);
         Some(CourseHandle { index, generation })
     }
 
@@ -622,8 +623,8 @@ impl<R: RawMutex, S, N> Courses<R, S, N> {
             }
             let place = lane.first;
             let stored = entry_of(storage, place).filter(|_| place != lane.next);
-            let entry = stored.map(|stored| stored.entry.lock());
-            let released = entry.and_then(|mut entry| {
+            let released = stored.and_then(|stored| {
+                let mut entry = stored.entry.lock();
                 if entry.end > lane.safe {
                     return None;
                 }

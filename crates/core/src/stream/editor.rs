@@ -36,10 +36,10 @@ impl<'p> Edits<'p> {
         let headers = kinds.contains(EffectKind::Header) && is_initiators;
         let replacements = kinds
             .contains(EffectKind::Replace)
-            .then(|| Replacements::new(policy, rule, transfer))
+            .then(|| Replacements::new(&policy, rule, transfer))
             .filter(|replacements| !replacements.is_empty());
         Self {
-            headers: headers.then(|| Headers::new(policy, rule)),
+            headers: headers.then(|| Headers::new(&policy, rule)),
             replacements,
         }
     }
@@ -161,45 +161,42 @@ impl Editor {
             rests: [first, second],
         } = self;
         let mut changes = 0;
-        let mut replace = |bytes: &[u8], last: bool, changes: &mut u64| match &edits.replacements {
-            Some(replacements) => Self::run(
-                second,
-                bytes,
-                last,
-                changes,
-                &mut |window, last| replacements.step(window, last),
-                out,
-            ),
-            // What waited when the policy changed.
-            None => {
-                let waited = core::mem::replace(second, Rest::new());
-                pass(waited.get(), out)?;
-                pass(bytes, out)
-            }
-        };
-        match &edits.headers {
-            Some(headers) => {
-                let mut inner = 0;
-                Self::run(
-                    first,
+        let mut replace = |bytes: &[u8], last: bool, changes: &mut u64| {
+            if let Some(replacements) = &edits.replacements {
+                return Self::run(
+                    second,
                     bytes,
                     last,
-                    &mut changes,
-                    &mut |window, last| header.step(headers, window, last),
-                    &mut |bytes| replace(bytes, false, &mut inner),
-                )?;
-                if last {
-                    replace(&[], true, &mut inner)?;
-                }
-                changes += inner;
+                    changes,
+                    &mut |window, last| replacements.step(window, last),
+                    out,
+                );
             }
-            None => {
-                let waited = core::mem::replace(first, Rest::new());
-                if !waited.get().is_empty() {
-                    replace(waited.get(), false, &mut changes)?;
-                }
-                replace(bytes, last, &mut changes)?;
+            // What waited when the policy changed.
+            let waited = core::mem::replace(second, Rest::new());
+            pass(waited.get(), out)?;
+            pass(bytes, out)
+        };
+        if let Some(headers) = &edits.headers {
+            let mut inner = 0;
+            Self::run(
+                first,
+                bytes,
+                last,
+                &mut changes,
+                &mut |window, last| header.step(headers, window, last),
+                &mut |bytes| replace(bytes, false, &mut inner),
+            )?;
+            if last {
+                replace(&[], true, &mut inner)?;
             }
+            changes += inner;
+        } else {
+            let waited = core::mem::replace(first, Rest::new());
+            if !waited.get().is_empty() {
+                replace(waited.get(), false, &mut changes)?;
+            }
+            replace(bytes, last, &mut changes)?;
         }
         Ok(changes)
     }

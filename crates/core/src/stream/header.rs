@@ -26,8 +26,11 @@ pub(super) struct Headers<'p> {
 }
 
 impl<'p> Headers<'p> {
-    pub(super) const fn new(policy: PolicyView<'p>, rule: RuleIndex) -> Self {
-        Self { policy, rule }
+    pub(super) const fn new(policy: &PolicyView<'p>, rule: RuleIndex) -> Self {
+        Self {
+            policy: *policy,
+            rule,
+        }
     }
 
     /// Name, value (`None`: taken out) and a bit of its own for each.
@@ -43,7 +46,7 @@ impl<'p> Headers<'p> {
     }
 }
 
-fn is_framing(name: &[u8]) -> bool {
+const fn is_framing(name: &[u8]) -> bool {
     name.eq_ignore_ascii_case(CONTENT_LENGTH) || name.eq_ignore_ascii_case(TRANSFER_ENCODING)
 }
 
@@ -416,7 +419,7 @@ impl HeaderEditor {
     /// Takes a byte where nothing can change.
     fn byte(&mut self, byte: u8) {
         self.at = match (self.at, byte) {
-            (At::Start, b'\r' | b'\n') => At::Start,
+            (At::Start, b'\r' | b'\n') | (At::Trailer(0), b'\n') => At::Start,
             (At::Start, _) if is_token(byte) => {
                 self.is_connect = byte == b'C';
                 At::Method(1)
@@ -432,13 +435,12 @@ impl HeaderEditor {
             }
             (At::Target { is_empty: false }, b' ') => At::Version(0),
             (At::Target { .. }, 0x21..) => At::Target { is_empty: false },
-            (At::Version(at), _) => self.version(at, byte),
+            (At::Version(at), _) => Self::version(at, byte),
             (At::ChunkSize { size, digits }, _) => Self::chunk_size(size, digits, byte),
             (At::ChunkExtension(size), b'\n') => Self::chunk(size),
             (At::ChunkExtension(size), _) => At::ChunkExtension(size),
             (At::ChunkEnd, b'\r') => At::ChunkEnd,
             (At::ChunkEnd, b'\n') => At::ChunkSize { size: 0, digits: 0 },
-            (At::Trailer(0), b'\n') => At::Start,
             (At::Trailer(_), b'\n') => At::Trailer(0),
             (At::Trailer(length), b'\r') => At::Trailer(length),
             (At::Trailer(_), _) => At::Trailer(1),
@@ -446,7 +448,7 @@ impl HeaderEditor {
         };
     }
 
-    fn version(&self, at: u8, byte: u8) -> At {
+    fn version(at: u8, byte: u8) -> At {
         let digit = VERSION.len();
         match usize::from(at) {
             at if at < digit => {

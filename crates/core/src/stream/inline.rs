@@ -18,8 +18,9 @@ pub enum Inline<'p> {
     Wait,
 }
 
-/// Says what is to be done with the data in `pieces`, all of which has to be edited from the beginning. `editor` is
-/// moved on by what the answer lets through or replaces. `last`: nothing comes after the data.
+/// Says what is to be done with the data in `pieces`, all of which has to be edited from the beginning.
+///
+/// `editor` is moved on by what the answer lets through or replaces. `last`: nothing comes after the data.
 pub fn inline<'p, 'b>(
     editor: &mut Editor,
     edits: &Edits<'p>,

@@ -18,9 +18,9 @@ pub(super) struct Replacements<'p> {
 }
 
 impl<'p> Replacements<'p> {
-    pub(super) fn new(policy: PolicyView<'p>, rule: RuleIndex, transfer: Transfer) -> Self {
+    pub(super) fn new(policy: &PolicyView<'p>, rule: RuleIndex, transfer: Transfer) -> Self {
         let mut replacements = Self {
-            policy,
+            policy: *policy,
             rule,
             transfer,
             first: [0; 4],

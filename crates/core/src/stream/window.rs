@@ -22,11 +22,8 @@ impl<'b> Window<'b> {
 
     pub(super) fn at(&self, index: usize) -> Option<u8> {
         let rest = index.checked_sub(self.first.len());
-        match rest {
-            None => self.first.get(index),
-            Some(rest) => self.second.get(rest),
-        }
-        .copied()
+        rest.map_or_else(|| self.first.get(index), |rest| self.second.get(rest))
+            .copied()
     }
 
     /// The bytes from `index` on.
@@ -39,7 +36,7 @@ impl<'b> Window<'b> {
     }
 
     /// The first contiguous piece, and what follows.
-    pub(super) fn pieces(&self) -> [&'b [u8]; 2] {
+    pub(super) const fn pieces(&self) -> [&'b [u8]; 2] {
         [self.first, self.second]
     }
 
