@@ -6,7 +6,6 @@ use portcullis_proto::event::{EventRecord, Operation};
 use portcullis_proto::{Action as Verdict, CalloutKind, Counter, DriverState, EventKind, Family};
 use portcullis_tests::control::{Device, alive, compile, events_of};
 use portcullis_tests::product::Product;
-use portcullis_tests::world::assert_clean;
 use portcullis_tests::{Tcp, World, icmp_echo, icmp_echo_v6, udp};
 use wfp_schema::{Action, FilterFlags, IpVersion, LayerId, NtStatus};
 
@@ -225,10 +224,7 @@ fn an_accept_waits_with_its_syn_which_is_received_again() {
         assert!(world.net.passes(tcp.client_says(b"hello")));
         assert!(world.net.all_pass(&tcp.close()));
 
-        let mut refused = Tcp::new(
-            &client.replace("4433", "4433"),
-            &server.replace(":80", ":81"),
-        );
+        let mut refused = Tcp::new(&client, &server.replace(":80", ":81"));
         let handshake = refused.handshake();
         assert!(waits(&world.net.packet(&handshake[0])));
         let passed = answer(&mut world, Verdict::Block);
@@ -239,7 +235,7 @@ fn an_accept_waits_with_its_syn_which_is_received_again() {
     }
 }
 
-fn listening(version: IpVersion, port: u16) -> Socket {
+const fn listening(version: IpVersion, port: u16) -> Socket {
     Socket {
         version,
         protocol: 6,

@@ -139,7 +139,7 @@ fn a_packet_against_the_timer(schedule: &Schedule) {
                     .pass(6 * MILLISECOND)
                     .into_iter()
                     .map(|(_, output)| output),
-            ))
+            ));
         },
         || later = world_output(net.at_once(&[datagram(50_000, 2)])),
     );

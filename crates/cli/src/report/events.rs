@@ -35,7 +35,7 @@ pub fn line(event: &EventRecord, rules: &[String]) -> String {
             .ok();
         }
         Some(EventKind::ProtectionChanged) => {
-            let [persistent, boot_time] = event.value.map(|value| value.get());
+            let [persistent, boot_time] = event.value.map(zerocopy::little_endian::U64::get);
             write!(
                 line,
                 " {persistent} filters hold without the driver, {boot_time} before BFE too"

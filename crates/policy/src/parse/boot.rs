@@ -68,7 +68,7 @@ impl Reader<'_> {
 
     /// Whether the rules that are to hold at boot can.
     pub(super) fn boot_rules(&mut self, policy: &Policy, document: &DeTable<'_>) {
-        let Some(DeValue::Array(tables)) = document.get("rule").map(|rules| rules.get_ref()) else {
+        let Some(DeValue::Array(tables)) = document.get("rule").map(toml::Spanned::get_ref) else {
             return;
         };
         let tables = tables.iter().filter_map(|table| table.get_ref().as_table());
