@@ -13,6 +13,11 @@ use wfp_schema::{CalloutFlags, Layer};
 /// Why a callout switches an offload off. One that does must be here, and one that is here must.
 const REASONS: &[(CalloutKind, Offload, &str)] = &[
     (
+        CalloutKind::RecvAccept,
+        Offload::Uro,
+        "the packet of a connection that is held is cloned and injected (FWP_CALLOUT_FLAG_ALLOW_URO)",
+    ),
+    (
         CalloutKind::Datagram,
         Offload::Uso,
         "each datagram is seen as one: it may be a DNS query of its own",
@@ -130,15 +135,21 @@ fn each_offload_that_a_callout_switches_off_has_a_reason_and_no_other() {
 }
 
 #[test]
-fn without_effects_only_datagrams_lose_any_offload() {
+fn without_effects_only_udp_loses_any_offload() {
     let world = World::with_policy(
         "default = 'permit'\n[[rule]]\naction = 'block'\nhost = 'ads.example.net'",
     );
     for layer in Layer::all() {
         for offload in Offload::ALL {
-            let is_lost = layer.name().starts_with("DATAGRAM_DATA")
-                && !layer.is_discard()
-                && matches!(offload, Offload::Uso | Offload::Uro);
+            let is_lost = !layer.is_discard()
+                && match offload {
+                    Offload::Uso => layer.name().starts_with("DATAGRAM_DATA"),
+                    Offload::Uro => {
+                        layer.name().starts_with("DATAGRAM_DATA")
+                            || layer.name().starts_with("ALE_AUTH_RECV_ACCEPT")
+                    }
+                    Offload::Checksum | Offload::Rsc => false,
+                };
             assert_eq!(
                 world.engine().keeps_offload(layer.id(), offload),
                 !is_lost,
