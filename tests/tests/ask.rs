@@ -224,7 +224,7 @@ fn an_accept_waits_with_its_syn_which_is_received_again() {
         assert!(world.net.passes(tcp.client_says(b"hello")));
         assert!(world.net.all_pass(&tcp.close()));
 
-        let mut refused = Tcp::new(&client, &server.replace(":80", ":81"));
+        let mut refused = Tcp::new(client, &server.replace(":80", ":81"));
         let handshake = refused.handshake();
         assert!(waits(&world.net.packet(&handshake[0])));
         let passed = answer(&mut world, Verdict::Block);

@@ -52,7 +52,7 @@ impl Probe {
         Self(40_000)
     }
 
-    fn port(&mut self) -> u16 {
+    const fn port(&mut self) -> u16 {
         self.0 += 1;
         self.0
     }

@@ -26,10 +26,9 @@ fn wfp() -> PathBuf {
         .unwrap_or_else(|error| panic!("{}: {error}", folder.display()))
         .filter_map(|entry| Some(entry.ok()?.path()))
         .filter(|file| {
-            let name = file
-                .file_name()
-                .map(|name| name.to_string_lossy().into_owned());
-            name.is_some_and(|name| name.starts_with("libwfp-") && name.ends_with(".rlib"))
+            let name = file.file_name().map(|name| name.to_string_lossy());
+            name.is_some_and(|name| name.starts_with("libwfp-"))
+                && file.extension().is_some_and(|ending| ending == "rlib")
         })
         .max_by_key(age)
         .expect("the driver was built: `cargo xtask build`")

@@ -100,12 +100,12 @@ A callout *on demand* has a filter only while a rule of the policy in force need
         };
         write!(text, "| `{}` | {} | {demand} |", info.layer, info.name).expect("memory");
         for offload in Offload::ALL {
-            let word = if flags.contains(offload.flag()) {
+            let state = if flags.contains(offload.flag()) {
                 "on"
             } else {
                 "**off**"
             };
-            write!(text, " {word} |").expect("memory");
+            write!(text, " {state} |").expect("memory");
         }
         text.push('\n');
     }

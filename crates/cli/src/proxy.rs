@@ -117,9 +117,9 @@ mod tests {
             client.read_to_end(&mut answer).expect("data");
             answer.reverse();
             assert!(answer == question);
-            let served = serving.join().expect("no panic");
-            assert_eq!((served.sent, served.received), (800_000, 800_000));
-            assert_eq!(served.context.remote().to_string(), NOWHERE);
+            let outcome = serving.join().expect("no panic");
+            assert_eq!((outcome.sent, outcome.received), (800_000, 800_000));
+            assert_eq!(outcome.context.remote().to_string(), NOWHERE);
         });
     }
 }

@@ -78,7 +78,7 @@ fn ruling(table: &Table, port: u16, may_hold: bool, now: u64) -> Ruling {
 }
 
 /// What lets itself be observed of what was released.
-fn seen(released: &Released<u32>) -> (u32, Action, Release) {
+const fn seen(released: &Released<u32>) -> (u32, Action, Release) {
     (released.held, released.action, released.release)
 }
 
@@ -92,7 +92,7 @@ fn an_answer_lets_the_operation_go_on_and_is_found_when_it_is_authorized_again()
     assert!(table.next_question().is_none(), "told once");
     let mut released = Vec::new();
     assert!(table.answer(ticket, Action::Permit, SECOND, |one| {
-        released.push(seen(&one))
+        released.push(seen(&one));
     }));
     assert_eq!(released, [(50_000, Action::Permit, Release::Answered)]);
     assert!(!table.answer(ticket, Action::Block, SECOND, |_| panic!("twice")));

@@ -32,7 +32,8 @@ fn read(ring: &Ring, room: usize) -> Vec<(CaptureRecord, Vec<u8>)> {
     let fixed = size_of::<CaptureReply>();
     let mut output = vec![0; fixed + room];
     let (count, bytes) = ring.read_into(&mut output[fixed..]);
-    let [count, bytes] = [count, bytes].map(|number| u32::try_from(number).expect("small"));
+    let small = |number: usize| u32::try_from(number).expect("small");
+    let (count, bytes) = (small(count), small(bytes));
     let reply = CaptureReply::new(count, bytes, 0, ring.counts());
     output[..fixed].copy_from_slice(reply.as_bytes());
     let (_, records) = CaptureReply::read(&output).expect("a reply");
@@ -252,12 +253,13 @@ proptest! {
         for (is_write, length, limit) in steps {
             if is_write {
                 last += 1;
-                let data: Vec<u8> = (0..length).map(|at| (at as u8) ^ (last as u8)).collect();
-                let (head, tail) = data.split_at(length / 3);
+                let first = u64::to_le_bytes(last)[0];
+                let data: Vec<u8> = (0..=u8::MAX).map(|at| at ^ first).cycle().take(length).collect();
+                let parts: [&[u8]; 2] = data.split_at(length / 3).into();
                 let kept = length.min(limit);
                 let size = CaptureRecord::size_with(kept);
                 let fits = used + size <= capacity;
-                prop_assert_eq!(ring.write(record(length), [head, tail], limit, true), fits);
+                prop_assert_eq!(ring.write(record(length), parts, limit, true), fits);
                 if fits {
                     used += size;
                     model.push_back((last, data[..kept].to_vec()));

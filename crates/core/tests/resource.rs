@@ -49,7 +49,7 @@ fn flow(core: &Core, protocol: u8, port: u16, endpoint: u64) -> FlowHandle {
 }
 
 /// The totals of an endpoint's end: who began, flows, bytes sent and received.
-fn totals(event: &EventRecord) -> (u8, u64, u64, u64) {
+const fn totals(event: &EventRecord) -> (u8, u64, u64, u64) {
     (
         event.direction,
         event.value[0].get(),

@@ -138,11 +138,11 @@ fn replaced(stream: &[u8], replacements: &[(Vec<u8>, Vec<u8>)]) -> Vec<u8> {
 }
 
 fn quoted(bytes: &[u8]) -> String {
-    let digits: String = bytes
+    let digits: Vec<String> = bytes
         .iter()
         .map(|byte| format!("\\u{:04x}", byte & 0x7f))
         .collect();
-    format!("\"{digits}\"")
+    format!("\"{}\"", digits.concat())
 }
 
 fn replace_of(replacements: &[(Vec<u8>, Vec<u8>)]) -> Policy<Vec<u8>> {

@@ -77,8 +77,7 @@ fn sweep(layer: Layer, flags: u64) {
     let mut unknown = Vec::new();
     let mut known = BTreeSet::new();
     let sample = Sample::named();
-    let mut swept = 0;
-    for nth in sample.calls(MANY) {
+    for (swept, nth) in sample.calls(MANY).enumerate() {
         let (failed, report) = attempt(image, layer, flags, nth);
         let Some(failed) = failed else {
             println!(
@@ -86,7 +85,6 @@ fn sweep(layer: Layer, flags: u64) {
             );
             break;
         };
-        swept += 1;
         let function = failed.split(' ').next().unwrap_or_default();
         for violation in &report.violations {
             match OWN.iter().find(|own| **own == (function, violation.rule)) {
