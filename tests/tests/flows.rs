@@ -330,7 +330,11 @@ fn a_policy_that_changes_decides_live_flows_again() {
             .any(|event| event.verdict == Action::Block.raw() && event.rule() == Some(0))
     );
     assert!(world.counter(Counter::FlowsRedecided) >= 3);
-    assert_eq!(world.counter(Counter::StreamsDropped), 1);
+    assert_eq!(
+        world.counter(Counter::FlowsEnded),
+        2,
+        "what is no longer allowed ends with the policy's arrival"
+    );
     world.set_policy("default = 'permit'");
     assert!(
         world

@@ -391,7 +391,7 @@ fn check(policy: &Policy, view: &PolicyView<'_>, subject: &Subject, host: Option
     let looks = |rule: &Rule| !rule.contents.is_empty() && matches(rule, subject);
     assert_eq!(
         decision.content_dependent,
-        decision.is_permit() && before.iter().any(looks)
+        decision.action != Action::Block && before.iter().any(looks)
     );
     assert_eq!(decision, view.decide_linear(&connection, known));
 

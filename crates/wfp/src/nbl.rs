@@ -159,7 +159,7 @@ impl Offload {
     /// `TcpLargeSendNetBufferListInfo`.
     const LARGE_SEND: usize = 2;
     /// `TcpRecvSegCoalesceInfo`, since NDIS 6.30.
-    const COALESCED: usize = 23;
+    const COALESCED: usize = 22;
 
     /// Of a packet that is sent: the IP header's checksum is left to the card
     /// (`NDIS_TCP_IP_CHECKSUM_NET_BUFFER_LIST_INFO.Transmit.IpHeaderChecksum`).
