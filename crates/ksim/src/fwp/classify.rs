@@ -23,7 +23,7 @@ use crate::ndis::packet::{Contents, Packet};
 use crate::ndis::{MdlLayout, chain};
 use crate::net::{
     ClassifyOptions, Filtering, FlowInfo, Indication, Offload, Outcome, PacketData, Redirection,
-    StageId, StreamOutcome, StreamSegment, Value,
+    StageId, StreamInjection, StreamOutcome, StreamSegment, Value,
 };
 use crate::verifier::{LAYER_DATA, NBL_STATE, Rule};
 
@@ -329,6 +329,16 @@ impl Filtering for KernelFiltering {
         segment: &StreamSegment<'_>,
     ) -> StreamOutcome {
         self.ask_stream(indication, segment)
+    }
+
+    fn stream_injected(
+        &mut self,
+        flow_handle: u64,
+        outbound: bool,
+        stage: Option<StageId>,
+    ) -> Vec<StreamInjection> {
+        let fwp = &self.cpu().machine().fwp;
+        fwp.take_injected(flow_handle, outbound, stage)
     }
 
     fn flow_created(&mut self, flow: &FlowInfo) -> u64 {

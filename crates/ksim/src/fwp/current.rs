@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
-use wfp_schema::{CalloutFlags, LayerId};
+use wfp_schema::{CalloutFlags, LayerId, StreamFlags};
 
 use super::operation::Operation;
 use crate::net::ClassifyOptions;
@@ -23,6 +23,10 @@ pub(crate) struct Current {
     modify: AtomicBool,
     /// `FWP_CALLOUT_FLAG_*` of the callout that runs.
     callout_flags: AtomicU32,
+    /// The flow of a stream whose data is classified, its direction, and whether the callout keeps it.
+    stream: AtomicU64,
+    outbound: AtomicBool,
+    kept: AtomicBool,
     allocations: AtomicU32,
     has_operation: AtomicBool,
     operation: Mutex<Option<Arc<Operation>>>,
@@ -111,6 +115,34 @@ impl Current {
     /// The driver allocates pool.
     pub(crate) fn note_allocation(&self) {
         self.allocations.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A piece of a stream is classified.
+    pub(super) fn begin_stream(&self, flow: u64, flags: StreamFlags) {
+        self.stream.store(flow, Ordering::Relaxed);
+        self.outbound
+            .store(flags.contains(StreamFlags::SEND), Ordering::Relaxed);
+        self.kept.store(false, Ordering::Relaxed);
+    }
+
+    /// Data is injected into a stream: if it is the one that is classified, the same way, it comes in place of what is.
+    pub(super) fn note_kept(&self, flow: u64, flags: StreamFlags) {
+        let here = self.stream.load(Ordering::Relaxed) == flow
+            && self.outbound.load(Ordering::Relaxed) == flags.contains(StreamFlags::SEND);
+        if here && self.is_classifying() {
+            self.kept.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// What is classified is cloned, in order to be injected.
+    pub(super) fn note_cloned(&self) {
+        self.kept.store(true, Ordering::Relaxed);
+    }
+
+    /// The classify of a piece of a stream has returned: whether the callout keeps it.
+    pub(super) fn end_stream(&self) -> bool {
+        self.stream.store(0, Ordering::Relaxed);
+        self.kept.swap(false, Ordering::Relaxed)
     }
 
     /// How many allocations there were since the last time of asking.

@@ -55,11 +55,13 @@ use std::sync::{OnceLock, Weak};
 
 use parking_lot::Mutex;
 use wfp_engine::{BootStore, Engine, Options};
+use wfp_schema::StreamFlags;
 
 use crate::cpu::Cpu;
 use crate::export::Export;
 use crate::kernel::Machine;
 use crate::ndis::MdlLayout;
+use crate::net::{StageId, StreamInjection};
 use crate::sched::Thread;
 
 pub use bfe::Bfe;
@@ -186,6 +188,52 @@ impl State {
 
     fn ask(&self, request: StackRequest) {
         self.requests.lock().push_back(request);
+    }
+
+    /// Takes the requests that `wanted` names, in order; the others stay in theirs.
+    fn take_requests(&self, wanted: impl Fn(&StackRequest) -> bool) -> Vec<StackRequest> {
+        let mut taken = Vec::new();
+        let mut requests = self.requests.lock();
+        // Most of the time there are none.
+        if !requests.is_empty() {
+            let mut left = VecDeque::with_capacity(requests.len());
+            for request in requests.drain(..) {
+                if wanted(&request) {
+                    taken.push(request);
+                } else {
+                    left.push_back(request);
+                }
+            }
+            *requests = left;
+        }
+        taken
+    }
+
+    /// Takes what was injected into a direction of a stream: at `stage`, without an end, or all of it.
+    fn take_injected(
+        &self,
+        flow: u64,
+        outbound: bool,
+        stage: Option<StageId>,
+    ) -> Vec<StreamInjection> {
+        let wanted = |request: &StackRequest| {
+            let StackRequest::InjectStream(data) = request else {
+                return false;
+            };
+            let end = StreamFlags::SEND_DISCONNECT | StreamFlags::RECEIVE_DISCONNECT;
+            let injection = &data.injection;
+            data.flow_handle == flow
+                && injection.flags.contains(StreamFlags::SEND) == outbound
+                && stage.is_none_or(|stage| {
+                    injection.stage == stage && !injection.flags.intersects(end)
+                })
+        };
+        let injection = |request| match request {
+            StackRequest::InjectStream(data) => Some(data.injection),
+            _ => None,
+        };
+        let taken = self.take_requests(wanted);
+        taken.into_iter().filter_map(injection).collect()
     }
 }
 

@@ -370,6 +370,7 @@ exports! {
             }
         }
         lists.set(first);
+        call.machine().fwp.current(call.cpu()).note_cloned();
         SUCCESS
     }
 

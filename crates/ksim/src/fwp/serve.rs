@@ -4,7 +4,9 @@ use crate::cpu::Cpu;
 use crate::kernel::Machine;
 use crate::net::{Filtering, Host, Injection};
 
-use super::stack::StackRequest;
+use wfp_engine::FlowId;
+
+use super::stack::{InjectedStreamData, StackRequest};
 
 impl Machine {
     /// Gives `host`, the stack on `cpu`, everything that drivers asked of it since the last time.
@@ -13,7 +15,16 @@ impl Machine {
     /// this host: it may have led to more.
     pub fn serve_stack<F: Filtering>(&self, cpu: &Cpu, host: &mut Host<F>) -> bool {
         let mut served = false;
-        for request in self.take_stack_requests() {
+        // What concerns another host's stream stays where it is, in order.
+        let mine = |request: &StackRequest| match request {
+            StackRequest::InjectStream(InjectedStreamData { flow_handle, .. })
+            | StackRequest::ContinueStream { flow_handle, .. } => {
+                host.has_flow(*flow_handle)
+                    || self.fwp.engine.flow(FlowId::new(*flow_handle)).is_none()
+            }
+            _ => true,
+        };
+        for request in self.fwp.take_requests(mine) {
             if serve(self, cpu, host, &request) {
                 served = true;
             } else if self.processors() > 1 {
@@ -47,7 +58,9 @@ fn serve<F: Filtering>(
             true
         }
         StackRequest::InjectStream(data) => {
-            host.stream_inject(data.flow_handle, data.stage, data.flags, &data.bytes)
+            // Of a flow that has ended nothing goes on.
+            host.stream_inject(data.flow_handle, &data.injection);
+            true
         }
         StackRequest::Complete { completion_handle } => {
             host.complete(machine.time().now(), *completion_handle)
@@ -59,7 +72,8 @@ fn serve<F: Filtering>(
         } => host.complete_classify(machine.time().now(), *pend_handle, *completion, changes),
         StackRequest::AbortFlow { flow_handle } => host.abort(*flow_handle),
         StackRequest::ContinueStream { flow_handle, stage } => {
-            host.stream_continue(*flow_handle, *stage)
+            host.stream_continue(*flow_handle, *stage);
+            true
         }
     }
 }

@@ -3,9 +3,9 @@
 //! The functions that inject, complete or abort return at once, as on Windows; what they ask for waits here until
 //! whoever runs the stack takes it with [`Machine::take_stack_requests`](crate::kernel::Machine::take_stack_requests).
 
-use wfp_schema::StreamFlags;
-
-use crate::net::{Completion, InjectionMark, InjectionPoint, PacketId, Request, StageId};
+use crate::net::{
+    Completion, InjectionMark, InjectionPoint, PacketId, Request, StageId, StreamInjection,
+};
 
 /// A packet that a driver injects.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,12 +30,8 @@ pub struct InjectedPacket {
 pub struct InjectedStreamData {
     /// The flow.
     pub flow_handle: u64,
-    /// The stage of the callout that injects.
-    pub stage: StageId,
-    /// Direction and kind of the data.
-    pub flags: StreamFlags,
-    /// The data.
-    pub bytes: Vec<u8>,
+    /// What, and by whom.
+    pub injection: StreamInjection,
 }
 
 /// Something that a driver asks of the stack.

@@ -188,6 +188,10 @@ impl KernelFiltering {
             operation: None,
         });
 
+        machine
+            .fwp
+            .current(cpu)
+            .begin_stream(indication.metadata.flow_handle, segment.flags);
         let mut suspects = Suspects::default();
         let mut left = (asked, Some(StreamAction::None));
         let layer_data = scratch.stream_packet().offset(0);
@@ -218,6 +222,7 @@ impl KernelFiltering {
                 check::answer(&exit, out);
             },
         );
+        let is_kept = machine.fwp.current(cpu).end_stream();
         machine.fwp.current(cpu).end();
         if let Some(memory) = memory
             && let Some(changed) = memory.finish(contents)
@@ -235,12 +240,16 @@ impl KernelFiltering {
         ) {
             flow.decided = Some((stage, flow.plan.next_sublayer(stage)));
         }
-        outcome_of(
+        let outcome = outcome_of(
             outcome,
             &left.0,
             left.1.unwrap_or(StreamAction::None),
             may_drop,
-        )
+        );
+        StreamOutcome {
+            is_kept: is_kept && outcome.verdict == Verdict::Block,
+            ..outcome
+        }
     }
 }
 

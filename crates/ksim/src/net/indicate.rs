@@ -146,6 +146,8 @@ pub struct StreamOutcome {
     pub bytes_enforced: usize,
     /// With `NEED_MORE_DATA`: how many bytes more.
     pub bytes_required: usize,
+    /// The callout keeps what it blocks, to inject it, or has injected something in its place.
+    pub is_kept: bool,
 }
 
 impl StreamOutcome {
@@ -168,6 +170,7 @@ impl StreamOutcome {
             action: StreamAction::None,
             bytes_enforced,
             bytes_required: 0,
+            is_kept: false,
         }
     }
 
@@ -179,6 +182,7 @@ impl StreamOutcome {
             action,
             bytes_enforced: 0,
             bytes_required: 0,
+            is_kept: false,
         }
     }
 
@@ -188,6 +192,29 @@ impl StreamOutcome {
         Self {
             bytes_required,
             ..Self::action(StreamAction::NeedMoreData)
+        }
+    }
+}
+
+/// Data that a callout injected into a stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamInjection {
+    /// The stage of the callout.
+    pub stage: StageId,
+    /// Direction and kind of the data, and whether the direction ends behind it.
+    pub flags: StreamFlags,
+    /// The data.
+    pub bytes: Vec<u8>,
+}
+
+impl StreamInjection {
+    /// Data that the callout of `stage` injected.
+    #[must_use]
+    pub fn new(stage: StageId, flags: StreamFlags, bytes: &[u8]) -> Self {
+        Self {
+            stage,
+            flags,
+            bytes: bytes.to_vec(),
         }
     }
 }
@@ -261,6 +288,18 @@ pub trait Filtering {
         indication: &Indication<'_>,
         segment: &StreamSegment<'_>,
     ) -> StreamOutcome;
+
+    /// Takes what callouts have injected into one direction of a stream since the last call: at `stage`, or at any.
+    /// What comes after it in the stream has to wait for it.
+    fn stream_injected(
+        &mut self,
+        flow_handle: u64,
+        outbound: bool,
+        stage: Option<StageId>,
+    ) -> Vec<StreamInjection> {
+        let _ = (flow_handle, outbound, stage);
+        Vec::new()
+    }
 
     /// A data flow begins: called before the classify that authorizes it. The result is its handle, not 0
     /// and unlike that of any other flow of the kernel.

@@ -4,7 +4,8 @@ use wfp_engine::{DualModeLayer, Options, UserIdType};
 use wfp_schema::{Direction, IpVersion, LayerId, MetadataFields};
 
 use super::indicate::{
-    Filtering, Indication, Outcome, StageId, StreamOutcome, StreamSegment, Token, Value,
+    Filtering, Indication, Outcome, StageId, StreamInjection, StreamOutcome, StreamSegment, Token,
+    Value,
 };
 use super::interface::{Interface, Interfaces};
 use super::key::Link;
@@ -236,6 +237,16 @@ impl<F: Filtering> Indicator<F> {
         self.filtering
             .stream_stages(layer, flow_handle, &mut stages);
         stages
+    }
+
+    /// Takes what was injected into a direction of a stream, at one stage or at any.
+    pub(super) fn stream_injected(
+        &mut self,
+        flow_handle: u64,
+        outbound: bool,
+        stage: Option<StageId>,
+    ) -> Vec<StreamInjection> {
+        self.filtering.stream_injected(flow_handle, outbound, stage)
     }
 
     /// Takes a vector of stages back for the next piece of a stream.

@@ -1,10 +1,10 @@
 //! What drivers send back into the stack, and the decisions that they delay.
 
 pub use wfp_engine::InjectionPoint;
-use wfp_schema::StreamFlags;
 
+use super::flow::State;
 use super::host::{Arrival, Entry, Host, Transit, dropped};
-use super::indicate::{Filtering, InjectionMark, PacketId, StageId};
+use super::indicate::{Filtering, InjectionMark, PacketId, StageId, StreamInjection};
 use super::indicator::{Details, Point};
 use super::key::Link;
 use super::link::Frame;
@@ -321,18 +321,16 @@ impl<F: Filtering> Host<F> {
         })
     }
 
-    /// `FwpsStreamInjectAsync0`: data for the stages after the injecting one. `flags` say which way, and
-    /// whether the direction ends behind the data. `false` if there is no such flow.
-    pub fn stream_inject(
-        &mut self,
-        flow_handle: u64,
-        stage: StageId,
-        flags: StreamFlags,
-        bytes: &[u8],
-    ) -> bool {
+    /// `FwpsStreamInjectAsync0`: data for the stages after the injecting one. `false` if there is no such flow.
+    pub fn stream_inject(&mut self, flow_handle: u64, injection: &StreamInjection) -> bool {
         self.with_stream(flow_handle, |connection, around| {
-            connection.inject(around, stage, flags, bytes)
+            connection.inject(around, injection)
         })
+    }
+
+    /// Whether the flow with this handle is this host's.
+    pub fn has_flow(&self, flow_handle: u64) -> bool {
+        self.flow_with(flow_handle).is_some()
     }
 
     /// Bytes that a connection can still receive before a deferring callout goes on; `None` if there is no such
@@ -373,10 +371,13 @@ impl<F: Filtering> Host<F> {
             details,
         };
         let delivered = work(&mut connection, &mut around);
+        let is_over = connection.is_over();
         self.flows.all[flow].connection = Some(connection);
         if delivered.dropped {
             let layer = self.indicator.layer(Point::Stream, conversation.version);
             self.kill(flow, layer);
+        } else if is_over && delivered.end_injected {
+            self.close(flow, State::Closed);
         }
         true
     }

@@ -98,7 +98,7 @@ pub use endpoint::{Opened, Socket};
 pub use host::{Arrival, Host, IDLE_TIMEOUT, Setup};
 pub use indicate::{
     ClassifyOptions, End, Filtering, FlowInfo, Indication, InjectionMark, Outcome, PacketData,
-    PacketId, StageId, StreamOutcome, StreamSegment, Ticks, Token, Value, Verdict,
+    PacketId, StageId, StreamInjection, StreamOutcome, StreamSegment, Ticks, Token, Value, Verdict,
 };
 pub use inject::{Injection, InjectionPoint};
 pub use interface::{Interface, Interfaces};

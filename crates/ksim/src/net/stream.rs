@@ -7,8 +7,14 @@
 use wfp_engine::EnforcedBeyondData;
 use wfp_schema::{ClassifyOutFlags, StreamAction, StreamFlags};
 
-use super::indicate::{Filtering, StageId, StreamSegment, Verdict};
+use super::indicate::{Filtering, StageId, StreamInjection, StreamSegment, Verdict};
 use super::indicator::{Conversation, Details, Indicator, Point};
+
+/// The flags of a disconnect among these.
+fn end_of(flags: StreamFlags) -> StreamFlags {
+    let end = StreamFlags::SEND_DISCONNECT | StreamFlags::RECEIVE_DISCONNECT;
+    StreamFlags::from_bits(flags.bits() & end.bits())
+}
 
 /// Data that the stack collects for one stage (documented limit).
 const MAX_COLLECTED: usize = 8 << 20;
@@ -16,14 +22,18 @@ const MAX_COLLECTED: usize = 8 << 20;
 /// What became of a piece of a stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Delivered {
-    /// Bytes that passed all stages, or wait in one.
+    /// Bytes that passed all stages, wait in one, or are kept by a callout.
     pub(super) passed: usize,
     /// Bytes that a stage blocked.
     pub(super) blocked: usize,
     /// Whether a stage blocked a disconnect.
     pub(super) disconnect_blocked: bool,
+    /// Whether a stage keeps a disconnect, as it keeps the data before.
+    pub(super) disconnect_kept: bool,
     /// Whether a stage asked for the connection to be dropped.
     pub(super) dropped: bool,
+    /// Whether the end of the direction was injected.
+    pub(super) end_injected: bool,
 }
 
 /// What a stage has been shown without an answer, and what it missed.
@@ -36,6 +46,8 @@ struct Stage {
     missed: u64,
     allowed: bool,
     deferred: bool,
+    /// Whether its callout keeps data in order to inject it, and so the end too.
+    keeps: bool,
     /// A verdict about data that is still to come, and about how much of it.
     ahead: Option<(Verdict, usize)>,
 }
@@ -104,9 +116,32 @@ impl Waterfall {
                 ..Delivered::default()
             };
         }
+        let caught_up = self.catch_up(indicator, course);
+        if caught_up.dropped {
+            return caught_up;
+        }
         self.with_order(indicator, course, course.flags, |waterfall, pass| {
             waterfall.run(pass, 0, bytes, false);
         })
+    }
+
+    /// Sends what was injected before on its way: nothing that comes now may overtake it.
+    pub(super) fn catch_up<F: Filtering>(
+        &mut self,
+        indicator: &mut Indicator<F>,
+        course: &Course<'_>,
+    ) -> Delivered {
+        let outbound = course.flags.contains(StreamFlags::SEND);
+        let mut caught_up = Delivered::default();
+        for injection in indicator.stream_injected(course.details.flow_handle, outbound, None) {
+            let here = self.inject(indicator, course, &injection);
+            caught_up.end_injected |= here.end_injected;
+            caught_up.dropped |= here.dropped;
+            if caught_up.dropped {
+                break;
+            }
+        }
+        caught_up
     }
 
     /// Ends the stream: what waits is decided, then each stage sees the disconnect.
@@ -119,6 +154,10 @@ impl Waterfall {
         if !indicator.wants(Point::Stream, course.conversation.version) {
             indicator.release(course.details.flow_handle, course.flags | flag, &[]);
             return Delivered::default();
+        }
+        let caught_up = self.catch_up(indicator, course);
+        if caught_up.dropped || caught_up.end_injected {
+            return caught_up;
         }
         let flushed = self.with_order(indicator, course, course.flags, |waterfall, pass| {
             for index in 0..pass.order.len() {
@@ -147,6 +186,7 @@ impl Waterfall {
             }
             let missed = stage.map_or(0, |stage| std::mem::take(&mut self.stages[stage].missed));
             let outcome = pass.ask(id, &[], missed, ClassifyOutFlags::NO_MORE_DATA);
+            self.injected_here(pass, id, true);
             match outcome.action {
                 StreamAction::DropConnection => {
                     pass.delivered.dropped = true;
@@ -154,7 +194,11 @@ impl Waterfall {
                 }
                 StreamAction::AllowConnection => {}
                 _ if outcome.verdict == Verdict::Block => {
-                    pass.delivered.disconnect_blocked = true;
+                    if stage.is_some_and(|stage| self.stages[stage].keeps) {
+                        pass.delivered.disconnect_kept = true;
+                    } else {
+                        pass.delivered.disconnect_blocked = true;
+                    }
                     return;
                 }
                 _ => {}
@@ -200,26 +244,25 @@ impl Waterfall {
     }
 
     /// Sends data that a stage's callout injected to the stages after it (`FwpsStreamInjectAsync0`), and the end of
-    /// the stream if `end` says so.
+    /// the stream if its flags say so.
     pub(super) fn inject<F: Filtering>(
         &mut self,
         indicator: &mut Indicator<F>,
         course: &Course<'_>,
-        after: StageId,
-        bytes: &[u8],
-        end: StreamFlags,
+        injection: &StreamInjection,
     ) -> Delivered {
         let from = |order: &[StageId]| {
             order
                 .iter()
-                .position(|&id| id == after)
+                .position(|&id| id == injection.stage)
                 .map_or(0, |index| index + 1)
         };
-        let flags = course.flags;
+        let end = end_of(injection.flags);
+        let flags = injection.flags.without(end);
         let data = self.with_order(indicator, course, flags, |waterfall, pass| {
             let index = from(pass.order);
-            if !bytes.is_empty() {
-                waterfall.run(pass, index, bytes, false);
+            if !injection.bytes.is_empty() {
+                waterfall.run(pass, index, &injection.bytes, false);
             }
             if !end.is_empty() {
                 for index in index..pass.order.len() {
@@ -237,7 +280,26 @@ impl Waterfall {
         Delivered {
             passed: data.passed,
             blocked: data.blocked,
+            end_injected: true,
             ..ended
+        }
+    }
+
+    /// Sends what a stage's callout has injected in the classify that has just returned to the stages after it: it comes
+    /// before whatever the classify was about.
+    fn injected_here<F: Filtering>(&mut self, pass: &mut Pass<'_, F>, id: StageId, last: bool) {
+        let outbound = pass.flags.contains(StreamFlags::SEND);
+        let flow_handle = pass.course.details.flow_handle;
+        let injections = pass
+            .indicator
+            .stream_injected(flow_handle, outbound, Some(id));
+        let Some(index) = pass.order.iter().position(|&other| other == id) else {
+            return;
+        };
+        for injection in injections {
+            let flags = std::mem::replace(&mut pass.flags, injection.flags);
+            self.run(pass, index + 1, &injection.bytes, last);
+            pass.flags = flags;
         }
     }
 
@@ -292,6 +354,7 @@ impl Waterfall {
                 missed: 0,
                 allowed: false,
                 deferred: false,
+                keeps: false,
                 ahead: None,
             });
             self.stages.len() - 1
@@ -369,6 +432,7 @@ impl Waterfall {
                 out_flags |= ClassifyOutFlags::NO_MORE_DATA;
             }
             let outcome = pass.ask(id, bytes, missed, out_flags);
+            self.injected_here(pass, id, false);
             let may_wait = !full && !last;
             match outcome.action {
                 StreamAction::DropConnection => {
@@ -406,11 +470,24 @@ impl Waterfall {
                         self.stages[stage].ahead = Some((outcome.verdict, beyond));
                     }
                     let (decided, rest) = bytes.split_at(enforced);
-                    self.decide(pass, index, outcome.verdict, decided, last);
+                    if outcome.is_kept && outcome.verdict == Verdict::Block {
+                        self.keep(pass, id, index + 1, decided.len());
+                    } else {
+                        self.decide(pass, index, outcome.verdict, decided, last);
+                    }
                     bytes = rest;
                 }
             }
         }
+    }
+
+    /// A stage's callout keeps data in order to inject it, or has injected other data in its place.
+    fn keep<F>(&mut self, pass: &mut Pass<'_, F>, id: StageId, from: usize, bytes: usize) {
+        let stage = self.stage_or_new(id);
+        self.stages[stage].keeps = true;
+        self.withhold(pass, from, bytes);
+        pass.delivered.blocked -= bytes;
+        pass.delivered.passed += bytes;
     }
 
     /// What a stage has decided already about the next bytes, and how many they are.

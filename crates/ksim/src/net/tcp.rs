@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use wfp_schema::StreamFlags;
 
-use super::indicate::{Filtering, StageId};
+use super::indicate::{Filtering, StageId, StreamInjection};
 use super::indicator::{Conversation, Details, Indicator};
 use super::packet::{Packet, Tcp, tcp_flag};
 use super::reassembly::{Flow, Reassembler};
@@ -25,6 +25,8 @@ struct Half {
     reassembler: Reassembler,
     waterfall: Waterfall,
     disconnected: bool,
+    /// A callout keeps the disconnect.
+    end_kept: bool,
     fin_acknowledged: bool,
     /// Sequence numbers of segments that were blocked whole, first and behind the last.
     blocked: Vec<(u32, u32)>,
@@ -100,6 +102,8 @@ const fn add(total: &mut Delivered, more: Delivered) -> Flow {
     total.passed += more.passed;
     total.blocked += more.blocked;
     total.disconnect_blocked |= more.disconnect_blocked;
+    total.disconnect_kept |= more.disconnect_kept;
+    total.end_injected |= more.end_injected;
     total.dropped |= more.dropped;
     if total.dropped {
         ControlFlow::Break(())
@@ -180,11 +184,18 @@ impl Connection {
         }
         self.data(around, packet, tcp, outbound, &mut step.delivered);
         self.disconnect(around, outbound, &mut step.delivered);
-        if !step.delivered.dropped && self.halves.iter().all(|half| half.fin_acknowledged) {
+        if !step.delivered.dropped && self.is_over() {
             self.give_up(around, &mut step.delivered);
             step.ended = true;
         }
         step
+    }
+
+    /// Whether both ends have closed, and each knows it of the other.
+    pub(super) fn is_over(&self) -> bool {
+        self.halves
+            .iter()
+            .all(|half| half.fin_acknowledged && !half.end_kept)
     }
 
     fn data<F: Filtering>(
@@ -203,6 +214,7 @@ impl Connection {
             reassembler,
             waterfall,
             blocked,
+            end_kept,
             ..
         } = &mut self.halves[Self::side(outbound)];
         let (bytes, wire_len) = (packet.payload(), packet.payload_wire_len);
@@ -225,6 +237,7 @@ impl Connection {
             tcp.has(tcp_flag::FIN),
             &mut |bytes| add(&mut here, waterfall.data(around.indicator, &course, bytes)),
         );
+        *end_kept &= !here.end_injected;
         if here.passed == 0 && here.blocked > 0 && blocked.len() < MAX_BLOCKED {
             blocked.push(range);
         }
@@ -246,6 +259,7 @@ impl Connection {
             let delivered =
                 half.waterfall
                     .disconnect(around.indicator, &course, disconnect_flag(outbound));
+            half.end_kept = delivered.disconnect_kept;
             let _stopped = add(total, delivered);
         }
     }
@@ -311,24 +325,18 @@ impl Connection {
             .resume(around.indicator, &course, stage)
     }
 
-    /// Sends injected data to the stages after one; `flags` say which way, and whether the stream ends behind it.
+    /// Sends injected data to the stages after the one that injected it.
     pub(super) fn inject<F: Filtering>(
         &mut self,
         around: &mut Surroundings<'_, F>,
-        after: StageId,
-        flags: StreamFlags,
-        bytes: &[u8],
+        injection: &StreamInjection,
     ) -> Delivered {
-        let outbound = flags.contains(StreamFlags::SEND);
+        let outbound = injection.flags.contains(StreamFlags::SEND);
         let course = around.course(outbound, false);
-        let end = StreamFlags::from_bits(flags.bits() & disconnect_flag(outbound).bits());
-        self.halves[Self::side(outbound)].waterfall.inject(
-            around.indicator,
-            &course,
-            after,
-            bytes,
-            end,
-        )
+        let half = &mut self.halves[Self::side(outbound)];
+        let delivered = half.waterfall.inject(around.indicator, &course, injection);
+        half.end_kept &= !delivered.end_injected;
+        delivered
     }
 
     /// Bytes that the host can still take: what a stage deferred fills its window.

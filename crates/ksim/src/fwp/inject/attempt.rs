@@ -20,7 +20,7 @@ use crate::ndis::chain;
 use crate::ndis::layout::{INFO_CHECKSUM, NetBufferList};
 use crate::ndis::list::Snapshot;
 use crate::ndis::packet::Packet;
-use crate::net::{InjectionMark, InjectionPoint, PacketId, finish};
+use crate::net::{InjectionMark, InjectionPoint, PacketId, StreamInjection, finish};
 use crate::verifier::{
     INJECTION_HANDLE, INJECTION_INLINE, INJECTION_LOCK, INJECTION_LOOP, INJECTION_OFFSET,
     NBL_STATE, OBJECT_STALE,
@@ -153,9 +153,11 @@ impl Journey {
                 flags,
             } => StackRequest::InjectStream(InjectedStreamData {
                 flow_handle: flow,
-                stage: stage_of(callout),
-                flags,
-                bytes: bytes.to_vec(),
+                injection: StreamInjection {
+                    stage: stage_of(callout),
+                    flags,
+                    bytes: bytes.to_vec(),
+                },
             }),
         })
     }
@@ -346,6 +348,9 @@ pub(super) fn inject(call: &Call<'_>, by: By, what: What, target: Target) -> Res
             Ok(requests) => accepted.push((at, snapshot, requests)),
             Err(status) => return Err(give_up(call, by, begun, status)),
         }
+    }
+    if let Target::Stream { flow, flags, .. } = target {
+        machine.fwp.current(call.cpu()).note_kept(flow, flags);
     }
     for (at, snapshot, requests) in accepted {
         for request in requests {

@@ -10,7 +10,7 @@ use wfp_schema::{StreamAction, StreamFlags};
 use super::build::{ACK, Dialogue, FIN};
 use super::recorder::{Piece, Recorder, setup};
 use super::robustness::config;
-use crate::net::{Host, Output, Setup, StageId, StreamOutcome, Verdict};
+use crate::net::{Host, Output, Setup, StageId, StreamInjection, StreamOutcome, Verdict};
 
 const STAGES: usize = 3;
 
@@ -129,7 +129,7 @@ fn serve(host: &mut Host<Recorder>, record: &RefCell<Record>, flags: StreamFlags
             };
             let id = StageId(stage as u64);
             if !injection.is_empty() {
-                assert!(host.stream_inject(handle, id, flags, &injection));
+                assert!(host.stream_inject(handle, &StreamInjection::new(id, flags, &injection)));
             }
             if deferred {
                 assert!(host.stream_continue(handle, id));

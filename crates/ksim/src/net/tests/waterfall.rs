@@ -9,7 +9,7 @@ use wfp_schema::{ClassifyOutFlags, LayerId, StreamAction, StreamFlags};
 
 use super::build::{ACK, Dialogue, FIN, RST};
 use super::recorder::{Recorder, host, host_with};
-use crate::net::{Host, Reason, StageId, StreamOutcome, Verdict};
+use crate::net::{Host, Reason, StageId, StreamInjection, StreamOutcome, Verdict};
 
 /// A connection whose stages answer from a script: (stage, answer); permit when it is empty.
 fn connected(stages: u64, script: &[(u64, StreamOutcome)]) -> (Host<Recorder>, Dialogue) {
@@ -204,7 +204,10 @@ fn injected_data_is_shown_to_the_stages_after_only() {
     host.packet(0, &talk.say(true, b"x"));
     host.filtering().pieces.clear();
     let handle = host.flows()[0].handles[0];
-    assert!(host.stream_inject(handle, StageId(1), StreamFlags::RECEIVE, b"injected"));
+    assert!(host.stream_inject(
+        handle,
+        &StreamInjection::new(StageId(1), StreamFlags::RECEIVE, b"injected")
+    ));
     expect(&mut host, &[(2, "injected")]);
 }
 
@@ -246,7 +249,7 @@ fn an_injected_end_is_shown_below_and_ends_the_stream_there() {
     host.filtering().pieces.clear();
     let handle = host.flows()[0].handles[0];
     let flags = StreamFlags::RECEIVE | StreamFlags::RECEIVE_DISCONNECT;
-    assert!(host.stream_inject(handle, StageId(1), flags, b"last"));
+    assert!(host.stream_inject(handle, &StreamInjection::new(StageId(1), flags, b"last")));
     expect(&mut host, &[(2, "last"), (2, "")]);
     assert_eq!(host.filtering().pieces[1].flags, flags);
 }

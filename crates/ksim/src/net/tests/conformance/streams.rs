@@ -7,7 +7,7 @@ use wfp_schema::{ClassifyOutFlags, StreamAction, StreamFlags};
 
 use super::super::build::{ACK, Dialogue, FIN};
 use super::super::recorder::{Piece, Recorder, host};
-use crate::net::{Host, StageId, StreamOutcome, Verdict};
+use crate::net::{Host, StageId, StreamInjection, StreamOutcome, Verdict};
 
 /// A connection that a peer made, or that this host made; its stages answer with `answer`.
 fn connected(
@@ -160,7 +160,10 @@ fn str_09_inbound_data_of_an_outgoing_connection_has_its_direction() {
 fn str_10_injected_data_is_shown_below_its_callout_only() {
     let (mut host, _) = connected(false, 3, |_| StreamOutcome::PERMIT);
     let handle = host.flows()[0].handles[0];
-    assert!(host.stream_inject(handle, StageId(1), StreamFlags::RECEIVE, b"injected"));
+    assert!(host.stream_inject(
+        handle,
+        &StreamInjection::new(StageId(1), StreamFlags::RECEIVE, b"injected")
+    ));
     let stages: Vec<_> = host
         .filtering()
         .pieces
