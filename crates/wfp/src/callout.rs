@@ -129,6 +129,8 @@ pub struct Classify<'a, L: LayerType> {
     pub flow_context: Option<NonZeroU64>,
     /// Whether an earlier filter has taken the right to decide: then a permit changes nothing.
     pub decided: bool,
+    /// A stream's data has to be decided now: the limit is reached to which it is collected, or nothing follows it.
+    pub must_decide: bool,
     /// What redirection needs.
     pub(crate) call: Call,
     /// Whether the operation has been pended.
@@ -265,6 +267,9 @@ unsafe extern "C" fn classify<C: Callout>(
         data: unsafe { C::Layer::data(layer_data) },
         flow_context: NonZeroU64::new(flow_context),
         decided: !answer.rights.contains(Rights::ACTION_WRITE),
+        must_decide: answer
+            .flags
+            .intersects(ClassifyOutFlags::BUFFER_LIMIT_REACHED | ClassifyOutFlags::NO_MORE_DATA),
         call: Call {
             context: classify_context,
             filter: filter.filterId,

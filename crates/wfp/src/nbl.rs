@@ -52,7 +52,7 @@ impl<'a> Packet<'a> {
     }
 
     /// Its net buffers: inbound exactly one, outbound one for each datagram sent together.
-    pub fn buffers(&self) -> impl Iterator<Item = Buffer<'a>> + use<'a> {
+    pub fn buffers(&self) -> impl Iterator<Item = Buffer<'a>> + Clone + use<'a> {
         // SAFETY: the list's chain is alive during `'a`.
         let mut next = unsafe { first_buffer(self.list) };
         (0..MAX_STEPS).map_while(move |_| {

@@ -1,12 +1,17 @@
 //! Stream indications.
 
-use core::fmt;
+use core::{
+    fmt,
+    ptr::{self, NonNull},
+};
 
-use wfp_schema::StreamFlags;
-use wfp_sys::{FWPS_STREAM_CALLOUT_IO_PACKET0, FWPS_STREAM_DATA0};
+use wfp_schema::{NtStatus, StreamFlags};
+use wfp_sys::{FWPS_STREAM_CALLOUT_IO_PACKET0, FWPS_STREAM_DATA0, NET_BUFFER_LIST};
 
 use crate::{
-    nbl::{Chunks, Place},
+    flow::Association,
+    list::CloneList,
+    nbl::{Chunks, Packet, Place},
     verdict::StreamOut,
 };
 
@@ -85,6 +90,46 @@ impl<'a> Indication<'a> {
         self.missed
     }
 
+    /// Whether it is urgent (out of band, in TCP's words).
+    #[must_use]
+    pub const fn is_urgent(&self) -> bool {
+        self.flags()
+            .intersects(StreamFlags::RECEIVE_EXPEDITED.union(StreamFlags::SEND_EXPEDITED))
+    }
+
+    /// Whether the connection is reset.
+    #[must_use]
+    pub const fn is_reset(&self) -> bool {
+        self.flags()
+            .intersects(StreamFlags::RECEIVE_ABORT.union(StreamFlags::SEND_ABORT))
+    }
+
+    /// `FwpsCloneStreamData0`: the data, to be injected later. Whoever clones it has to block it, and from then on
+    /// everything that follows in this direction, its end included, and to put all of it back in order.
+    ///
+    /// # Errors
+    /// `STATUS_INSUFFICIENT_RESOURCES`, or another status of WFP.
+    pub fn clone_data(&self) -> Result<ClonedStream, NtStatus> {
+        if self.length() == 0 {
+            return Ok(ClonedStream { first: None });
+        }
+        let mut first = ptr::null_mut();
+        // SAFETY: the indication is alive; without pools WFP takes its own.
+        let status = unsafe {
+            wfp_sys::FwpsCloneStreamData0(
+                ptr::from_ref(self.data).cast_mut(),
+                ptr::null_mut(),
+                ptr::null_mut(),
+                0,
+                &raw mut first,
+            )
+        };
+        NtStatus::from_i32(status).ok()?;
+        Ok(ClonedStream {
+            first: NonNull::new(first),
+        })
+    }
+
     /// The data in contiguous pieces.
     #[must_use]
     pub fn chunks(&self) -> Chunks<'a> {
@@ -109,6 +154,101 @@ impl fmt::Debug for Indication<'_> {
             .field("length", &self.length())
             .finish_non_exhaustive()
     }
+}
+
+/// Data of a stream that was cloned: a chain of lists over the memory of the original, which lives as long.
+///
+/// It is taken apart to be injected, list by list in order; what is left when it is dropped is discarded.
+#[must_use = "a cloned stream is injected or discarded"]
+pub struct ClonedStream {
+    first: Option<NonNull<NET_BUFFER_LIST>>,
+}
+
+// SAFETY: the chain has one owner; WFP's functions may be called on it from any thread.
+unsafe impl Send for ClonedStream {}
+
+impl ClonedStream {
+    /// The data of the first list in contiguous pieces, then that of the next, and so on.
+    pub fn chunks(&self) -> impl Iterator<Item = &[u8]> + Clone {
+        lists(self.first).flat_map(|list| {
+            // SAFETY: the chain is ours and borrowed.
+            let packet = unsafe { Packet::new(list.as_ptr()) };
+            packet
+                .into_iter()
+                .flat_map(|packet| packet.buffers())
+                .flat_map(|buffer| buffer.chunks(0).map_while(Result::ok))
+        })
+    }
+
+    /// Takes the first list off, with the number of its bytes.
+    #[must_use]
+    pub fn take_first(&mut self) -> Option<(CloneList, usize)> {
+        let list = self.first?;
+        // SAFETY: the chain is ours.
+        let members = unsafe { &raw mut (*list.as_ptr()).__bindgen_anon_1.__bindgen_anon_1 };
+        // SAFETY: as above; the union's other member is a list link of NDIS's own.
+        self.first = NonNull::new(unsafe { (*members).Next });
+        // SAFETY: as above.
+        unsafe { (*members).Next = ptr::null_mut() };
+        // SAFETY: the list is in no chain any more, and freed as any clone.
+        let clone = unsafe { CloneList::from_raw(list) };
+        // SAFETY: the list is alive as long as `clone`.
+        let packet = unsafe { Packet::new(list.as_ptr()) };
+        let length = packet
+            .into_iter()
+            .flat_map(|packet| packet.buffers())
+            .map(|buffer| buffer.length())
+            .sum();
+        Some((clone, length))
+    }
+}
+
+/// The lists of a chain; a clone of a stream has as many as the indication.
+fn lists(
+    first: Option<NonNull<NET_BUFFER_LIST>>,
+) -> impl Iterator<Item = NonNull<NET_BUFFER_LIST>> + Clone {
+    core::iter::successors(first, |list| {
+        // SAFETY: the chain is alive as long as who walks it borrows it.
+        let members = unsafe { &list.as_ref().__bindgen_anon_1.__bindgen_anon_1 };
+        NonNull::new(members.Next)
+    })
+}
+
+impl Drop for ClonedStream {
+    fn drop(&mut self) {
+        if let Some(first) = self.first {
+            // SAFETY: the chain is ours, and not injected. The level is left for WFP to find out.
+            unsafe { wfp_sys::FwpsDiscardClonedStreamData0(first.as_ptr(), 0, 0) };
+        }
+    }
+}
+
+impl fmt::Debug for ClonedStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClonedStream").finish_non_exhaustive()
+    }
+}
+
+/// `FwpsStreamContinue0`: lets data that was deferred be indicated again. Not from a classify, and not while data is
+/// injected into the stream.
+///
+/// # Errors
+/// Whatever WFP answers.
+pub fn resume(
+    at: Association,
+    flags: StreamFlags,
+    _passive: crate::irql::Passive,
+) -> Result<(), NtStatus> {
+    // SAFETY: `FwpsStreamContinue0` takes numbers and checks them itself.
+    let status = unsafe {
+        wfp_sys::FwpsStreamContinue0(
+            at.flow.get(),
+            at.callout.get(),
+            at.layer.get(),
+            flags.bits(),
+        )
+    };
+    NtStatus::from_i32(status).ok()
 }
 
 /// Writes a verdict to the packet.

@@ -139,6 +139,14 @@ pub enum StreamVerdict {
     PermitFirst(core::num::NonZeroUsize),
     /// Take the whole indication out of the stream.
     Block,
+    /// Take this many of its first bytes out of the stream; the rest is indicated again. What was injected in the same
+    /// classify stands in their place.
+    BlockFirst(core::num::NonZeroUsize),
+    /// Received data only, and not its end: indicate it again after [`resume`](crate::stream::resume). The sender is
+    /// slowed down meanwhile.
+    ///
+    /// Where that is not allowed the connection is reset, because what is deferred is not to pass.
+    Defer,
     /// Collect at least this many more bytes and indicate all of them again.
     ///
     /// Where that is not allowed (the limit is reached, or the stream has ended) the indication
@@ -158,6 +166,7 @@ impl Verdict for StreamVerdict {
         let end = ClassifyOutFlags::BUFFER_LIMIT_REACHED | ClassifyOutFlags::NO_MORE_DATA;
         let verdict = match self {
             Self::NeedMoreData(_) if out.flags.intersects(end) => Self::Permit,
+            Self::Defer if out.flags.intersects(end) => Self::DropConnection,
             verdict => verdict,
         };
         let mut stream = StreamOut {
@@ -176,10 +185,18 @@ impl Verdict for StreamVerdict {
                 }
                 Outcome::Permit
             }
-            Self::Block => {
+            Self::Block | Self::BlockFirst(_) => {
                 out.set_action(Action::Block);
                 out.clear_right();
+                if let Self::BlockFirst(bytes) = verdict {
+                    stream.enforced = bytes.get();
+                }
                 Outcome::Block
+            }
+            Self::Defer => {
+                out.set_action(Action::None);
+                stream.action = StreamAction::Defer;
+                Outcome::Continue
             }
             // With any other stream action the engine ignores the action.
             Self::NeedMoreData(bytes) => {
