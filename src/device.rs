@@ -5,7 +5,9 @@ use portcullis_proto::device::{DEVICE_NAME, DEVICE_TYPE, SECURITY_DESCRIPTOR, SY
 use wdk_sys::{WDFFILEOBJECT, WDFTIMER, WDFWORKITEM};
 use wfp::{NtStatus, Result, cell::KernelCell, device::Device, irql::Passive, wide};
 
-use crate::{ask, capture, control, events, management, packets, redirect, state::tag};
+use crate::{
+    ask, capture, control, events, management, packets, redirect, state::tag, streams,
+};
 
 static DEVICE: KernelCell<ControlDevice> = KernelCell::new(tag::GLOBAL);
 static QUEUES: KernelCell<Queues> = KernelCell::new(tag::GLOBAL);
@@ -32,6 +34,10 @@ struct Queues {
     ask_work: WorkItem,
     /// Asks for runs of that.
     ask_timer: Timer,
+    /// Puts back what was taken out of streams.
+    stream_work: WorkItem,
+    /// Asks for that work when something has waited for long enough.
+    stream_timer: Timer,
 }
 
 /// Creates the device, which takes no requests before [`open`].
@@ -77,6 +83,8 @@ pub(crate) fn create_queues(_driver: Driver, passive: Passive) -> Result {
         questions: Queue::create_manual(device)?,
         ask_work: WorkItem::create(device, Some(ask_work))?,
         ask_timer: Timer::create(device, Some(ask_timer))?,
+        stream_work: WorkItem::create(device, Some(stream_work))?,
+        stream_timer: Timer::create(device, Some(streams::due))?,
     };
     QUEUES.try_set(queues, passive)?;
     Ok(())
@@ -179,6 +187,29 @@ pub(crate) fn enqueue_bfe_work() {
     }
 }
 
+/// Asks for a run of [`streams::serve`].
+pub(crate) fn enqueue_stream_work() {
+    if let Some(queues) = QUEUES.get() {
+        queues.stream_work.enqueue();
+    }
+}
+
+/// Asks for one after so many units of 100 ns.
+pub(crate) fn start_stream_timer(ticks: u64) {
+    if let Some(queues) = QUEUES.get() {
+        queues.stream_timer.start(ticks);
+    }
+}
+
+/// Ends the work on streams. The callouts are gone, so that nothing asks for it any more but itself.
+pub(crate) fn stop_streams(passive: Passive) {
+    if let Some(queues) = QUEUES.get() {
+        queues.stream_work.flush();
+        queues.stream_timer.stop(passive);
+        queues.stream_work.flush();
+    }
+}
+
 /// Waits until no work item runs or waits to run.
 pub(crate) fn flush_work() {
     if let Some(queues) = QUEUES.get() {
@@ -241,4 +272,12 @@ unsafe extern "C" fn ask_work(_item: WDFWORKITEM) {
 /// Called by the framework.
 unsafe extern "C" fn ask_timer(_timer: WDFTIMER) {
     enqueue_ask_work();
+}
+
+/// # Safety
+/// Called by the framework.
+unsafe extern "C" fn stream_work(_item: WDFWORKITEM) {
+    // SAFETY: work items run at PASSIVE_LEVEL.
+    let passive = unsafe { Passive::assume() };
+    streams::serve(passive);
 }

@@ -32,6 +32,7 @@ mod readers;
 mod redirect;
 mod registration;
 mod state;
+mod streams;
 
 // A panic halts the machine with a bug check; there is nothing sensible to go on with.
 extern crate wdk_panic;

@@ -3,7 +3,8 @@
 //! When a row's start fails it has left nothing itself, and the rows above it are stopped. So a
 //! failed start and a stop are the same way down. Its order, which WFP demands:
 //!
-//! refuse new control requests and let go what is held → delete the filters → remove flow contexts and wait for the last
+//! refuse new control requests and let go what is held → put back what was taken out of streams → delete
+//! the filters → remove flow contexts and wait for the last
 //! one's end → unregister each callout by its identifier → delete the management objects, close
 //! the session, end the subscription → destroy the redirect handle, end the watch over processes → drop packets
 //! that wait, destroy the injection handles → free memory → delete the device.
@@ -14,7 +15,7 @@ use wfp::{Result, irql::Passive};
 
 use crate::{
     ask, capture, control, device, management, packets, platform, processes, redirect,
-    registration, state,
+    registration, state, streams,
 };
 
 /// A row of the list.
@@ -26,7 +27,7 @@ struct Step {
 }
 
 /// The list. A row may rely on all that is above it.
-static STEPS: [Step; 14] = [
+static STEPS: [Step; 16] = [
     Step {
         name: LifecycleStep::CreateDevice,
         start: device::create,
@@ -51,6 +52,11 @@ static STEPS: [Step; 14] = [
         name: LifecycleStep::CreateInjectionHandles,
         start: packets::create,
         stop: packets::delete,
+    },
+    Step {
+        name: LifecycleStep::CreateInjectionHandles,
+        start: streams::create,
+        stop: streams::delete,
     },
     Step {
         name: LifecycleStep::WatchProcesses,
@@ -90,6 +96,12 @@ static STEPS: [Step; 14] = [
         name: LifecycleStep::AddFilters,
         start: management::subscribe,
         stop: management::delete_filters,
+    },
+    // What was taken out of streams is put back before the filters go.
+    Step {
+        name: LifecycleStep::AddFilters,
+        start: streams::begin,
+        stop: streams::settle,
     },
     Step {
         name: LifecycleStep::ListenToPower,

@@ -52,6 +52,8 @@ pub(crate) mod tag {
     pub(crate) const PACKETS: Tag = Tag::new(*b"PcPk");
     /// Captures and their rings.
     pub(crate) const CAPTURE: Tag = Tag::new(*b"PcCa");
+    /// Streams that are edited or held.
+    pub(crate) const STREAMS: Tag = Tag::new(*b"PcSt");
     /// Policies.
     pub(crate) const POLICY: Tag = Tag::new(*b"PcPo");
 }

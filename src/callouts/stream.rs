@@ -2,17 +2,16 @@
 
 use core::num::NonZeroU64;
 
-use portcullis_core::{FlowHandle, Indication, StreamVerdict, Transfer};
+use portcullis_core::{FlowHandle, connection::TCP};
 use portcullis_proto::Counter;
 use wfp::{
     callout::{Callout, Classify, Counters},
     layer,
     schema::IpVersion,
-    stream::DataDirection,
     verdict,
 };
 
-use crate::{ask, state};
+use crate::{ask, state, streams};
 
 /// Data of TCP connections, and their ends.
 pub(super) struct Stream;
@@ -35,23 +34,22 @@ impl Callout for Stream {
             core.statistics().count(Counter::DataUnavailable);
             return verdict::StreamVerdict::Permit;
         };
-        let indication = Indication {
-            // Not the layer's DIRECTION, which is the connection's.
-            transfer: match data.direction() {
-                DataDirection::Send => Transfer::Sent,
-                DataDirection::Receive => Transfer::Received,
-            },
-            bytes: data.length() as u64,
-            is_end: data.is_end(),
-        };
-        let bytes = data.chunks().map_while(core::result::Result::ok);
-        match core.stream(handle(call.flow_context), indication, bytes) {
-            StreamVerdict::Permit => verdict::StreamVerdict::Permit,
-            StreamVerdict::DropConnection => verdict::StreamVerdict::DropConnection,
-        }
+        let version = call.fields.version();
+        let place = |flow| super::association(flow, TCP, version);
+        streams::classify(
+            core,
+            handle(call.flow_context),
+            place,
+            version,
+            &data,
+            call.must_decide,
+        )
     }
 
     fn flow_deleted(context: NonZeroU64) {
+        if let (Some(core), Some(handle)) = (state::core(), handle(Some(context))) {
+            streams::ended(core, handle);
+        }
         deleted(context);
     }
 }

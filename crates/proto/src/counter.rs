@@ -203,6 +203,19 @@ wire_enum! {
         EndpointTableFull = 90, "endpoint table full";
         /// Records dropped because the capture's ring was full.
         CaptureDropped = 91, "capture records dropped";
+
+        /// Places at which streams were rewritten.
+        StreamsRewritten = 92, "places rewritten in streams";
+        /// Pieces of streams that were taken out of band.
+        StreamPiecesHeld = 93, "pieces of streams held";
+        /// Received data that was deferred, because enough waited already.
+        StreamsDeferred = 94, "streams deferred";
+        /// Injections into streams.
+        StreamsInjected = 95, "injections into streams";
+        /// Injections into streams that failed, at once or later.
+        StreamNotInjected = 96, "injections into streams failed";
+        /// Connections dropped because there was no room for what a rule does to their data.
+        StreamNoRoom = 97, "no room for a stream";
     }
 }
 
