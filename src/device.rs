@@ -5,9 +5,7 @@ use portcullis_proto::device::{DEVICE_NAME, DEVICE_TYPE, SECURITY_DESCRIPTOR, SY
 use wdk_sys::{WDFFILEOBJECT, WDFTIMER, WDFWORKITEM};
 use wfp::{NtStatus, Result, cell::KernelCell, device::Device, irql::Passive, wide};
 
-use crate::{
-    ask, capture, control, events, management, packets, redirect, state::tag, streams,
-};
+use crate::{ask, capture, control, events, management, packets, redirect, state::tag, streams};
 
 static DEVICE: KernelCell<ControlDevice> = KernelCell::new(tag::GLOBAL);
 static QUEUES: KernelCell<Queues> = KernelCell::new(tag::GLOBAL);

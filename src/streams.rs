@@ -457,17 +457,14 @@ impl Streams {
         };
         let owner = Injected { course, transfer };
         self.courses.injecting(course, transfer);
-        match handle.inject(&self.parcels, list, owner, at) {
-            Ok(()) => {
-                state::count(Counter::StreamsInjected);
-                true
-            }
-            Err(_) => {
-                self.courses.completed(course, transfer);
-                state::count(Counter::StreamNotInjected);
-                false
-            }
+        let injected = handle.inject(&self.parcels, list, owner, at).is_ok();
+        if injected {
+            state::count(Counter::StreamsInjected);
+        } else {
+            self.courses.completed(course, transfer);
+            state::count(Counter::StreamNotInjected);
         }
+        injected
     }
 }
 

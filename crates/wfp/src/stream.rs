@@ -197,7 +197,7 @@ impl ClonedStream {
         let length = packet
             .into_iter()
             .flat_map(|packet| packet.buffers())
-            .map(|buffer| buffer.length())
+            .map(crate::nbl::Buffer::length)
             .sum();
         Some((clone, length))
     }
@@ -209,8 +209,9 @@ fn lists(
 ) -> impl Iterator<Item = NonNull<NET_BUFFER_LIST>> + Clone {
     core::iter::successors(first, |list| {
         // SAFETY: the chain is alive as long as who walks it borrows it.
-        let members = unsafe { &list.as_ref().__bindgen_anon_1.__bindgen_anon_1 };
-        NonNull::new(members.Next)
+        let list = unsafe { list.as_ref() };
+        // SAFETY: the members of the list are the only ones that this union is used by.
+        NonNull::new(unsafe { list.__bindgen_anon_1.__bindgen_anon_1.Next })
     })
 }
 

@@ -2,7 +2,7 @@
 
 use super::decide::RuleIndex;
 use super::validate::{Check, Reason, ensure};
-use super::view::{PolicyView, run};
+use super::view::{PolicyView, run, text};
 use crate::connection::Endpoint;
 use crate::flow::Transfer;
 use core::net::{IpAddr, Ipv6Addr};
@@ -106,12 +106,18 @@ pub enum Effect<'p> {
 impl<'p> PolicyView<'p> {
     /// The effects of a rule, in the order in which they are written.
     pub fn effects(&self, rule: Option<RuleIndex>) -> impl Iterator<Item = Effect<'p>> + use<'p> {
-        let policy = *self;
-        rule.and_then(|rule| self.rules.get(rule.0 as usize))
-            .map(|rule| run(self.effects, rule.effects))
-            .unwrap_or_default()
-            .iter()
-            .filter_map(move |record| policy.effect(record).ok())
+        self.effects_of(rule).each()
+    }
+
+    /// The effects of a rule, to be gone through more than once.
+    pub(crate) fn effects_of(&self, rule: Option<RuleIndex>) -> Effects<'p> {
+        Effects {
+            records: rule
+                .and_then(|rule| self.rules.get(rule.0 as usize))
+                .map(|rule| run(self.effects, rule.effects))
+                .unwrap_or_default(),
+            text: self.text,
+        }
     }
 
     /// Where a rule sends connections of the IP version of `like`, and what happens to them while there is no proxy. An
@@ -129,11 +135,41 @@ impl<'p> PolicyView<'p> {
 
     /// What a record says; it says what is wrong with one that is not valid.
     pub(super) fn effect(&self, record: &EffectRecord) -> Result<Effect<'p>, Reason> {
+        Effects {
+            records: &[],
+            text: self.text,
+        }
+        .read(record)
+    }
+}
+
+/// The effects of a rule. It is much smaller than the policy, for those who keep it on a classify's stack.
+#[derive(Clone, Copy)]
+pub(crate) struct Effects<'p> {
+    records: &'p [EffectRecord],
+    text: &'p [u8],
+}
+
+impl<'p> Effects<'p> {
+    /// Each effect, in the order in which they are written.
+    pub(crate) fn each(self) -> impl Iterator<Item = Effect<'p>> + use<'p> {
+        self.records
+            .iter()
+            .filter_map(move |record| self.read(record).ok())
+    }
+
+    /// The two parts of a record's text.
+    fn text(&self, record: &EffectRecord) -> Result<(&'p [u8], &'p [u8]), Reason> {
+        let length = usize::from(record.length.get());
+        let both = length + usize::from(record.other_length.get());
+        let text = text(self.text, record.text, both);
+        text.split_at_checked(length).ok_or(Reason::Text)
+    }
+
+    fn read(&self, record: &EffectRecord) -> Result<Effect<'p>, Reason> {
         let kind = EffectKind::from_raw(record.kind).ok_or(Reason::Value)?;
         let [first, second, third] = record.values.map(zerocopy::little_endian::U64::get);
-        let length = usize::from(record.length.get());
-        let text = self.text(record.text, length + usize::from(record.other_length.get()));
-        let (text, other) = text.split_at_checked(length).ok_or(Reason::Text)?;
+        let (text, other) = self.text(record)?;
         let within = |number: u64, least: u64, most: u64| {
             u32::try_from(number)
                 .ok()

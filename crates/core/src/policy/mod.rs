@@ -68,6 +68,7 @@ mod view;
 
 pub use content::{ContentMatch, ContentState};
 pub use decide::{Decision, Host, RuleIndex};
+pub(crate) use effect::Effects;
 pub use effect::{Effect, Transfers};
 pub use validate::{PolicyError, Reason};
 pub use view::{Policy, PolicyView};

@@ -208,17 +208,22 @@ impl<'p> PolicyView<'p> {
 
     /// The text of a record; empty if it lies outside.
     pub(super) fn text(&self, offset: U32, length: usize) -> &'p [u8] {
-        let start = offset.get() as usize;
-        start
-            .checked_add(length)
-            .and_then(|end| self.text.get(start..end))
-            .unwrap_or_default()
+        text(self.text, offset, length)
     }
 
     /// A rule list; empty if it lies outside.
     pub(super) fn rule_list(&self, first: U32, count: U32) -> &'p [U32] {
         slice(self.rule_lists, first.get(), count.get() as usize)
     }
+}
+
+/// A part of the text section; empty if it lies outside.
+pub(super) fn text(all: &[u8], offset: U32, length: usize) -> &[u8] {
+    let start = offset.get() as usize;
+    start
+        .checked_add(length)
+        .and_then(|end| all.get(start..end))
+        .unwrap_or_default()
 }
 
 /// The elements of a run; none if it lies outside.

@@ -6,7 +6,7 @@
 //! body's length is known are never changed.
 
 use super::window::{Insert, Step, Window};
-use crate::policy::{Effect, PolicyView, RuleIndex};
+use crate::policy::{Effect, Effects, PolicyView, RuleIndex};
 
 /// Longest method.
 const MAX_METHOD: u8 = 32;
@@ -21,22 +21,20 @@ const CHUNKED: &[u8] = b"chunked";
 /// The headers that a rule changes.
 #[derive(Clone, Copy)]
 pub(super) struct Headers<'p> {
-    policy: PolicyView<'p>,
-    rule: RuleIndex,
+    effects: Effects<'p>,
 }
 
 impl<'p> Headers<'p> {
-    pub(super) const fn new(policy: &PolicyView<'p>, rule: RuleIndex) -> Self {
+    pub(super) fn new(policy: &PolicyView<'p>, rule: RuleIndex) -> Self {
         Self {
-            policy: *policy,
-            rule,
+            effects: policy.effects_of(Some(rule)),
         }
     }
 
     /// Name, value (`None`: taken out) and a bit of its own for each.
     fn each(&self) -> impl Iterator<Item = (&'p [u8], Option<&'p [u8]>, u64)> + use<'p> {
-        self.policy
-            .effects(Some(self.rule))
+        self.effects
+            .each()
             .filter_map(|effect| match effect {
                 Effect::Header { name, value } if !is_framing(name) => Some((name, value)),
                 _ => None,

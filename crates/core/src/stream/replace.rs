@@ -2,7 +2,7 @@
 
 use super::window::{Insert, Step, Window};
 use crate::flow::Transfer;
-use crate::policy::{Effect, PolicyView, RuleIndex};
+use crate::policy::{Effect, Effects, PolicyView, RuleIndex};
 
 /// The replacements of a rule for one direction.
 ///
@@ -10,8 +10,7 @@ use crate::policy::{Effect, PolicyView, RuleIndex};
 /// puts there is not looked at again.
 #[derive(Clone, Copy)]
 pub(super) struct Replacements<'p> {
-    policy: PolicyView<'p>,
-    rule: RuleIndex,
+    effects: Effects<'p>,
     transfer: Transfer,
     /// The bytes with which a literal begins.
     first: [u64; 4],
@@ -20,8 +19,7 @@ pub(super) struct Replacements<'p> {
 impl<'p> Replacements<'p> {
     pub(super) fn new(policy: &PolicyView<'p>, rule: RuleIndex, transfer: Transfer) -> Self {
         let mut replacements = Self {
-            policy: *policy,
-            rule,
+            effects: policy.effects_of(Some(rule)),
             transfer,
             first: [0; 4],
         };
@@ -41,16 +39,14 @@ impl<'p> Replacements<'p> {
 
     fn each(&self) -> impl Iterator<Item = (&'p [u8], &'p [u8])> + use<'p> {
         let transfer = self.transfer;
-        self.policy
-            .effects(Some(self.rule))
-            .filter_map(move |effect| match effect {
-                Effect::Replace {
-                    transfers,
-                    find,
-                    with,
-                } if transfers.contain(transfer) => Some((find, with)),
-                _ => None,
-            })
+        self.effects.each().filter_map(move |effect| match effect {
+            Effect::Replace {
+                transfers,
+                find,
+                with,
+            } if transfers.contain(transfer) => Some((find, with)),
+            _ => None,
+        })
     }
 
     fn may_begin(&self, byte: u8) -> bool {
