@@ -120,6 +120,15 @@ const DEFAULT_COMPARTMENT: u32 = 1;
 /// What a stage wants if it has nothing to say.
 const PASS: StreamOutcome = StreamOutcome::PERMIT;
 
+/// What a packet says before its callout has written to it.
+const NOTHING_WANTED: RawStreamPacket = RawStreamPacket {
+    data: Out::null(),
+    missed_bytes: 0,
+    bytes_required: 0,
+    bytes_enforced: 0,
+    action: StreamAction::None.value(),
+};
+
 impl KernelFiltering {
     /// Names the stages of a flow's stream.
     pub(super) fn plan_stream(
@@ -175,23 +184,18 @@ impl KernelFiltering {
         let asked = RawStreamPacket {
             data: scratch.stream_data(),
             missed_bytes: usize::try_from(segment.missed_bytes).unwrap_or(usize::MAX),
-            bytes_required: 0,
-            bytes_enforced: 0,
-            action: StreamAction::None.value(),
+            ..NOTHING_WANTED
         };
         scratch.stream_packet().set(asked);
-        machine.fwp.current(cpu).begin(Begun {
+        let current = machine.fwp.current(cpu);
+        current.begin(Begun {
             context: scratch.context(),
             layer: indication.layer,
             pend_handle: 0,
             reauthorizing: false,
             operation: None,
         });
-
-        machine
-            .fwp
-            .current(cpu)
-            .begin_stream(indication.metadata.flow_handle, segment.flags);
+        current.begin_stream(indication.metadata.flow_handle, segment.flags);
         let mut suspects = Suspects::default();
         let mut left = (asked, Some(StreamAction::None));
         let layer_data = scratch.stream_packet().offset(0);
@@ -224,13 +228,9 @@ impl KernelFiltering {
         );
         let is_kept = machine.fwp.current(cpu).end_stream();
         machine.fwp.current(cpu).end();
-        if let Some(memory) = memory
-            && let Some(changed) = memory.finish(contents)
-        {
-            let message = format!(
-                "after the classify at {} of stream data {changed}",
-                indication.layer
-            );
+        if let Some(changed) = memory.and_then(|memory| memory.finish(contents)) {
+            let layer = indication.layer;
+            let message = format!("after the classify at {layer} of stream data {changed}");
             suspects.report(cpu, &NBL_STATE, message);
         }
         let may_drop = machine.fwp.engine.may_drop_connection(&flow.plan, stage);

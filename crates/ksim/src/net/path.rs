@@ -591,7 +591,9 @@ impl<F: Filtering> Host<F> {
             self.kill(flow, layer);
             return Err(Reason::Blocked(layer));
         }
-        if delivered.disconnect_blocked || (delivered.passed == 0 && delivered.blocked > 0) {
+        if delivered.disconnect == super::stream::Disconnect::Blocked
+            || (delivered.passed == 0 && delivered.blocked > 0)
+        {
             return Err(Reason::Blocked(layer));
         }
         Ok(())

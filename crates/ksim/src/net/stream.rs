@@ -19,6 +19,18 @@ fn end_of(flags: StreamFlags) -> StreamFlags {
 /// Data that the stack collects for one stage (documented limit).
 const MAX_COLLECTED: usize = 8 << 20;
 
+/// What became of a disconnect; the greater counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Disconnect {
+    /// It passed, or there is none.
+    #[default]
+    Passed,
+    /// A stage keeps it, as it keeps the data before.
+    Kept,
+    /// A stage blocked it.
+    Blocked,
+}
+
 /// What became of a piece of a stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Delivered {
@@ -26,10 +38,8 @@ pub(super) struct Delivered {
     pub(super) passed: usize,
     /// Bytes that a stage blocked.
     pub(super) blocked: usize,
-    /// Whether a stage blocked a disconnect.
-    pub(super) disconnect_blocked: bool,
-    /// Whether a stage keeps a disconnect, as it keeps the data before.
-    pub(super) disconnect_kept: bool,
+    /// What became of a disconnect.
+    pub(super) disconnect: Disconnect,
     /// Whether a stage asked for the connection to be dropped.
     pub(super) dropped: bool,
     /// Whether the end of the direction was injected.
@@ -195,9 +205,10 @@ impl Waterfall {
                 StreamAction::AllowConnection => {}
                 _ if outcome.verdict == Verdict::Block => {
                     if stage.is_some_and(|stage| self.stages[stage].keeps) {
-                        pass.delivered.disconnect_kept = true;
+                        let disconnect = &mut pass.delivered.disconnect;
+                        *disconnect = Disconnect::Kept.max(*disconnect);
                     } else {
-                        pass.delivered.disconnect_blocked = true;
+                        pass.delivered.disconnect = Disconnect::Blocked;
                     }
                     return;
                 }

@@ -8,7 +8,7 @@ use super::indicate::{Filtering, StageId, StreamInjection};
 use super::indicator::{Conversation, Details, Indicator};
 use super::packet::{Packet, Tcp, tcp_flag};
 use super::reassembly::{Flow, Reassembler};
-use super::stream::{Course, Delivered, Waterfall};
+use super::stream::{Course, Delivered, Disconnect, Waterfall};
 
 /// A reset this far behind or ahead of what is expected still counts; packets may be missing.
 const RESET_BEHIND: i32 = -(1 << 16);
@@ -98,11 +98,10 @@ const fn disconnect_flag(outbound: bool) -> StreamFlags {
     }
 }
 
-const fn add(total: &mut Delivered, more: Delivered) -> Flow {
+fn add(total: &mut Delivered, more: Delivered) -> Flow {
     total.passed += more.passed;
     total.blocked += more.blocked;
-    total.disconnect_blocked |= more.disconnect_blocked;
-    total.disconnect_kept |= more.disconnect_kept;
+    total.disconnect = total.disconnect.max(more.disconnect);
     total.end_injected |= more.end_injected;
     total.dropped |= more.dropped;
     if total.dropped {
@@ -259,7 +258,7 @@ impl Connection {
             let delivered =
                 half.waterfall
                     .disconnect(around.indicator, &course, disconnect_flag(outbound));
-            half.end_kept = delivered.disconnect_kept;
+            half.end_kept = delivered.disconnect == Disconnect::Kept;
             let _stopped = add(total, delivered);
         }
     }
