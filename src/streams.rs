@@ -213,6 +213,10 @@ pub(crate) fn classify(
     let Some(streams) = STREAMS_IN_USE.get() else {
         return call.inspect(0);
     };
+    // While no rule treats streams, and none is left that one did, there is nothing to ask.
+    if streams.courses.is_empty() && !core.treats_streams() {
+        return call.inspect(0);
+    }
     let open = |flow, system| {
         let at = place(system)?;
         streams.courses.open(flow, Place { at, version })

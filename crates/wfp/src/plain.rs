@@ -186,6 +186,28 @@ impl Entry {
                 value.__bindgen_anon_1.uint32 = IS_LOOPBACK;
                 (MatchType::FlagsAnySet, value)
             }
+            // One value is compared, not looked for in a range.
+            Condition::Protocol(one, same) if one == same => {
+                let mut value = typed(DataType::Uint8);
+                value.__bindgen_anon_1.uint8 = one;
+                (MatchType::Equal, value)
+            }
+            Condition::LocalPort(one, same) | Condition::RemotePort(one, same) if one == same => {
+                let mut value = typed(DataType::Uint16);
+                value.__bindgen_anon_1.uint16 = one;
+                (MatchType::Equal, value)
+            }
+            Condition::LocalV4(one, same) | Condition::RemoteV4(one, same) if one == same => {
+                let mut value = typed(DataType::Uint32);
+                value.__bindgen_anon_1.uint32 = one;
+                (MatchType::Equal, value)
+            }
+            Condition::LocalV6(one, same) | Condition::RemoteV6(one, same) if one == same => {
+                self.bytes[0] = FWP_BYTE_ARRAY16 { byteArray16: one };
+                let mut value = typed(DataType::ByteArray16);
+                value.__bindgen_anon_1.byteArray16 = &raw mut self.bytes[0];
+                (MatchType::Equal, value)
+            }
             Condition::Protocol(first, last) => self.range(DataType::Uint8, |low, high| {
                 low.__bindgen_anon_1.uint8 = first;
                 high.__bindgen_anon_1.uint8 = last;

@@ -5,7 +5,7 @@ use crate::flow::{FlowHandle, FlowSlot, Transfer};
 use crate::inspect::AssemblySlot;
 use crate::stream::{CourseHandle, Edits, Reach};
 use lock_api::RawMutex;
-use portcullis_proto::effect::EffectKind;
+use portcullis_proto::effect::{EffectKind, EffectSet};
 
 /// How a stream's data is to be treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +29,17 @@ where
     E: EventSink,
     C: Clock,
 {
+    /// Whether a rule of the policy in force edits streams, or takes them out of band.
+    pub fn treats_streams(&self) -> bool {
+        const TREATING: EffectSet = Edits::KINDS.with(EffectKind::OutOfBand);
+        self.effects_in_force().intersects(TREATING)
+    }
+
+    fn effects_in_force(&self) -> EffectSet {
+        self.policy
+            .with(|policy, _| policy.map_or(EffectSet::NONE, |policy| policy.effect_set()))
+    }
+
     /// How data of a flow is to be treated. `open` gives the stream a slot when it needs one for the first time.
     pub fn treatment(
         &self,
@@ -39,11 +50,7 @@ where
         let Some(handle) = handle else {
             return Treatment::Plain;
         };
-        let set = self.policy.with(|policy, _| {
-            policy.map_or(portcullis_proto::EffectSet::NONE, |policy| {
-                policy.effect_set()
-            })
-        });
+        let set = self.effects_in_force();
         self.flows
             .with(handle, |flow| {
                 let may_be_edited = set.intersects(Edits::KINDS);
