@@ -33,11 +33,9 @@ const SECTIONS: [(&str, usize); 13] = [
 const END_TO_END: &str = "portcullis-tests";
 /// The name of both conformance suites.
 const SUITE: &str = "conformance";
-/// End-to-end tests that are not the product's, or that take minutes; and those of boot protection, whose filters have
-/// conditions that are ranges, and so need what `range_includes_high` asks about.
-const APART: [&str; 12] = [
+/// End-to-end tests that are not the product's, or that take minutes.
+const APART: [&str; 11] = [
     SUITE,
-    "boot",
     "captures",
     "compile_fail",
     "coverage",

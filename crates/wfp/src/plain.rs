@@ -79,6 +79,20 @@ impl Condition<'_> {
             Self::Application(_) => condition::ALE_APP_ID,
         }
     }
+
+    /// The upper end of a range of more than one value, as a condition of its own.
+    fn end(&self) -> Option<Self> {
+        match *self {
+            Self::Protocol(first, last) if first != last => Some(Self::Protocol(last, last)),
+            Self::LocalPort(first, last) if first != last => Some(Self::LocalPort(last, last)),
+            Self::RemotePort(first, last) if first != last => Some(Self::RemotePort(last, last)),
+            Self::LocalV4(first, last) if first != last => Some(Self::LocalV4(last, last)),
+            Self::RemoteV4(first, last) if first != last => Some(Self::RemoteV4(last, last)),
+            Self::LocalV6(first, last) if first != last => Some(Self::LocalV6(last, last)),
+            Self::RemoteV6(first, last) if first != last => Some(Self::RemoteV6(last, last)),
+            _ => None,
+        }
+    }
 }
 
 /// A filter that asks no callout.
@@ -129,6 +143,8 @@ impl Conditions {
     /// # Errors
     /// `STATUS_INSUFFICIENT_RESOURCES`.
     pub fn try_with_capacity(tag: Tag, capacity: usize) -> Result<Self, NtStatus> {
+        // A range is two.
+        let capacity = capacity.saturating_mul(2);
         Ok(Self {
             entries: PoolVec::try_with_capacity(tag, capacity)?,
             raw: PoolVec::try_with_capacity(tag, capacity)?,
@@ -138,13 +154,21 @@ impl Conditions {
 
     /// Adds a condition.
     ///
+    /// The page of `FWP_MATCH_TYPE` does not say whether a range's upper end belongs to it. So the end is
+    /// added as an alternative of its own, and a protection has no gap either way.
+    ///
     /// # Errors
     /// `STATUS_INSUFFICIENT_RESOURCES`, also when there is no room left.
+    pub fn push(&mut self, condition: &Condition<'_>) -> Result<(), NtStatus> {
+        self.push_one(condition)?;
+        condition.end().map_or(Ok(()), |end| self.push_one(&end))
+    }
+
     #[allow(
         clippy::cast_possible_wrap,
         reason = "C makes enumerations signed; their members are small"
     )]
-    pub fn push(&mut self, condition: &Condition<'_>) -> Result<(), NtStatus> {
+    fn push_one(&mut self, condition: &Condition<'_>) -> Result<(), NtStatus> {
         const FULL: NtStatus = NtStatus::INSUFFICIENT_RESOURCES;
 
         let path = match condition {
