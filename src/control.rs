@@ -7,13 +7,13 @@ use portcullis_core::Endpoint;
 use portcullis_proto::{
     Counter,
     ask::AnswerRequest,
-    capture::{ReadCaptureRequest, StartCaptureRequest},
+    capture::StartCaptureRequest,
     counter::StatisticsReply,
     device::ControlCode,
-    event::ReadEventsRequest,
     filter::{DescribeFilterRequest, FilterReply},
     message::{
-        Request as Parameterless, RequestError, SetPolicyRequest, VersionReply, read_request,
+        ReadRequest, Request as Parameterless, RequestError, SetPolicyRequest, VersionReply,
+        read_request,
     },
     redirect::RegisterProxyRequest,
     status::{CalloutStatus, StatusReply},
@@ -89,31 +89,24 @@ fn dispatch(core: &Core, mut request: Request, control_code: u32, passive: Passi
         Some(ControlCode::GetStatistics) => {
             parameterless(&request).and_then(|()| get_statistics(core, &mut request))
         }
-        Some(ControlCode::ReadEvents) => match ReadEventsRequest::parse(request.input()) {
+        Some(
+            what
+            @ (ControlCode::ReadEvents | ControlCode::ReadQuestions | ControlCode::ReadCapture),
+        ) => match ReadRequest::parse(request.input()) {
             Ok(parameters) => {
-                let no_wait = parameters.flags.get() & ReadEventsRequest::NO_WAIT != 0;
-                return events::read(core, request, no_wait);
+                let no_wait = parameters.flags.get() & ReadRequest::NO_WAIT != 0;
+                return match what {
+                    ControlCode::ReadQuestions => ask::read(core, request, no_wait),
+                    ControlCode::ReadCapture => capture::read(request, no_wait, passive),
+                    _ => events::read(core, request, no_wait),
+                };
             }
             Err(error) => Err(Refusal::Request(error)),
         },
         Some(ControlCode::SetPolicy) => set_policy(core, &request, passive),
         Some(ControlCode::RegisterProxy) => register_proxy(&request),
-        Some(ControlCode::ReadQuestions) => match ReadEventsRequest::parse(request.input()) {
-            Ok(parameters) => {
-                let no_wait = parameters.flags.get() & ReadEventsRequest::NO_WAIT != 0;
-                return ask::read(core, request, no_wait);
-            }
-            Err(error) => Err(Refusal::Request(error)),
-        },
         Some(ControlCode::Answer) => answer(core, &request, passive),
         Some(ControlCode::StartCapture) => start_capture(&request, passive),
-        Some(ControlCode::ReadCapture) => match ReadCaptureRequest::parse(request.input()) {
-            Ok(parameters) => {
-                let no_wait = parameters.flags.get() & ReadCaptureRequest::NO_WAIT != 0;
-                return capture::read(request, no_wait, passive);
-            }
-            Err(error) => Err(Refusal::Request(error)),
-        },
         Some(ControlCode::StopCapture) => parameterless(&request).and_then(|()| {
             capture::stop(request.file(), passive)
                 .map(|()| 0)

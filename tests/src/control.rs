@@ -4,8 +4,8 @@ use ksim::{Bugcheck, Caller, FileHandle, IoResult, Kernel, OpenError, PendingIo}
 use portcullis_cli::control::{self, ControlError, Wait};
 use portcullis_policy::Options;
 use portcullis_proto::device::{ControlCode, WIN32_PATH};
-use portcullis_proto::event::{EventRecord, EventsReply, ReadEventsRequest};
-use portcullis_proto::message::{Request, SetPolicyRequest};
+use portcullis_proto::event::{EventRecord, EventsReply};
+use portcullis_proto::message::{ReadRequest, Request, SetPolicyRequest};
 use portcullis_proto::redirect::RegisterProxyRequest;
 use portcullis_proto::status::{CalloutStatus, StatusReply};
 use portcullis_proto::{Action, Counter};
@@ -120,7 +120,7 @@ impl Device {
     /// Begins a read that waits for questions, with room for `count`.
     #[must_use]
     pub fn read_questions(&self, count: usize) -> PendingIo {
-        let request = ReadEventsRequest::new(0);
+        let request = ReadRequest::new(0);
         let size = EventsReply::size_with(count);
         alive(
             self.0
@@ -131,7 +131,7 @@ impl Device {
     /// Begins a read that waits for events, with room for `count`.
     #[must_use]
     pub fn read_events(&self, count: usize) -> PendingIo {
-        let request = ReadEventsRequest::new(0);
+        let request = ReadRequest::new(0);
         let size = EventsReply::size_with(count);
         alive(
             self.0

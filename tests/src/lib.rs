@@ -7,6 +7,7 @@
 //! net      a host's network stack on one processor
 //! packets  IP packets and TCP connections
 //! messages what clients say first: TLS, HTTP, DNS
+//! races    two things at once, under schedules that repeat
 //! product  another product's objects in the filter engine
 //! proxy    a browser whose connections go to a proxy of this machine
 //! image    the driver's image, and one like it
@@ -29,6 +30,7 @@ pub mod net;
 pub mod packets;
 pub mod product;
 pub mod proxy;
+pub mod races;
 pub mod random;
 pub mod sweep;
 pub mod world;

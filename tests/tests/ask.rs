@@ -626,7 +626,8 @@ fn whoever_decided_before_is_not_asked_about() {
 fn hostile_answers_and_reads_are_refused_and_change_nothing() {
     use portcullis_proto::ask::AnswerRequest;
     use portcullis_proto::device::ControlCode::{Answer, ReadQuestions};
-    use portcullis_proto::event::{EventsReply, ReadEventsRequest};
+    use portcullis_proto::event::EventsReply;
+    use portcullis_proto::message::ReadRequest;
     use zerocopy::IntoBytes as _;
 
     let mut world = World::with_policy(ASK);
@@ -678,7 +679,7 @@ fn hostile_answers_and_reads_are_refused_and_change_nothing() {
             "{forged:#x}"
         );
     }
-    let read = ReadEventsRequest::new(0);
+    let read = ReadRequest::new(0);
     assert_eq!(
         device.answer(
             ReadQuestions,
@@ -687,7 +688,7 @@ fn hostile_answers_and_reads_are_refused_and_change_nothing() {
         ),
         NtStatus::BUFFER_TOO_SMALL
     );
-    let flags = ReadEventsRequest::new(2);
+    let flags = ReadRequest::new(2);
     assert_eq!(
         device.answer(ReadQuestions, flags.as_bytes(), 4096),
         NtStatus::INVALID_PARAMETER

@@ -4,8 +4,9 @@ use std::thread;
 
 use ksim::net::{Identity, Processes, Setup};
 use ksim::{Config, Schedule};
-use portcullis_proto::capture::{CaptureReply, ReadCaptureRequest, StartCaptureRequest};
+use portcullis_proto::capture::{CaptureReply, StartCaptureRequest};
 use portcullis_proto::device::ControlCode;
+use portcullis_proto::message::ReadRequest;
 use portcullis_proto::policy::Range16;
 use portcullis_proto::{CalloutKind, Counter, Family};
 use portcullis_tests::capture::{Contents, everything, start};
@@ -360,7 +361,7 @@ fn there_is_one_capture_and_only_its_owner_reads_and_stops_it() {
     let mut world = World::with_policy(POLICY);
     let other = world.open(ksim::Caller::administrator());
     let begin = everything();
-    let read = ReadCaptureRequest::new(ReadCaptureRequest::NO_WAIT);
+    let read = ReadRequest::new(ReadRequest::NO_WAIT);
     let room = CaptureReply::size_for(65_535);
     let stop = plain_request();
     let none = NtStatus::INVALID_DEVICE_STATE;
@@ -421,7 +422,7 @@ fn a_stopped_capture_is_read_to_its_end_and_is_gone_then() {
             .net
             .passes(udp("192.0.2.10:1", "198.51.100.1:2", b"two"))
     );
-    let read = ReadCaptureRequest::new(0);
+    let read = ReadRequest::new(0);
     let room = CaptureReply::size_for(65_535);
     let result = device.ioctl(ControlCode::ReadCapture.raw(), read.as_bytes(), room);
     let (reply, records) = CaptureReply::read(&result.output).expect("a reply");

@@ -121,7 +121,11 @@ fn the_page_about_mistakes_names_every_case_and_every_test() {
             );
         }
     }
-    // Whatever the page calls a test is one: `file::name`.
+}
+
+#[test]
+fn whatever_a_page_calls_a_test_is_one() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut sources = String::new();
     let mut folders = vec![root.join("tests/tests"), root.join("crates")];
     while let Some(folder) = folders.pop() {
@@ -134,16 +138,22 @@ fn the_page_about_mistakes_names_every_case_and_every_test() {
             }
         }
     }
-    let named = page
-        .split('`')
-        .skip(1)
-        .step_by(2)
-        .filter_map(|code| code.split_once("::"));
-    let named = named.filter(|(_, test)| test.starts_with(char::is_lowercase));
-    for (_, test) in named.filter(|(file, _)| file.chars().all(|c| c.is_lowercase() || c == '_')) {
-        assert!(
-            sources.contains(&format!("fn {test}(")),
-            "there is no test {test}"
-        );
+    for name in ["pitfalls", "comparison"] {
+        let page = std::fs::read_to_string(root.join(format!("docs/{name}.md"))).expect("the page");
+        let codes = page.split('`').skip(1).step_by(2);
+        let named = codes.filter_map(|code| code.split_once("::"));
+        let is_test = |(file, test): &(&str, &str)| {
+            test.starts_with(char::is_lowercase)
+                && file.chars().all(|c| c.is_lowercase() || c == '_')
+        };
+        let mut count = 0;
+        for (file, test) in named.filter(is_test) {
+            assert!(
+                sources.contains(&format!("fn {test}(")),
+                "docs/{name}.md: there is no test {file}::{test}"
+            );
+            count += 1;
+        }
+        assert!(count > 20, "docs/{name}.md names {count} tests");
     }
 }

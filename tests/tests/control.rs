@@ -4,12 +4,14 @@ use ksim::nt::io_security::{GENERIC_READ, GENERIC_WRITE};
 use ksim::{Caller, OpenError};
 use portcullis_core::PolicyView;
 use portcullis_proto::ask::AnswerRequest;
-use portcullis_proto::capture::{CaptureReply, ReadCaptureRequest, StartCaptureRequest};
+use portcullis_proto::capture::{CaptureReply, StartCaptureRequest};
 use portcullis_proto::counter::StatisticsReply;
 use portcullis_proto::device::ControlCode;
-use portcullis_proto::event::{EventsReply, ReadEventsRequest};
+use portcullis_proto::event::EventsReply;
 use portcullis_proto::filter::{DescribeFilterRequest, FilterReply};
-use portcullis_proto::message::{PROTOCOL_MAJOR, SetPolicyRequest, VersionReply, read_padded};
+use portcullis_proto::message::{
+    PROTOCOL_MAJOR, ReadRequest, SetPolicyRequest, VersionReply, read_padded,
+};
 use portcullis_proto::policy::{CRC_FROM, FORMAT_VERSION, MAX_SIZE, PolicyHeader, crc32};
 use portcullis_proto::redirect::RegisterProxyRequest;
 use portcullis_proto::status::StatusReply;
@@ -47,9 +49,7 @@ fn valid(world: &World, code: ControlCode) -> (Vec<u8>, usize) {
         ControlCode::GetStatus => (plain_request(), StatusReply::size_with(CALLOUTS.len())),
         ControlCode::GetStatistics => (plain_request(), StatisticsReply::SIZE),
         ControlCode::ReadEvents | ControlCode::ReadQuestions => (
-            ReadEventsRequest::new(ReadEventsRequest::NO_WAIT)
-                .as_bytes()
-                .to_vec(),
+            ReadRequest::new(ReadRequest::NO_WAIT).as_bytes().to_vec(),
             EventsReply::size_with(4),
         ),
         ControlCode::SetPolicy => (set_policy_request(&compile(POLICY)), 0),
@@ -60,9 +60,7 @@ fn valid(world: &World, code: ControlCode) -> (Vec<u8>, usize) {
         ControlCode::Answer => (AnswerRequest::new(1, Action::Permit).as_bytes().to_vec(), 0),
         ControlCode::StartCapture => (StartCaptureRequest::new(64, 1 << 16).as_bytes().to_vec(), 0),
         ControlCode::ReadCapture => (
-            ReadCaptureRequest::new(ReadCaptureRequest::NO_WAIT)
-                .as_bytes()
-                .to_vec(),
+            ReadRequest::new(ReadRequest::NO_WAIT).as_bytes().to_vec(),
             CaptureReply::size_for(64),
         ),
         ControlCode::StopCapture => (plain_request(), 0),

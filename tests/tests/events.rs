@@ -2,7 +2,8 @@
 
 use ksim::Caller;
 use portcullis_proto::device::ControlCode;
-use portcullis_proto::event::{EventKind, EventsReply, ReadEventsRequest};
+use portcullis_proto::event::{EventKind, EventsReply};
+use portcullis_proto::message::ReadRequest;
 use portcullis_proto::{Action, Counter};
 use portcullis_tests::control::{compile_with, events_of};
 use portcullis_tests::{Tcp, World, udp};
@@ -86,7 +87,7 @@ fn one_read_returns_many_events_oldest_first_and_says_how_many_still_wait() {
 #[test]
 fn a_read_that_does_not_want_to_wait_returns_at_once_with_nothing() {
     let world = quiet("default = 'permit'");
-    let request = ReadEventsRequest::new(ReadEventsRequest::NO_WAIT);
+    let request = ReadRequest::new(ReadRequest::NO_WAIT);
     let room = EventsReply::size_with(4);
     let result = world
         .device()

@@ -2,10 +2,11 @@
 
 use ksim::{Config, PoolMode};
 use portcullis_cli::control::{self, Wait};
-use portcullis_proto::capture::{CaptureReply, ReadCaptureRequest, StartCaptureRequest};
+use portcullis_proto::capture::{CaptureReply, StartCaptureRequest};
 use portcullis_proto::device::ControlCode;
-use portcullis_proto::event::{EventsReply, ReadEventsRequest};
+use portcullis_proto::event::EventsReply;
 use portcullis_proto::filter::{DescribeFilterRequest, FilterReply};
+use portcullis_proto::message::ReadRequest;
 use portcullis_proto::{Action, CalloutKind, DriverState, Family, LifecycleStep};
 use portcullis_tests::control::{compile, plain_request};
 use portcullis_tests::sweep::Sample;
@@ -164,9 +165,7 @@ fn every_step_of_setting_a_policy_fails_in_turn_and_the_old_policy_stays() {
 #[test]
 fn every_step_of_each_request_fails_in_turn_and_the_next_request_succeeds() {
     let world = World::with_policy("default = 'block'");
-    let no_wait = ReadEventsRequest::new(ReadEventsRequest::NO_WAIT)
-        .as_bytes()
-        .to_vec();
+    let no_wait = ReadRequest::new(ReadRequest::NO_WAIT).as_bytes().to_vec();
     for (code, input, room) in [
         (ControlCode::GetVersion, Vec::new(), 64),
         (ControlCode::GetStatus, plain_request(), 8192),
@@ -371,7 +370,7 @@ fn every_step_of_a_capture_fails_in_turn_and_leaves_no_capture() {
             "198.51.100.1:9",
             b"datagram",
         ));
-        let read = ReadCaptureRequest::new(ReadCaptureRequest::NO_WAIT);
+        let read = ReadRequest::new(ReadRequest::NO_WAIT);
         let result = world
             .device()
             .ioctl(ControlCode::ReadCapture.raw(), read.as_bytes(), room);

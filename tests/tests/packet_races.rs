@@ -3,9 +3,10 @@
 use std::thread;
 
 use ksim::net::{Output, Setup};
-use ksim::sched::{Bound, Program, explore, sweep};
+use ksim::sched::Program;
 use ksim::{Config, PoolMode, Schedule};
 use portcullis_proto::Counter;
+use portcullis_tests::races::{Effort, beside, try_all, try_many, unload_beside};
 use portcullis_tests::world::assert_clean;
 use portcullis_tests::{Net, Tcp, World, udp};
 
@@ -42,49 +43,6 @@ fn begin(schedule: &Schedule) -> (World, Net) {
     drop(world.events());
     let net = with_output(&world, 1);
     (world, net)
-}
-
-/// Tries `scenario` under the schedules of so many seeds.
-fn try_many(seeds: u64, scenario: fn(&Schedule)) {
-    let run = |schedule: &Schedule| -> Result<(), String> {
-        scenario(schedule);
-        Ok(())
-    };
-    sweep(0..seeds, run).expect("it panics instead");
-}
-
-/// Tries it under all that depart from the plain order once, too.
-fn try_all(seeds: u64, scenario: fn(&Schedule)) {
-    let run = |schedule: &Schedule| -> Result<(), String> {
-        scenario(schedule);
-        Ok(())
-    };
-    let bound = Bound {
-        departures: 1,
-        schedules: 100_000,
-    };
-    let explored = explore(bound, run).expect("it panics instead");
-    println!("{explored:?}");
-    assert!(explored.complete && explored.schedules > 10, "{explored:?}");
-    try_many(seeds, scenario);
-}
-
-fn beside(world: &World, one: impl FnOnce() + Send, other: impl FnOnce() + Send) {
-    let kernel = world.kernel.clone();
-    let programs: [Program<'_, ()>; 2] = [Box::new(one), Box::new(other)];
-    kernel.together(programs.into());
-}
-
-fn unload_beside(mut world: World, traffic: impl FnOnce() + Send) {
-    let kernel = world.kernel.clone();
-    let mut report = None;
-    let programs: [Program<'_, ()>; 2] = [
-        Box::new(|| report = Some(world.unload())),
-        Box::new(traffic),
-    ];
-    kernel.together(programs.into());
-    assert_clean(&report.expect("it was unloaded"));
-    world.assert_nothing_of_ours();
 }
 
 fn unload_against_a_packet(schedule: &Schedule) {
@@ -162,7 +120,7 @@ fn world_output(output: impl IntoIterator<Item = Output>) -> Vec<u8> {
 
 #[test]
 fn a_packet_does_not_overtake_one_that_the_timer_puts_back() {
-    try_all(20, a_packet_against_the_timer);
+    try_all(&Effort::once(20), a_packet_against_the_timer);
 }
 
 #[test]

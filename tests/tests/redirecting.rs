@@ -3,11 +3,11 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
-use ksim::sched::{Bound, Program, explore, sweep as schedules};
 use ksim::{Config, NewProcess, PoolMode, Schedule};
 use portcullis_proto::Counter;
 use portcullis_tests::control::{alive, compile};
-use portcullis_tests::proxy::{CASES, POLICY, TCP, owners, with_proxy};
+use portcullis_tests::proxy::{CASES, Case, POLICY, TCP, owners, with_proxy};
+use portcullis_tests::races::{Effort, beside, try_all, try_exhaustively, try_many, unload_after};
 use portcullis_tests::world::assert_clean;
 use portcullis_tests::{Net, Tcp, World};
 use wfp_schema::NtStatus;
@@ -120,61 +120,38 @@ fn begin(schedule: &Schedule) -> (World, Net) {
     (world, net)
 }
 
-fn try_all(scenario: fn(&Schedule)) {
-    let run = |schedule: &Schedule| -> Result<(), String> {
-        scenario(schedule);
-        Ok(())
-    };
-    let bound = Bound {
-        departures: 1,
-        schedules: 100_000,
-    };
-    let explored = explore(bound, run).expect("it panics instead");
-    println!("{explored:?}");
-    assert!(explored.complete && explored.schedules > 10, "{explored:?}");
-    schedules(0..20, run).expect("it panics instead");
-}
+/// As much as each race is tried.
+const EFFORT: Effort = Effort::once(20);
 
-fn unload_against_redirection(schedule: &Schedule) {
-    let (mut world, mut net) = begin(schedule);
-    let proxy = with_proxy(&world);
+fn unload_against(schedule: &Schedule, cases: &[Case]) {
+    let (world, mut net) = begin(schedule);
     // Its program keeps the device open, which no system allows; the driver has to stand it.
-    let kernel = world.kernel.clone();
-    let mut report = None;
-    let programs: [Program<'_, ()>; 2] = [
-        Box::new(|| {
-            drop(proxy);
-            report = Some(world.unload());
-        }),
-        Box::new(|| {
-            for case in CASES {
-                // Redirected, blocked for want of a proxy, or nobody's.
-                net.packet(&case.first(0));
-            }
-        }),
-    ];
-    kernel.together(programs.into());
-    net.finish();
-    drop(net);
-    assert_clean(&report.expect("it was unloaded"));
-    world.assert_nothing_of_ours();
+    let proxy = with_proxy(&world);
+    unload_after(proxy, world, move || {
+        for case in cases {
+            // Redirected, blocked for want of a proxy, or nobody's.
+            net.packet(&case.first(0));
+        }
+        net.finish();
+    });
 }
 
 #[test]
 fn unloading_against_redirections() {
-    try_all(unload_against_redirection);
+    // Every schedule of one, and many of all.
+    try_exhaustively(1, |schedule| unload_against(schedule, &CASES[..1]));
+    try_many(20, |schedule| unload_against(schedule, &CASES));
 }
 
 fn proxy_dies_against_redirection(schedule: &Schedule) {
     let (world, mut net) = begin(schedule);
     let proxy = with_proxy(&world);
-    let kernel = world.kernel.clone();
     let mut fates = Vec::new();
-    let programs: [Program<'_, ()>; 2] = [
-        Box::new(|| drop(proxy)),
-        Box::new(|| fates = CASES.map(|case| net.passes(case.first(0))).into()),
-    ];
-    kernel.together(programs.into());
+    beside(
+        &world,
+        || drop(proxy),
+        || fates = CASES.map(|case| net.passes(case.first(0))).into(),
+    );
     // Each was redirected before, or blocked after.
     let passed = fates.iter().filter(|passed| **passed).count();
     assert_eq!(
@@ -192,20 +169,19 @@ fn proxy_dies_against_redirection(schedule: &Schedule) {
 
 #[test]
 fn a_proxy_that_dies_against_redirections() {
-    try_all(proxy_dies_against_redirection);
+    try_all(&EFFORT, proxy_dies_against_redirection);
 }
 
 fn policy_against_redirection(schedule: &Schedule) {
     let (world, mut net) = begin(schedule);
     let proxy = with_proxy(&world);
-    let kernel = world.kernel.clone();
     let block = compile("default = 'block'");
     let mut fates = Vec::new();
-    let programs: [Program<'_, ()>; 2] = [
-        Box::new(|| assert_eq!(world.device().try_set_policy(&block), NtStatus::SUCCESS)),
-        Box::new(|| fates = CASES.map(|case| net.passes(case.first(0))).into()),
-    ];
-    kernel.together(programs.into());
+    beside(
+        &world,
+        || assert_eq!(world.device().try_set_policy(&block), NtStatus::SUCCESS),
+        || fates = CASES.map(|case| net.passes(case.first(0))).into(),
+    );
     assert!(
         fates.is_sorted_by(|before, after| before >= after),
         "{fates:?}"
@@ -219,7 +195,7 @@ fn policy_against_redirection(schedule: &Schedule) {
 
 #[test]
 fn a_policy_that_takes_the_filters_away_against_redirections() {
-    try_all(policy_against_redirection);
+    try_all(&EFFORT, policy_against_redirection);
 }
 
 #[test]

@@ -2,61 +2,20 @@
 //!
 //! A failure prints what repeats it: `SCHEDULE='trace …' cargo test -p portcullis-tests --test schedules NAME`, or `seed …`.
 
-use ksim::sched::{Bound, Program, explore, sweep};
+use ksim::sched::Program;
 use ksim::{Caller, Config, Schedule};
-use portcullis_proto::capture::{CaptureReply, ReadCaptureRequest, StartCaptureRequest};
+use portcullis_proto::capture::{CaptureReply, StartCaptureRequest};
 use portcullis_proto::device::ControlCode;
+use portcullis_proto::message::ReadRequest;
 use portcullis_proto::{Action, Counter, EventRecord};
 use portcullis_tests::control::{compile, events_of, plain_request};
 use portcullis_tests::messages::client_hello;
+use portcullis_tests::races::{Effort, Scenario, beside, try_all, unload_beside};
 use portcullis_tests::world::assert_clean;
 use portcullis_tests::{Net, Tcp, World, udp};
 use wfp_engine::FlowId;
 use wfp_schema::NtStatus;
 use zerocopy::IntoBytes as _;
-
-/// How much of a scenario is tried.
-struct Effort {
-    /// Random schedules.
-    seeds: u64,
-    /// How often at most the order departs from the plain one in the exhaustive part.
-    departures: usize,
-}
-
-type Scenario = fn(&Schedule);
-
-/// Tries `scenario` under the schedules of `effort`, or under the one that the environment names.
-fn try_all(effort: &Effort, scenario: Scenario) {
-    let run = |schedule: &Schedule| -> Result<(), String> {
-        scenario(schedule);
-        Ok(())
-    };
-    if let Ok(text) = std::env::var("SCHEDULE") {
-        run(&named(&text)).expect("it panics instead");
-        return;
-    }
-    let bound = Bound {
-        departures: effort.departures,
-        schedules: 100_000,
-    };
-    let explored = explore(bound, run).expect("it panics instead");
-    println!("{explored:?}");
-    assert!(explored.complete, "{explored:?}");
-    assert!(
-        explored.schedules > 10,
-        "nothing ran together: {explored:?}"
-    );
-    sweep(0..effort.seeds, run).expect("it panics instead");
-}
-
-/// `seed 17`, `trace 12:1,40:2`.
-fn named(text: &str) -> Schedule {
-    match text.split_once(' ') {
-        Some(("seed", seed)) => Schedule::seeded(seed.parse().expect("a number")),
-        Some(("trace", trace)) => Schedule::replay(trace.parse().expect("a trace")),
-        _ => panic!("SCHEDULE is `seed NUMBER` or `trace TRACE`, not {text:?}"),
-    }
-}
 
 /// Two processors, the driver with this policy, and a host on the second one.
 fn begin(schedule: &Schedule, policy: &str) -> (World, Net) {
@@ -69,26 +28,6 @@ fn begin(schedule: &Schedule, policy: &str) -> (World, Net) {
     drop(world.events());
     let net = Net::new(&world.kernel, 1);
     (world, net)
-}
-
-/// Two programs side by side.
-fn beside(world: &World, one: impl FnOnce() + Send, other: impl FnOnce() + Send) {
-    let kernel = world.kernel.clone();
-    let programs: [Program<'_, ()>; 2] = [Box::new(one), Box::new(other)];
-    kernel.together(programs.into());
-}
-
-/// Unloads while `traffic` goes on, and finds everything in order.
-fn unload_beside(mut world: World, traffic: impl FnOnce() + Send) {
-    let kernel = world.kernel.clone();
-    let mut report = None;
-    let programs: [Program<'_, ()>; 2] = [
-        Box::new(|| report = Some(world.unload())),
-        Box::new(traffic),
-    ];
-    kernel.together(programs.into());
-    assert_clean(&report.expect("it was unloaded"));
-    world.assert_nothing_of_ours();
 }
 
 fn datagram(port: u16) -> Vec<u8> {
@@ -431,7 +370,7 @@ fn everything() -> StartCaptureRequest {
 fn capture_against_packets(schedule: &Schedule) {
     let (world, mut net) = begin(schedule, "default = 'permit'");
     let device = world.open(Caller::administrator());
-    let read = ReadCaptureRequest::new(ReadCaptureRequest::NO_WAIT);
+    let read = ReadRequest::new(ReadRequest::NO_WAIT);
     let room = CaptureReply::size_for(1_500);
     let mut bytes = 0;
     beside(

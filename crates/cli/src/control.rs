@@ -4,12 +4,14 @@ use std::net::SocketAddr;
 
 use portcullis_proto::Action;
 use portcullis_proto::ask::AnswerRequest;
-use portcullis_proto::capture::{CaptureReply, ReadCaptureRequest, StartCaptureRequest};
+use portcullis_proto::capture::{CaptureReply, StartCaptureRequest};
 use portcullis_proto::counter::{Counter, StatisticsReply};
 use portcullis_proto::device::ControlCode;
-use portcullis_proto::event::{EventRecord, EventsReply, ReadEventsRequest};
+use portcullis_proto::event::{EventRecord, EventsReply};
 use portcullis_proto::filter::{DescribeFilterRequest, FilterReply};
-use portcullis_proto::message::{Request, SetPolicyRequest, VersionReply, read_padded};
+use portcullis_proto::message::{
+    ReadRequest, Request, SetPolicyRequest, VersionReply, read_padded,
+};
 use portcullis_proto::redirect::RegisterProxyRequest;
 use portcullis_proto::status::{CalloutStatus, StatusReply};
 use wfp_schema::NtStatus;
@@ -194,8 +196,8 @@ fn take(
     records: &mut Vec<EventRecord>,
     wait: Wait,
 ) -> Result<bool, ControlError> {
-    let request = ReadEventsRequest::new(match wait {
-        Wait::No => ReadEventsRequest::NO_WAIT,
+    let request = ReadRequest::new(match wait {
+        Wait::No => ReadRequest::NO_WAIT,
         Wait::ForOne => 0,
     });
     let size = EventsReply::size_with(EVENTS_A_READ);
@@ -231,8 +233,8 @@ pub fn read_capture(
     /// Room for many packets of the usual size.
     const ROOM: usize = 256 << 10;
 
-    let flags = if wait { 0 } else { ReadCaptureRequest::NO_WAIT };
-    let request = ReadCaptureRequest::new(flags);
+    let flags = if wait { 0 } else { ReadRequest::NO_WAIT };
+    let request = ReadRequest::new(flags);
     let size = CaptureReply::size_for(snap_length).max(ROOM);
     device.control(ControlCode::ReadCapture, request.as_bytes(), size)
 }

@@ -3,52 +3,18 @@
 use crate::connection::{Application, Connection, Endpoint, TCP, UDP};
 use crate::endpoint::EndpointBucket;
 use crate::free_list::{FreeList, Link, Linked};
+use crate::handle::slot_handle;
 use crate::inspect::{DNS_PORT, HostName, HostSniffer, Quic};
 use crate::policy::{ContentMatch, ContentState, Decision, Host};
 use crate::stream::CourseHandle;
 use core::net::{IpAddr, Ipv4Addr};
-use core::num::NonZeroU64;
 use lock_api::{Mutex, MutexGuard, RawMutex};
 use portcullis_proto::event::{HostSource, MAX_PATH_UNITS, MAX_SID};
 use portcullis_proto::policy::{Action, Direction};
 
-/// Names a followed flow; what WFP keeps as the flow's context.
-///
-/// It is the slot's generation (upper half) and its index plus one (lower half), so it is never zero, and a handle kept
-/// beyond its flow's end names nothing, until its slot has been used 2³² times more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct FlowHandle(NonZeroU64);
-
-impl FlowHandle {
-    const fn new(index: u32, generation: u32) -> Option<Self> {
-        match NonZeroU64::new(((generation as u64) << 32) | (index as u64 + 1)) {
-            Some(raw) => Some(Self(raw)),
-            None => None,
-        }
-    }
-
-    /// The handle that was [`raw`](Self::raw); `None` for zero, which is WFP's "no context".
-    #[must_use]
-    pub const fn from_raw(raw: u64) -> Option<Self> {
-        match NonZeroU64::new(raw) {
-            Some(raw) => Some(Self(raw)),
-            None => None,
-        }
-    }
-
-    /// The handle as a number, never zero.
-    #[must_use]
-    pub const fn raw(self) -> u64 {
-        self.0.get()
-    }
-
-    const fn index(self) -> Option<usize> {
-        ((self.0.get() & 0xFFFF_FFFF) as usize).checked_sub(1)
-    }
-
-    const fn generation(self) -> u32 {
-        (self.0.get() >> 32) as u32
-    }
+slot_handle! {
+    /// Names a followed flow; what WFP keeps as the flow's context.
+    FlowHandle
 }
 
 /// Which way data goes.
@@ -267,6 +233,13 @@ impl Flow {
         }
     }
 
+    /// Whether this way of the flow may yet name the host that decides it.
+    pub(crate) const fn awaits_host(&self, transfer: Transfer) -> bool {
+        self.decision.host_dependent
+            && self.host_source.is_none()
+            && transfer.is_initiators(self.direction)
+    }
+
     /// Whether its datagrams are DNS.
     pub(crate) fn is_dns(&self) -> bool {
         self.protocol == UDP && self.connection().responder_port() == DNS_PORT
@@ -417,7 +390,7 @@ impl<R: RawMutex, S: AsRef<[FlowSlot<R>]>> FlowTable<R, S> {
         handle: FlowHandle,
         last: impl FnOnce(&mut Flow) -> T,
     ) -> Option<T> {
-        let index = u32::try_from(handle.index()?).ok()?;
+        let index = handle.index()?;
         let mut slot = self.lock(handle)?;
         let result = last(&mut slot.flow);
         slot.used = false;
@@ -454,7 +427,7 @@ impl<R: RawMutex, S: AsRef<[FlowSlot<R>]>> FlowTable<R, S> {
     }
 
     fn lock(&self, handle: FlowHandle) -> Option<MutexGuard<'_, R, Slot>> {
-        let entry = self.slots.as_ref().get(handle.index()?)?;
+        let entry = self.slots.as_ref().get(handle.index()? as usize)?;
         let slot = entry.slot.lock();
         (slot.used && slot.generation == handle.generation()).then_some(slot)
     }

@@ -23,6 +23,7 @@ pub mod engine;
 pub mod events;
 pub mod flow;
 mod free_list;
+mod handle;
 pub mod inspect;
 pub mod packet;
 pub mod policy;

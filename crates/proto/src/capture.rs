@@ -152,47 +152,6 @@ fn is_list<T: IntoBytes + Immutable>(elements: &[T], count: u8) -> bool {
         .is_some_and(|rest| rest.as_bytes().iter().all(|&byte| byte == 0))
 }
 
-/// Request [`ReadCapture`](crate::device::ControlCode::ReadCapture).
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned,
-)]
-#[repr(C)]
-pub struct ReadCaptureRequest {
-    /// Size and version.
-    pub header: Header,
-    /// [`NO_WAIT`](Self::NO_WAIT) or zero.
-    pub flags: U32,
-    /// Zero.
-    pub reserved: U32,
-}
-
-impl ReadCaptureRequest {
-    /// Complete at once, also without any record. Otherwise the request waits (pended, cancellable) for the first.
-    pub const NO_WAIT: u32 = 1;
-
-    /// The request with these flags.
-    #[must_use]
-    pub const fn new(flags: u32) -> Self {
-        Self {
-            header: Header::of::<Self>(),
-            flags: U32::new(flags),
-            reserved: U32::ZERO,
-        }
-    }
-
-    /// Checks an input buffer.
-    ///
-    /// # Errors
-    /// What is wrong with the request; see [`RequestError`] for the status of each.
-    pub fn parse(input: &[u8]) -> Result<Self, RequestError> {
-        let (request, _) = read_request::<Self>(input)?;
-        if request.flags.get() & !Self::NO_WAIT != 0 || request.reserved.get() != 0 {
-            return Err(RequestError::Reserved);
-        }
-        Ok(request)
-    }
-}
-
 /// What a capture has counted.
 #[derive(
     Clone,

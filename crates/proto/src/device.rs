@@ -37,14 +37,14 @@ wire_enum! {
         GetStatus = 0x0012_6004, "get status";
         /// In: [`Request`](crate::message::Request). Out: [`StatisticsReply`](crate::counter::StatisticsReply).
         GetStatistics = 0x0012_6008, "get statistics";
-        /// In: [`ReadEventsRequest`](crate::event::ReadEventsRequest).
+        /// In: [`ReadRequest`](crate::message::ReadRequest).
         /// Out: [`EventsReply`](crate::event::EventsReply), then its events.
         ReadEvents = 0x0012_600c, "read events";
         /// In: [`SetPolicyRequest`](crate::message::SetPolicyRequest), then the compiled policy. Out: nothing.
         SetPolicy = 0x0012_a010, "set policy";
         /// In: [`RegisterProxyRequest`](crate::redirect::RegisterProxyRequest). Out: nothing.
         RegisterProxy = 0x0012_a080, "register a proxy";
-        /// In: [`ReadEventsRequest`](crate::event::ReadEventsRequest).
+        /// In: [`ReadRequest`](crate::message::ReadRequest).
         /// Out: [`EventsReply`](crate::event::EventsReply), then the questions; see [`ask`](crate::ask).
         ReadQuestions = 0x0012_e014, "read questions";
         /// In: [`AnswerRequest`](crate::ask::AnswerRequest). Out: nothing.
@@ -53,7 +53,7 @@ wire_enum! {
         /// [`StartCaptureRequest`](crate::capture::StartCaptureRequest). Out: nothing. `STATUS_DEVICE_BUSY` while there
         /// is another.
         StartCapture = 0x0012_a0c0, "start a capture";
-        /// Of the handle that has begun the capture. In: [`ReadCaptureRequest`](crate::capture::ReadCaptureRequest).
+        /// Of the handle that has begun the capture. In: [`ReadRequest`](crate::message::ReadRequest).
         /// Out: [`CaptureReply`](crate::capture::CaptureReply), then its records.
         ReadCapture = 0x0012_60c4, "read the capture";
         /// Of the handle that has begun the capture: it takes no more packets; what it has can still be read. In:

@@ -1,6 +1,6 @@
 //! Events: what the driver tells of connections, hosts, flows and itself.
 
-use crate::message::{Header, RequestError, read_array, read_padded, read_request};
+use crate::message::{Header, read_array, read_padded};
 use crate::wire::wire_enum;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -103,47 +103,6 @@ wire_enum! {
         TooLong = 19, "too-long";
         /// None: the responder spoke first, or the flow ended, or nothing was ever sent.
         NeverSent = 20, "never-sent";
-    }
-}
-
-/// Request [`ReadEvents`](crate::device::ControlCode::ReadEvents).
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned,
-)]
-#[repr(C)]
-pub struct ReadEventsRequest {
-    /// Size and version.
-    pub header: Header,
-    /// [`NO_WAIT`](Self::NO_WAIT) or zero.
-    pub flags: U32,
-    /// Zero.
-    pub reserved: U32,
-}
-
-impl ReadEventsRequest {
-    /// Complete at once, also without any event. Otherwise the request waits (pended, cancellable) for the first.
-    pub const NO_WAIT: u32 = 1;
-
-    /// The request with these flags.
-    #[must_use]
-    pub const fn new(flags: u32) -> Self {
-        Self {
-            header: Header::of::<Self>(),
-            flags: U32::new(flags),
-            reserved: U32::ZERO,
-        }
-    }
-
-    /// Checks an input buffer.
-    ///
-    /// # Errors
-    /// What is wrong with the request; see [`RequestError`] for the status of each.
-    pub fn parse(input: &[u8]) -> Result<Self, RequestError> {
-        let (request, _) = read_request::<Self>(input)?;
-        if request.flags.get() & !Self::NO_WAIT != 0 || request.reserved.get() != 0 {
-            return Err(RequestError::Reserved);
-        }
-        Ok(request)
     }
 }
 

@@ -213,3 +213,44 @@ fn element<T: FromZeros + FromBytes + IntoBytes>(written: &[u8]) -> T {
     }
     value
 }
+
+/// Request to read what comes: events, questions or what was captured.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned,
+)]
+#[repr(C)]
+pub struct ReadRequest {
+    /// Size and version.
+    pub header: Header,
+    /// [`NO_WAIT`](Self::NO_WAIT) or zero.
+    pub flags: U32,
+    /// Zero.
+    pub reserved: U32,
+}
+
+impl ReadRequest {
+    /// Complete at once, also with nothing to read. Otherwise the request waits (pended, cancellable) for the first.
+    pub const NO_WAIT: u32 = 1;
+
+    /// The request with these flags.
+    #[must_use]
+    pub const fn new(flags: u32) -> Self {
+        Self {
+            header: Header::of::<Self>(),
+            flags: U32::new(flags),
+            reserved: U32::ZERO,
+        }
+    }
+
+    /// Checks an input buffer.
+    ///
+    /// # Errors
+    /// What is wrong with the request; see [`RequestError`] for the status of each.
+    pub fn parse(input: &[u8]) -> Result<Self, RequestError> {
+        let (request, _) = read_request::<Self>(input)?;
+        if request.flags.get() & !Self::NO_WAIT != 0 || request.reserved.get() != 0 {
+            return Err(RequestError::Reserved);
+        }
+        Ok(request)
+    }
+}

@@ -2,10 +2,10 @@
 
 use portcullis_proto::counter::StatisticsReply;
 use portcullis_proto::device::ControlCode;
-use portcullis_proto::event::{EventRecord, EventsReply, ReadEventsRequest};
+use portcullis_proto::event::{EventRecord, EventsReply};
 use portcullis_proto::message::{
-    Header, PROTOCOL_MAJOR, PROTOCOL_MINOR, Request, RequestError, SetPolicyRequest, VersionReply,
-    read_padded, read_request,
+    Header, PROTOCOL_MAJOR, PROTOCOL_MINOR, ReadRequest, Request, RequestError, SetPolicyRequest,
+    VersionReply, read_padded, read_request,
 };
 use portcullis_proto::policy::{Action, crc32, map_v4, without_volume};
 use portcullis_proto::status::{CalloutStatus, StatusReply};
@@ -47,10 +47,10 @@ fn every_cut_of_a_request_is_refused() {
 
 #[test]
 fn a_request_of_another_major_version_is_refused() {
-    let mut request = ReadEventsRequest::new(0);
+    let mut request = ReadRequest::new(0);
     request.header.major = (PROTOCOL_MAJOR + 1).into();
     assert_eq!(
-        ReadEventsRequest::parse(request.as_bytes()),
+        ReadRequest::parse(request.as_bytes()),
         Err(RequestError::Version)
     );
 }
@@ -58,19 +58,16 @@ fn a_request_of_another_major_version_is_refused() {
 #[test]
 fn unknown_flags_and_reserved_fields_are_refused() {
     assert_eq!(
-        ReadEventsRequest::parse(ReadEventsRequest::new(2).as_bytes()),
+        ReadRequest::parse(ReadRequest::new(2).as_bytes()),
         Err(RequestError::Reserved)
     );
-    let mut request = ReadEventsRequest::new(0);
+    let mut request = ReadRequest::new(0);
     request.reserved = 1.into();
     assert_eq!(
-        ReadEventsRequest::parse(request.as_bytes()),
+        ReadRequest::parse(request.as_bytes()),
         Err(RequestError::Reserved)
     );
-    assert!(
-        ReadEventsRequest::parse(ReadEventsRequest::new(ReadEventsRequest::NO_WAIT).as_bytes())
-            .is_ok()
-    );
+    assert!(ReadRequest::parse(ReadRequest::new(ReadRequest::NO_WAIT).as_bytes()).is_ok());
 }
 
 #[test]

@@ -3,45 +3,16 @@
 use super::subject::Subject;
 use super::{Release, Released};
 use crate::free_list::{FreeList, Link, Linked};
+use crate::handle::slot_handle;
 use core::marker::PhantomData;
-use core::num::NonZeroU64;
 use core::sync::atomic::{AtomicU64, Ordering};
 use lock_api::{Mutex, RawMutex};
 use portcullis_proto::event::EventRecord;
 use portcullis_proto::policy::Action;
 
-/// Names a question. It is the slot's generation (upper half) and its index plus one (lower half), so one that is kept
-/// beyond its answer names nothing, until its slot has been used 2³² times more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ticket(NonZeroU64);
-
-impl Ticket {
-    const fn new(index: u32, generation: u32) -> Option<Self> {
-        Self::from_raw(((generation as u64) << 32) | (index as u64 + 1))
-    }
-
-    /// The ticket of this number; `None` for zero.
-    #[must_use]
-    pub const fn from_raw(raw: u64) -> Option<Self> {
-        match NonZeroU64::new(raw) {
-            Some(raw) => Some(Self(raw)),
-            None => None,
-        }
-    }
-
-    /// Its number.
-    #[must_use]
-    pub const fn raw(self) -> u64 {
-        self.0.get()
-    }
-
-    const fn index(self) -> Option<u32> {
-        ((self.0.get() & 0xFFFF_FFFF) as u32).checked_sub(1)
-    }
-
-    const fn generation(self) -> u32 {
-        (self.0.get() >> 32) as u32
-    }
+slot_handle! {
+    /// Names a question.
+    Ticket
 }
 
 /// What a slot keeps.

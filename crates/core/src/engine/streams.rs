@@ -58,10 +58,7 @@ where
                 let out_of_band =
                     set.contains(EffectKind::OutOfBand) && flow.decision.content_dependent;
                 // The name by which a rule is chosen stands in what that rule may change.
-                let is_pending = may_be_edited
-                    && flow.decision.host_dependent
-                    && flow.host_source.is_none()
-                    && transfer.is_initiators(flow.direction);
+                let is_pending = may_be_edited && flow.awaits_host(transfer);
                 let needs = is_edited || out_of_band || is_pending;
                 if flow.course.is_none() && needs {
                     flow.course = open(handle, flow.system_id);
@@ -114,10 +111,7 @@ where
     /// How far back what may follow the data of a stream that was last [inspected](Self::stream) matters.
     pub fn reach(&self, handle: FlowHandle, transfer: Transfer) -> Reach {
         let known = self.flows.with(handle, |flow| {
-            let is_pending = flow.decision.host_dependent
-                && flow.host_source.is_none()
-                && transfer.is_initiators(flow.direction);
-            if is_pending {
+            if flow.awaits_host(transfer) {
                 return Err(Reach::Host);
             }
             let state = flow.contents.get(transfer as usize).copied();

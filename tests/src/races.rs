@@ -1,0 +1,117 @@
+//! Two things at once, under schedules that repeat.
+//!
+//! A failure prints what repeats it: `SCHEDULE='trace …' cargo test -p portcullis-tests --test PROGRAM NAME`, or
+//! `seed …`.
+
+use ksim::Schedule;
+use ksim::sched::{Bound, Program, explore, sweep};
+
+use crate::World;
+use crate::world::assert_clean;
+
+/// How much of a scenario is tried.
+#[derive(Clone, Copy, Debug)]
+pub struct Effort {
+    /// Random schedules.
+    pub seeds: u64,
+    /// How often at most the order departs from the plain one in the exhaustive part.
+    pub departures: usize,
+}
+
+impl Effort {
+    /// So many seeds, and every schedule that departs from the plain order once.
+    #[must_use]
+    pub const fn once(seeds: u64) -> Self {
+        Self {
+            seeds,
+            departures: 1,
+        }
+    }
+}
+
+/// What runs under a schedule.
+pub type Scenario = fn(&Schedule);
+
+/// Tries `scenario` under the schedules of `effort`, or under the one that the environment names.
+pub fn try_all(effort: &Effort, scenario: Scenario) {
+    try_exhaustively(effort.departures, scenario);
+    try_many(effort.seeds, scenario);
+}
+
+/// Tries it under every schedule that departs from the plain order at most so often.
+pub fn try_exhaustively(departures: usize, scenario: Scenario) {
+    if is_repeated(scenario) {
+        return;
+    }
+    let bound = Bound {
+        departures,
+        schedules: 100_000,
+    };
+    let run = |schedule: &Schedule| -> Result<(), String> {
+        scenario(schedule);
+        Ok(())
+    };
+    let explored = explore(bound, run).expect("it panics instead");
+    println!("{explored:?}");
+    assert!(explored.complete, "{explored:?}");
+    assert!(
+        explored.schedules > 10,
+        "nothing ran together: {explored:?}"
+    );
+}
+
+/// Tries it under the schedules of so many seeds.
+pub fn try_many(seeds: u64, scenario: Scenario) {
+    if is_repeated(scenario) {
+        return;
+    }
+    let run = |schedule: &Schedule| -> Result<(), String> {
+        scenario(schedule);
+        Ok(())
+    };
+    sweep(0..seeds, run).expect("it panics instead");
+}
+
+/// Runs it under the one schedule that the environment names, if it names one.
+fn is_repeated(scenario: Scenario) -> bool {
+    let Ok(text) = std::env::var("SCHEDULE") else {
+        return false;
+    };
+    scenario(&named(&text));
+    true
+}
+
+/// `seed 17`, `trace 12:1,40:2`.
+fn named(text: &str) -> Schedule {
+    match text.split_once(' ') {
+        Some(("seed", seed)) => Schedule::seeded(seed.parse().expect("a number")),
+        Some(("trace", trace)) => Schedule::replay(trace.parse().expect("a trace")),
+        _ => panic!("SCHEDULE is `seed NUMBER` or `trace TRACE`, not {text:?}"),
+    }
+}
+
+/// Two programs side by side.
+pub fn beside(world: &World, one: impl FnOnce() + Send, other: impl FnOnce() + Send) {
+    let kernel = world.kernel.clone();
+    let programs: [Program<'_, ()>; 2] = [Box::new(one), Box::new(other)];
+    kernel.together(programs.into());
+}
+
+/// Unloads while `traffic` goes on, and finds everything in order.
+pub fn unload_beside(world: World, traffic: impl FnOnce() + Send) {
+    unload_after((), world, traffic);
+}
+
+/// The same, with what has to be dropped just before the unload.
+pub fn unload_after(first: impl Send, mut world: World, traffic: impl FnOnce() + Send) {
+    let kernel = world.kernel.clone();
+    let mut report = None;
+    let unload = || {
+        drop(first);
+        report = Some(world.unload());
+    };
+    let programs: [Program<'_, ()>; 2] = [Box::new(unload), Box::new(traffic)];
+    kernel.together(programs.into());
+    assert_clean(&report.expect("it was unloaded"));
+    world.assert_nothing_of_ours();
+}
