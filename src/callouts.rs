@@ -130,6 +130,11 @@ impl Wanted {
         }
     }
 
+    /// The effects among it.
+    pub(crate) const fn effects(self) -> EffectSet {
+        self.effects
+    }
+
     /// What one of them wants.
     pub(crate) const fn union(self, other: Self) -> Self {
         Self {

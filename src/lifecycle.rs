@@ -10,7 +10,8 @@
 //! that wait, destroy the injection handles → free memory → delete the device.
 
 use kmdf::Driver;
-use portcullis_proto::LifecycleStep;
+use portcullis_core::{packet::PACKET_EFFECTS, stream::STREAM_EFFECTS};
+use portcullis_proto::{LifecycleStep, effect::EffectSet};
 use wfp::{Result, irql::Passive};
 
 use crate::{
@@ -50,12 +51,12 @@ static STEPS: [Step; 16] = [
     },
     Step {
         name: LifecycleStep::CreateInjectionHandles,
-        start: packets::create,
+        start: on_demand,
         stop: packets::delete,
     },
     Step {
         name: LifecycleStep::CreateInjectionHandles,
-        start: streams::create,
+        start: on_demand,
         stop: streams::delete,
     },
     Step {
@@ -115,6 +116,40 @@ static STEPS: [Step; 16] = [
         stop: control::close,
     },
 ];
+
+/// Memory and handles that only some effects need. They are made for the first policy that has one of these, and live
+/// until the driver stops, in its row of the list above.
+struct Store {
+    needed_by: EffectSet,
+    /// Does nothing if it has been made.
+    make: fn(Passive) -> Result,
+}
+
+static STORES: [Store; 2] = [
+    Store {
+        needed_by: PACKET_EFFECTS,
+        make: packets::make,
+    },
+    Store {
+        needed_by: STREAM_EFFECTS,
+        make: streams::make,
+    },
+];
+
+/// Makes what these effects need. Called by one thread at a time, between start and stop.
+///
+/// # Errors
+/// `STATUS_INSUFFICIENT_RESOURCES`, or why there is no injection handle. What has been made stays.
+pub(crate) fn provide(effects: EffectSet, passive: Passive) -> Result {
+    for store in &STORES {
+        if store.needed_by.intersects(effects) {
+            (store.make)(passive).inspect_err(|&status| {
+                state::record(LifecycleStep::CreateInjectionHandles, status);
+            })?;
+        }
+    }
+    Ok(())
+}
 
 /// What a module does when the system goes to sleep, and when it comes back.
 struct Sleeper {
@@ -184,6 +219,12 @@ fn undo(started: usize, passive: Passive) {
 
 /// For who has nothing to do.
 const fn nothing(_passive: Passive) {}
+
+/// The start of what is made when it is [needed](STORES).
+#[allow(clippy::unnecessary_wraps, reason = "it is a step")]
+const fn on_demand(_driver: Driver, _passive: Passive) -> Result {
+    Ok(())
+}
 
 /// The stop of what the framework deletes together with the device.
 const fn with_the_device(_passive: Passive) {}

@@ -12,7 +12,6 @@ mod protection;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use kmdf::Driver;
-use portcullis_core::PolicyView;
 use portcullis_proto::{
     Counter, DriverState, LifecycleStep,
     filter::{FilterReply, Name},
@@ -33,7 +32,8 @@ pub(crate) use self::protection::count as boot_filters;
 use crate::{
     ask, boot,
     callouts::{self, Object, Wanted},
-    device,
+    device, lifecycle,
+    policy::Successor,
     state::{self, tag},
 };
 
@@ -112,30 +112,37 @@ pub(crate) fn follow_bfe(passive: Passive) {
     }
 }
 
-/// Puts a new policy in force by calling `publish`, with the filters that its effects and its protection at boot need.
-/// `view` looks into it; `None` is no policy.
+/// Puts a new policy in force, with the filters that its effects and its protection at boot need.
+///
+/// The protection changes while the driver decides: before the policy if there is one already, else after it.
+/// Without a policy the driver has no opinion, and the protection would decide about what the policy permits.
 ///
 /// # Errors
-/// A filter that the policy needs could not be added, or its protection not be changed. The policy in force stays then.
-pub(crate) fn set_policy<T>(
-    new: T,
-    view: impl FnOnce(&T) -> Option<PolicyView<'_>>,
-    passive: Passive,
-    publish: impl FnOnce(T),
-) -> Result {
+/// A filter that the policy needs could not be added, or its protection not be changed. What was in force is then.
+pub(crate) fn set_policy(new: Successor<'_>, passive: Passive) -> Result {
     let management = MANAGEMENT.get().ok_or(NtStatus::DEVICE_NOT_READY)?;
     let mut management = management.lock(passive);
+    // The engine may have gone, and come again, since it was last looked at. A failure shows below.
+    let _ = management.follow(passive);
     let before = management.policy;
-    let policy = view(&new);
-    let wanted = policy.map_or(Wanted::NOTHING, |policy| Wanted::by(&policy));
-    let boot = policy.and_then(|policy| policy.boot());
+    let wanted = new
+        .view()
+        .map_or(Wanted::NOTHING, |policy| Wanted::by(&policy));
+    lifecycle::provide(wanted.effects(), passive)?;
     management.policy = before.union(wanted);
-    let done = management
-        .adapt(passive)
-        .and_then(|()| management.protect(boot.as_ref(), passive));
-    if done.is_ok() {
-        publish(new);
-    }
+    let done = management.adapt(passive).and_then(|()| {
+        if new.is_first() {
+            let published = new.publish(passive);
+            management
+                .protect_as_in_force(passive)
+                .inspect_err(|_| published.withdraw(passive))
+        } else {
+            let boot = new.view().and_then(|policy| policy.boot());
+            management.protect(boot.as_ref(), passive)?;
+            new.publish(passive);
+            Ok(())
+        }
+    });
     // Too many filters do no harm, and what failed is recorded.
     management.policy = if done.is_ok() { wanted } else { before };
     let _ = management.adapt(passive);

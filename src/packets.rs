@@ -7,7 +7,7 @@ mod take;
 
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use kmdf::{Driver, Timer};
+use kmdf::Timer;
 use portcullis_core::{
     Clock, Connection, Decision, PolicyView, Transfer,
     packet::{Hops, NoPath, PathBucket, Paths, Ticket},
@@ -96,8 +96,11 @@ pub(crate) fn packets() -> Option<&'static Packets> {
     PACKETS.get()
 }
 
-/// Allocates memory for packets, and creates the handles.
-pub(crate) fn create(_driver: Driver, passive: Passive) -> Result {
+/// Allocates memory for packets, and creates the handles, if there are none yet.
+pub(crate) fn make(passive: Passive) -> Result {
+    if packets().is_some() {
+        return Ok(());
+    }
     let pool = |(count, size)| PacketPool::try_new(tag::PACKETS, count, size, passive);
     let waiting = PoolVec::try_from_fn(tag::PACKETS, WAITING, |_| Waiting::new())?;
     let buckets = PoolVec::try_from_fn(tag::PACKETS, BUCKETS, |_| PathBucket::new())?;

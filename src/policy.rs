@@ -2,7 +2,7 @@
 
 use core::{
     num::NonZeroU64,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use portcullis_core::{Connection, Decision, Policy, PolicySource, PolicyView};
@@ -30,8 +30,10 @@ struct Loaded {
 /// Where the policy is: read by every decision without a lock, replaced as a whole.
 pub(crate) struct PolicyStore {
     current: Swap<Loaded>,
-    /// How often the policy has been set or withdrawn.
+    /// Rises with every change of the policy in force.
     epoch: AtomicU64,
+    /// Somebody has said what is to be in force, be it nothing.
+    was_set: AtomicBool,
     /// Held by who sets a policy, so that epochs rise in the order of the policies.
     setting: WaitLock<()>,
 }
@@ -48,6 +50,7 @@ impl PolicyStore {
         Ok(Self {
             current: Swap::try_new(tag::POLICY)?,
             epoch: AtomicU64::new(0),
+            was_set: AtomicBool::new(false),
             setting: WaitLock::try_new(tag::POLICY, ())?,
         })
     }
@@ -61,30 +64,68 @@ impl PolicyStore {
         }
     }
 
+    /// Whether somebody has said what is to be in force.
+    pub(crate) fn was_set(&self) -> bool {
+        self.was_set.load(Ordering::Acquire)
+    }
+
     /// Puts a policy in force, or withdraws the one that is, with the filters that it needs.
     fn set(&self, policy: Option<Policy<PoolVec<u8>>>, passive: Passive) -> Result {
         let setting = self.setting.lock(passive);
-        let epoch = self.epoch.load(Ordering::Relaxed) + 1;
+        let epoch = self.epoch() + 1;
         let new = policy
             .map(|policy| self.current.prepare(Loaded { policy, epoch }))
             .transpose()
             .inspect_err(|_| state::count(Counter::OutOfMemory))?;
-        let publish = |new: Option<Prepared<'_, Loaded>>| {
-            let old = new.map_or_else(|| self.current.take(passive), |new| new.publish(passive));
-            // After the policy: a flow that was decided in between is decided again.
-            self.epoch.store(epoch, Ordering::Release);
-            drop(old);
-        };
-        management::set_policy(new, view, passive, publish)?;
+        management::set_policy(Successor { store: self, new }, passive)?;
+        self.was_set.store(true, Ordering::Release);
         drop(setting);
         Ok(())
     }
 }
 
-/// A policy that is about to come into force, if there is one.
-#[allow(clippy::ref_option, reason = "it is looked at before it is moved")]
-fn view<'n>(new: &'n Option<Prepared<'_, Loaded>>) -> Option<PolicyView<'n>> {
-    new.as_ref().map(|new| new.policy.view())
+/// What is about to come into force: a policy, or none.
+pub(crate) struct Successor<'s> {
+    store: &'s PolicyStore,
+    new: Option<Prepared<'s, Loaded>>,
+}
+
+impl<'s> Successor<'s> {
+    /// The policy; `None` if there is to be none.
+    pub(crate) fn view(&self) -> Option<PolicyView<'_>> {
+        self.new.as_ref().map(|new| new.policy.view())
+    }
+
+    /// Whether no policy is in force until then.
+    pub(crate) fn is_first(&self) -> bool {
+        self.store.current.read().is_none()
+    }
+
+    /// Puts it in force. This cannot fail.
+    pub(crate) fn publish(self, passive: Passive) -> Published<'s> {
+        let old = match self.new {
+            Some(new) => new.publish(passive),
+            None => self.store.current.take(passive),
+        };
+        // After the policy: a flow that was decided in between is decided again.
+        self.store.epoch.fetch_add(1, Ordering::Release);
+        drop(old);
+        Published { store: self.store }
+    }
+}
+
+/// What has come into force.
+pub(crate) struct Published<'s> {
+    store: &'s PolicyStore,
+}
+
+impl Published<'_> {
+    /// Withdraws the policy again, after which there is none.
+    pub(crate) fn withdraw(self, passive: Passive) {
+        let policy = self.store.current.take(passive);
+        self.store.epoch.fetch_add(1, Ordering::Release);
+        drop(policy);
+    }
 }
 
 impl PolicySource for PolicyStore {

@@ -87,8 +87,11 @@ pub(crate) struct Streams {
 
 static STREAMS_IN_USE: KernelCell<Streams> = KernelCell::new(tag::GLOBAL);
 
-/// Allocates memory for streams, and creates the handles.
-pub(crate) fn create(_driver: Driver, passive: Passive) -> Result {
+/// Allocates memory for streams, and creates the handles, if there are none yet.
+pub(crate) fn make(passive: Passive) -> Result {
+    if STREAMS_IN_USE.get().is_some() {
+        return Ok(());
+    }
     let slots = PoolVec::try_from_fn(tag::STREAMS, STREAMS, |_| CourseSlot::new())?;
     let pieces = PoolVec::try_from_fn(tag::STREAMS, PIECES, |_| PieceSlot::new())?;
     let mut streams = Streams {

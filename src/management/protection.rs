@@ -28,8 +28,6 @@ impl Management {
     /// # Errors
     /// What the engine answers; then the filters are as they were.
     pub(super) fn protect(&mut self, boot: Option<&Boot<'_>>, passive: Passive) -> Result {
-        // The engine may have gone, and come again, since it was last looked at. A failure shows below.
-        let _ = self.follow(passive);
         if self.session.is_none() {
             self.is_pending = true;
             return Ok(());
@@ -44,24 +42,23 @@ impl Management {
         done.inspect_err(|&status| failed((LifecycleStep::ChangeBootFilters, status)))
     }
 
+    /// The same, as the policy in force says.
+    pub(super) fn protect_as_in_force(&mut self, passive: Passive) -> Result {
+        state::core().map_or(Ok(()), |core| {
+            core.policy().with(|policy, _| {
+                let boot = policy.and_then(|policy| policy.boot());
+                self.protect(boot.as_ref(), passive)
+            })
+        })
+    }
+
     /// The policy in force was set while the engine was not there: its protection at boot is due.
     ///
     /// A failure is recorded. What held before holds on, until the next policy or the engine's next start.
     pub(super) fn catch_up(&mut self, passive: Passive) {
-        let Some(core) = state::core().filter(|_| self.is_pending) else {
-            return;
-        };
-        core.policy().with(|policy, _| {
-            let boot = policy.and_then(|policy| policy.boot());
-            let done = match &boot {
-                Some(boot) => self.protect_by(boot, passive),
-                None => self.unprotect(passive),
-            };
-            match done {
-                Ok(()) => self.is_pending = false,
-                Err(status) => failed((LifecycleStep::ChangeBootFilters, status)),
-            }
-        });
+        if self.is_pending {
+            let _ = self.protect_as_in_force(passive);
+        }
     }
 
     /// First the driver's filters move to where those of the protection will be: there they are the heaviest. So at no
@@ -150,7 +147,7 @@ impl Management {
 /// Whether a protection at boot is to stay: the policy says so, or there has been none, so that an earlier one holds.
 fn is_wanted() -> bool {
     state::core().is_some_and(|core| {
-        core.policy().epoch() == 0
+        !core.policy().was_set()
             || core
                 .policy()
                 .with(|policy, _| policy.is_some_and(|policy| policy.boot().is_some()))

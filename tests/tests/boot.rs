@@ -8,6 +8,7 @@ use portcullis_proto::event::EventKind;
 use portcullis_proto::{CALLOUTS, DriverState, LifecycleStep};
 use portcullis_tests::control::compile;
 use portcullis_tests::random::Random;
+use portcullis_tests::sweep::Sample;
 use portcullis_tests::world::{assert_clean, sublayer_key};
 use portcullis_tests::{Tcp, World, icmp_echo, icmp_v6, udp};
 use wfp_schema::{FilterFlags, Guid, NtStatus};
@@ -510,7 +511,7 @@ fn fast() -> Config {
 fn every_step_of_a_change_fails_in_turn_and_leaves_the_old_policy_with_its_protection() {
     let (with, without) = (compile(POLICY), compile(WITHOUT));
     for (from, to) in [(&without, &with), (&with, &with), (&with, &without)] {
-        for nth in 1.. {
+        for nth in Sample::named().calls(2_000) {
             let mut world = World::with_config(&fast());
             assert_eq!(world.device().try_set_policy(from), NtStatus::SUCCESS);
             let before = (stored(&world), world.status().policy_hash.get());
@@ -548,7 +549,7 @@ fn every_step_of_a_change_fails_in_turn_and_leaves_the_old_policy_with_its_prote
 
 #[test]
 fn what_fails_when_the_engine_returns_is_told_and_made_up_for_by_the_next_policy() {
-    for nth in 1.. {
+    for nth in Sample::named().calls(2_000) {
         let world = World::with_config(&fast());
         world.stop_bfe();
         world.set_policy(POLICY);

@@ -47,13 +47,7 @@ fn unload_against_classify(schedule: &Schedule) {
 
 #[test]
 fn unloading_against_a_classify() {
-    try_all(
-        &Effort {
-            seeds: 40,
-            departures: 1,
-        },
-        unload_against_classify,
-    );
+    try_all(&Effort::once(40), unload_against_classify);
 }
 
 fn unload_against_stream(schedule: &Schedule) {
@@ -66,13 +60,7 @@ fn unload_against_stream(schedule: &Schedule) {
 
 #[test]
 fn unloading_which_deletes_flow_contexts_against_a_stream() {
-    try_all(
-        &Effort {
-            seeds: 40,
-            departures: 1,
-        },
-        unload_against_stream,
-    );
+    try_all(&Effort::once(40), unload_against_stream);
 }
 
 fn swap_against_classify(schedule: &Schedule) {
@@ -98,13 +86,37 @@ fn swap_against_classify(schedule: &Schedule) {
 
 #[test]
 fn a_policy_swap_against_a_classify() {
-    try_all(
-        &Effort {
-            seeds: 40,
-            departures: 1,
+    try_all(&Effort::once(40), swap_against_classify);
+}
+
+/// Nothing but what the driver decides is permitted at boot.
+const PROTECTED: &str = "default = 'permit'\n[boot]\ndefault = 'block'";
+
+fn first_policy_against_classify(schedule: &Schedule) {
+    let world = World::with_config(&Config {
+        processors: 2,
+        schedule: schedule.clone(),
+        ..Config::default()
+    });
+    let mut net = Net::new(&world.kernel, 1);
+    let policy = compile(PROTECTED);
+    beside(
+        &world,
+        || assert_eq!(world.device().try_set_policy(&policy), NtStatus::SUCCESS),
+        || {
+            for port in 50_000..50_003 {
+                assert!(net.passes(datagram(port)), "nobody's, or permitted");
+            }
         },
-        swap_against_classify,
     );
+    world.set_policy("default = 'permit'");
+    drop(net);
+    world.end();
+}
+
+#[test]
+fn the_first_policy_with_its_protection_at_boot_against_a_classify() {
+    try_all(&Effort::once(40), first_policy_against_classify);
 }
 
 fn close_against_stream(schedule: &Schedule) {
@@ -131,13 +143,7 @@ fn close_against_stream(schedule: &Schedule) {
 
 #[test]
 fn the_deletion_of_a_flow_against_its_stream() {
-    try_all(
-        &Effort {
-            seeds: 40,
-            departures: 1,
-        },
-        close_against_stream,
-    );
+    try_all(&Effort::once(40), close_against_stream);
 }
 
 fn cancel_against_event(schedule: &Schedule) {
@@ -162,13 +168,7 @@ fn cancel_against_event(schedule: &Schedule) {
 
 #[test]
 fn a_read_that_is_cancelled_while_an_event_arrives() {
-    try_all(
-        &Effort {
-            seeds: 40,
-            departures: 1,
-        },
-        cancel_against_event,
-    );
+    try_all(&Effort::once(40), cancel_against_event);
 }
 
 fn bfe_stop_against_classify(schedule: &Schedule) {
@@ -186,13 +186,7 @@ fn bfe_stop_against_classify(schedule: &Schedule) {
 
 #[test]
 fn the_engine_stops_against_a_classify() {
-    try_all(
-        &Effort {
-            seeds: 40,
-            departures: 1,
-        },
-        bfe_stop_against_classify,
-    );
+    try_all(&Effort::once(40), bfe_stop_against_classify);
 }
 
 /// Asks about what the scenarios send, for a second.
@@ -240,13 +234,7 @@ fn answer_against_time_out(schedule: &Schedule) {
 
 #[test]
 fn an_answer_against_its_time_out() {
-    try_all(
-        &Effort {
-            seeds: 40,
-            departures: 1,
-        },
-        answer_against_time_out,
-    );
+    try_all(&Effort::once(40), answer_against_time_out);
 }
 
 fn answer_against_the_programs_end(schedule: &Schedule) {
@@ -282,13 +270,7 @@ fn other_question(question: &EventRecord) -> EventRecord {
 
 #[test]
 fn the_programs_end_against_the_stack() {
-    try_all(
-        &Effort {
-            seeds: 40,
-            departures: 1,
-        },
-        answer_against_the_programs_end,
-    );
+    try_all(&Effort::once(40), answer_against_the_programs_end);
 }
 
 fn unload_against_hold(schedule: &Schedule) {
@@ -302,13 +284,7 @@ fn unload_against_hold(schedule: &Schedule) {
 
 #[test]
 fn unloading_against_an_operation_that_is_about_to_be_held() {
-    try_all(
-        &Effort {
-            seeds: 40,
-            departures: 1,
-        },
-        unload_against_hold,
-    );
+    try_all(&Effort::once(40), unload_against_hold);
 }
 
 fn answers_against_each_other(schedule: &Schedule) {
@@ -327,13 +303,7 @@ fn answers_against_each_other(schedule: &Schedule) {
 
 #[test]
 fn two_answers_to_one_question() {
-    try_all(
-        &Effort {
-            seeds: 40,
-            departures: 1,
-        },
-        answers_against_each_other,
-    );
+    try_all(&Effort::once(40), answers_against_each_other);
 }
 
 #[test]
@@ -397,13 +367,7 @@ fn capture_against_packets(schedule: &Schedule) {
 
 #[test]
 fn a_capture_from_its_start_to_its_end_against_packets() {
-    try_all(
-        &Effort {
-            seeds: 40,
-            departures: 1,
-        },
-        capture_against_packets,
-    );
+    try_all(&Effort::once(40), capture_against_packets);
 }
 
 /// Who captures dies while packets come by.
@@ -427,11 +391,5 @@ fn death_against_packets(schedule: &Schedule) {
 
 #[test]
 fn the_death_of_who_captures_against_packets() {
-    try_all(
-        &Effort {
-            seeds: 40,
-            departures: 1,
-        },
-        death_against_packets,
-    );
+    try_all(&Effort::once(40), death_against_packets);
 }

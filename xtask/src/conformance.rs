@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use anyhow::bail;
 use wfp_engine::{Options, Question};
@@ -104,12 +105,14 @@ pub(crate) struct Conformance {
     /// The rows of the covering array, and how many tests passed under each.
     options: Vec<(String, usize)>,
     failed: BTreeSet<String>,
+    /// How long each program took, under all options together.
+    times: BTreeMap<String, Duration>,
 }
 
 impl Conformance {
     /// Takes note of what became of a program's tests under the default options.
     pub(crate) fn note(&mut self, program: &Program, outcome: &Outcome) {
-        self.note_failures(program, outcome, "");
+        self.note_run(program, outcome, "");
         if program.is(END_TO_END, SUITE) {
             self.abi.add(outcome);
         } else if MODEL.contains(&program.package.as_str()) {
@@ -117,7 +120,9 @@ impl Conformance {
         }
     }
 
-    fn note_failures(&mut self, program: &Program, outcome: &Outcome, options: &str) {
+    fn note_run(&mut self, program: &Program, outcome: &Outcome, options: &str) {
+        let name = format!("{} {}", program.package, program.target);
+        *self.times.entry(name).or_default() += outcome.elapsed;
         let failed = outcome.tests.iter().filter(|(_, passed)| !**passed);
         let under = if options.is_empty() {
             String::new()
@@ -198,7 +203,7 @@ impl Conformance {
             }
             let outcome = program.run_under(images, options, sweep.unwrap_or("1/1"))?;
             passed += outcome.passed();
-            self.note_failures(program, &outcome, options);
+            self.note_run(program, &outcome, options);
             if is_suite {
                 self.abi.add(&outcome);
             }
@@ -206,6 +211,25 @@ impl Conformance {
         println!("{passed} passed under {options}");
         self.options.push((options.to_owned(), passed));
         Ok(())
+    }
+
+    /// How long the tests took, and which took longest.
+    fn durations(&self) -> String {
+        /// So many are named.
+        const SLOWEST: usize = 12;
+
+        let mut times: Vec<_> = self.times.iter().collect();
+        times.sort_by_key(|(_, time)| std::cmp::Reverse(*time));
+        let all: Duration = self.times.values().sum();
+        let slowest = times.iter().take(SLOWEST);
+        let named: Vec<_> = slowest
+            .map(|(name, time)| format!("{name} {} s", time.as_secs()))
+            .collect();
+        let (minutes, seconds) = (all.as_secs() / 60, all.as_secs() % 60);
+        format!(
+            "The tests ran for {minutes} min {seconds} s, these longest: {}",
+            named.join(", ")
+        )
     }
 
     /// Prints the table.
@@ -253,7 +277,7 @@ impl Conformance {
                 let _ = writeln!(text, "Without a passed test as {suite}: {}", named(&rows));
             }
         }
-        let _ = writeln!(text, "{}", self.covered());
+        let _ = writeln!(text, "{}\n{}", self.covered(), self.durations());
         text
     }
 

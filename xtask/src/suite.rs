@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 
@@ -49,6 +50,8 @@ pub(crate) struct Outcome {
     pub(crate) tests: BTreeMap<String, bool>,
     /// Whether the program ended well.
     pub(crate) ended_well: bool,
+    /// How long it took.
+    pub(crate) elapsed: Duration,
 }
 
 impl Outcome {
@@ -176,6 +179,7 @@ impl Program {
 
 /// Runs a test program to its end and reads its lines.
 fn follow(command: &mut Command, mut show: impl FnMut(&str)) -> anyhow::Result<Outcome> {
+    let start = Instant::now();
     let mut child = command
         .stdout(Stdio::piped())
         .spawn()
@@ -194,6 +198,7 @@ fn follow(command: &mut Command, mut show: impl FnMut(&str)) -> anyhow::Result<O
         }
     }
     outcome.ended_well = child.wait()?.success();
+    outcome.elapsed = start.elapsed();
     Ok(outcome)
 }
 

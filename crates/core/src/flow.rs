@@ -400,8 +400,11 @@ impl<R: RawMutex, S: AsRef<[FlowSlot<R>]>> FlowTable<R, S> {
     }
 
     /// Shows each followed flow, with no lock held. A flow that begins or ends meanwhile may be shown or not.
+    ///
+    /// Only slots that are taken are locked: most are not.
     pub fn for_each(&self, mut show: impl FnMut(FollowedFlow)) {
-        for (index, entry) in (0..self.capacity()).zip(self.slots.as_ref()) {
+        let slots = (0..self.capacity()).zip(self.slots.as_ref());
+        for (index, entry) in slots.filter(|(_, entry)| entry.link().is_taken()) {
             let slot = entry.slot.lock();
             let followed = slot.used.then(|| {
                 FlowHandle::new(index, slot.generation).map(|handle| FollowedFlow {

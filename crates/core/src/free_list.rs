@@ -5,11 +5,19 @@ use lock_api::{Mutex, RawMutex};
 
 /// A slot's place in the list of those that are free.
 ///
-/// It is the index plus one of the next free slot, 0 for none, and changes only under the list's lock.
+/// It is the index plus one of the next free slot, 0 for none, [`Link::TAKEN`] for a slot that is not free, and
+/// changes only under the list's lock.
 #[derive(Debug)]
 pub(crate) struct Link(AtomicU32);
 
 impl Link {
+    const TAKEN: u32 = u32::MAX;
+
+    /// Whether the slot is taken. Nothing is locked: it may be taken or given back at this moment.
+    pub(crate) fn is_taken(&self) -> bool {
+        self.0.load(Ordering::Acquire) == Self::TAKEN
+    }
+
     pub(crate) const fn new() -> Self {
         Self(AtomicU32::new(0))
     }
@@ -59,7 +67,8 @@ impl<R: RawMutex> FreeList<R> {
     pub(crate) fn take<T: Linked>(&self, slots: &[T]) -> Option<u32> {
         let mut first = self.first.lock();
         let index = first.checked_sub(1)?;
-        *first = slots.get(index as usize)?.link().0.load(Ordering::Relaxed);
+        let link = &slots.get(index as usize)?.link().0;
+        *first = link.swap(Link::TAKEN, Ordering::AcqRel);
         drop(first);
         self.used.fetch_add(1, Ordering::Relaxed);
         Some(index)
@@ -71,7 +80,7 @@ impl<R: RawMutex> FreeList<R> {
             return;
         };
         let mut first = self.first.lock();
-        slot.link().0.store(*first, Ordering::Relaxed);
+        slot.link().0.store(*first, Ordering::Release);
         *first = index + 1;
         drop(first);
         self.used.fetch_sub(1, Ordering::Relaxed);

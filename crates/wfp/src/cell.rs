@@ -15,7 +15,7 @@ use crate::{
 
 /// A place in a `static` for a value that lives from a driver's start to its stop.
 ///
-/// The protocol: [`try_set`](Self::try_set) once at start, before any callback can run;
+/// The protocol: [`try_set`](Self::try_set) once, at start or later, by one thread at a time;
 /// [`get`](Self::get) from callbacks at any time; [`take`](Self::take) at stop, after the
 /// last callback is gone.
 pub struct KernelCell<T> {
@@ -69,7 +69,7 @@ impl<T> KernelCell<T> {
             return Err(NtStatus::OBJECT_NAME_COLLISION);
         }
         let new = PoolBox::try_new_with(self.tag, make)?.into_raw();
-        // Starting is one thread's: nobody has set it in between.
+        // One thread sets it at a time: nobody has in between.
         self.value.store(new, Ordering::Release);
         self.get().ok_or(NtStatus::UNSUCCESSFUL)
     }

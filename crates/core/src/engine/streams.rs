@@ -3,7 +3,7 @@
 use super::{Clock, EventSink, PolicySource, Portcullis};
 use crate::flow::{FlowHandle, FlowSlot, Transfer};
 use crate::inspect::AssemblySlot;
-use crate::stream::{CourseHandle, Edits, Reach};
+use crate::stream::{CourseHandle, Edits, Reach, STREAM_EFFECTS};
 use lock_api::RawMutex;
 use portcullis_proto::effect::{EffectKind, EffectSet};
 
@@ -31,8 +31,7 @@ where
 {
     /// Whether a rule of the policy in force edits streams, or takes them out of band.
     pub fn treats_streams(&self) -> bool {
-        const TREATING: EffectSet = Edits::KINDS.with(EffectKind::OutOfBand);
-        self.effects_in_force().intersects(TREATING)
+        self.effects_in_force().intersects(STREAM_EFFECTS)
     }
 
     fn effects_in_force(&self) -> EffectSet {

@@ -25,3 +25,8 @@ pub use editor::{Editor, Edits, Stuck};
 pub use inline::{Inline, inline};
 pub use lane::{Piece, PieceSlot, Push};
 pub use window::{Insert, WINDOW};
+
+use portcullis_proto::effect::{EffectKind, EffectSet};
+
+/// The kinds of effects that streams are treated for.
+pub const STREAM_EFFECTS: EffectSet = Edits::KINDS.with(EffectKind::OutOfBand);

@@ -44,8 +44,11 @@ impl Heap {
         if start.is_null() {
             return None;
         }
-        super::fill(start as usize, layout.size(), CANARY);
-        let address = start as usize + front;
+        let (start, end) = (start as usize, start as usize + layout.size());
+        let address = start + front;
+        // What is between them the pool fills.
+        super::fill(start, front, CANARY);
+        super::fill(address + size, end - address - size, CANARY);
         self.live.insert((address, size));
         Some(address)
     }
@@ -80,8 +83,16 @@ impl Heap {
 
 /// The first byte of a freed block that changed.
 fn changed(block: &Block) -> Option<Damage> {
-    let offset = (0..block.size).find(|offset| {
+    /// Bytes that are looked at together; every block begins at a multiple of them.
+    const WORD: usize = size_of::<u64>();
+    let words = block.size / WORD;
+    let intact = (0..words).take_while(|word| {
         // SAFETY: a freed block's memory is ours until it is released.
+        let value = unsafe { ((block.address + word * WORD) as *const u64).read_volatile() };
+        value == u64::from_ne_bytes([POISON; WORD])
+    });
+    let offset = (intact.count() * WORD..block.size).find(|offset| {
+        // SAFETY: as above.
         let byte = unsafe { ((block.address + offset) as *const u8).read_volatile() };
         byte != POISON
     })?;
