@@ -142,9 +142,10 @@ fn add(
 ) -> Result {
     let point = filter.point();
     let number = filter.number();
-    let object = match outlives {
-        Outlives::Persistent => Object::PersistentFilter(number),
-        Outlives::BootTime => Object::BootTimeFilter(number),
+    let object = if outlives == Outlives::BootTime {
+        Object::BootTimeFilter(number)
+    } else {
+        Object::PersistentFilter(number)
     };
     let plain = PlainFilter {
         key: callouts::key(object),

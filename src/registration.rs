@@ -1,15 +1,13 @@
 //! Registering the callouts, and unregistering them when nothing of theirs is in use any more.
 
-use core::time::Duration;
-
 use kmdf::Driver;
 use portcullis_proto::{Counter, LifecycleStep};
 use wfp::{
     Result,
     cell::KernelCell,
     flow::Removal,
-    irql::Passive,
-    registration::{Busy, Registration},
+    irql::{Passive, Patience},
+    registration::Registration,
     schema::IpVersion,
     sync::WaitLock,
 };
@@ -43,13 +41,6 @@ pub(crate) fn register(_driver: Driver, passive: Passive) -> Result {
     Ok(())
 }
 
-/// Between two attempts to unregister what is busy.
-const PATIENCE: Duration = Duration::from_millis(1);
-/// After this many attempts something is wrong; attempts become rare, and go on all the same.
-const ATTEMPTS: u32 = 10_000;
-/// Between two attempts then.
-const RESIGNATION: Duration = Duration::from_millis(100);
-
 /// Removes every flow context and unregisters every callout.
 ///
 /// It does not return before that is done, however long it takes: a driver that is gone while WFP
@@ -61,22 +52,14 @@ pub(crate) fn unregister(passive: Passive) {
     };
     let mut registered = registered.lock(passive);
     for (entry, place) in callouts::entries().zip(registered.iter_mut()) {
-        let mut attempt = 0;
-        while let Some(registration) = place.take() {
-            let Err(Busy {
-                registration,
-                status,
-            }) = registration.unregister(passive)
-            else {
-                entry.forget();
-                break;
-            };
-            *place = Some(registration);
-            state::count(Counter::UnregisterBusy);
-            state::record(LifecycleStep::UnregisterCallouts, status);
-            // A flow that was established just before the filters went.
-            remove_flow_contexts(passive);
-            wait(&mut attempt, passive);
+        if let Some(registration) = place.take() {
+            registration.unregister_at_last(passive, |status| {
+                state::count(Counter::UnregisterBusy);
+                state::record(LifecycleStep::UnregisterCallouts, status);
+                // A flow that was established just before the filters went.
+                remove_flow_contexts(passive);
+            });
+            entry.forget();
         }
     }
     drop(registered);
@@ -89,7 +72,7 @@ fn remove_flow_contexts(passive: Passive) {
     let Some(core) = state::core() else {
         return;
     };
-    let mut attempt = 0;
+    let mut patience = Patience::new();
     loop {
         core.flows().for_each(|flow| {
             let version = if flow.is_v6 {
@@ -109,15 +92,6 @@ fn remove_flow_contexts(passive: Passive) {
         if core.flows().is_empty() {
             return;
         }
-        wait(&mut attempt, passive);
+        patience.wait(passive);
     }
-}
-
-fn wait(attempt: &mut u32, passive: Passive) {
-    *attempt = attempt.saturating_add(1);
-    passive.sleep(if *attempt < ATTEMPTS {
-        PATIENCE
-    } else {
-        RESIGNATION
-    });
 }

@@ -9,6 +9,8 @@
 
 mod framework;
 mod request;
+mod service;
 
 pub use framework::{ControlDevice, Driver, Queue, Timer, WorkItem};
 pub use request::{File, Request};
+pub use service::{Service, enter};

@@ -21,6 +21,7 @@ use wfp_sys::{
 
 use crate::{
     engine::to_guid,
+    flow::CalloutId,
     layer::{Fields, LayerType},
     metadata::Metadata,
     pend::PendedOperation,
@@ -40,8 +41,13 @@ pub trait Callout: 'static {
     /// Whether contexts are associated with flows for it.
     const FLOW_CONTEXTS: bool = false;
 
-    /// Where the calls of one IP version are counted.
-    fn counters(version: IpVersion) -> &'static Counters;
+    /// Where the calls of one IP version are counted: by default together with those of every other callout that has no
+    /// counters of its own.
+    #[must_use]
+    fn counters(_version: IpVersion) -> &'static Counters {
+        static COUNTERS: Counters = Counters::new();
+        &COUNTERS
+    }
 
     /// Decides about one indication.
     fn classify(call: &Classify<'_, Self::Layer>) -> <Self::Layer as LayerType>::Verdict;
@@ -125,6 +131,8 @@ pub struct Classify<'a, L: LayerType> {
     pub metadata: Metadata<'a>,
     /// The packet or stream data.
     pub data: L::Data<'a>,
+    /// The callout itself, as WFP knows it.
+    pub callout: CalloutId,
     /// The context that was associated with the flow for this callout.
     pub flow_context: Option<NonZeroU64>,
     /// Whether an earlier filter has taken the right to decide: then a permit changes nothing.
@@ -265,6 +273,7 @@ unsafe extern "C" fn classify<C: Callout>(
         metadata: unsafe { Metadata::new(meta) },
         // SAFETY: the layer data is of this layer, which `Fields::new` has checked.
         data: unsafe { C::Layer::data(layer_data) },
+        callout: CalloutId::new(filter.action.calloutId),
         flow_context: NonZeroU64::new(flow_context),
         decided: !answer.rights.contains(Rights::ACTION_WRITE),
         must_decide: answer

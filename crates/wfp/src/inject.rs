@@ -161,6 +161,35 @@ impl<K> Drop for InjectionHandle<K> {
     }
 }
 
+/// A handle for each IP version, for callouts that are at the layers of both.
+#[derive(Debug)]
+#[must_use = "handles that are dropped are destroyed"]
+pub struct InjectionHandles<K> {
+    v4: InjectionHandle<K>,
+    v6: InjectionHandle<K>,
+}
+
+impl<K: Kind> InjectionHandles<K> {
+    /// Both handles.
+    ///
+    /// # Errors
+    /// As [`InjectionHandle::create`]; there is neither then.
+    pub fn create(passive: Passive) -> Result<Self, NtStatus> {
+        Ok(Self {
+            v4: InjectionHandle::create(IpVersion::V4, passive)?,
+            v6: InjectionHandle::create(IpVersion::V6, passive)?,
+        })
+    }
+
+    /// The handle for packets of one IP version.
+    pub const fn of(&self, version: IpVersion) -> &InjectionHandle<K> {
+        match version {
+            IpVersion::V4 => &self.v4,
+            IpVersion::V6 => &self.v6,
+        }
+    }
+}
+
 fn destroy(handle: NonNull<c_void>, _passive: Passive) -> Result<(), NtStatus> {
     // SAFETY: the caller gives the handle up, and the token says PASSIVE_LEVEL.
     NtStatus::from_i32(unsafe { wfp_sys::FwpsInjectionHandleDestroy0(handle.as_ptr()) }).ok()

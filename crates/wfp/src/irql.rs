@@ -104,3 +104,32 @@ impl From<Passive> for Dispatch {
 
 /// How long a poll of something that ends soon sleeps between two looks.
 pub(crate) const POLL: Duration = Duration::from_millis(1);
+
+/// Waiting for something that has to happen, however long it takes.
+#[derive(Debug, Default)]
+pub struct Patience {
+    attempts: u32,
+}
+
+impl Patience {
+    /// After this many attempts something is wrong; attempts become rare, and go on all the same.
+    const ATTEMPTS: u32 = 10_000;
+    /// Between two attempts then.
+    const RESIGNATION: Duration = Duration::from_millis(100);
+
+    /// Nothing has been attempted yet.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { attempts: 0 }
+    }
+
+    /// Waits after an attempt.
+    pub fn wait(&mut self, passive: Passive) {
+        self.attempts = self.attempts.saturating_add(1);
+        passive.sleep(if self.attempts < Self::ATTEMPTS {
+            POLL
+        } else {
+            Self::RESIGNATION
+        });
+    }
+}

@@ -24,6 +24,8 @@
 #![cfg_attr(not(windows), allow(rustdoc::broken_intra_doc_links))]
 
 #[cfg(windows)]
+pub mod attachment;
+#[cfg(windows)]
 pub mod bfe;
 #[cfg(windows)]
 pub mod callout;

@@ -33,6 +33,8 @@ pub enum PlainAction {
 /// How a plain filter outlives its session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outlives {
+    /// Not at all, if the session is dynamic; else until the base filtering engine stops.
+    Nothing,
     /// It comes back whenever the base filtering engine starts.
     Persistent,
     /// It is in force from the start of the network stack until the base filtering engine has
@@ -398,6 +400,7 @@ impl Transaction<'_> {
         let mut provider = filter.label.provider.map(to_guid);
         let mut weight = filter.weight;
         let flags = match filter.outlives {
+            Outlives::Nothing => FilterFlags::NONE,
             Outlives::Persistent => FilterFlags::PERSISTENT,
             Outlives::BootTime => FilterFlags::BOOTTIME,
         };

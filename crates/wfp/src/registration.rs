@@ -9,7 +9,7 @@ use crate::{
     callout::{self, Callout},
     device::Device,
     flow::CalloutId,
-    irql::Passive,
+    irql::{Passive, Patience},
 };
 
 /// A registered callout. It has to be [unregistered](Self::unregister) before the driver unloads:
@@ -79,6 +79,21 @@ impl Registration {
                 registration: self,
                 status,
             }),
+        }
+    }
+
+    /// Unregisters the callout, and does not return before that is done, however long it takes: a driver that is gone
+    /// while WFP can call it is a crash, one that cannot be unloaded is not.
+    ///
+    /// `when_busy` is called with the status after each attempt that failed. It removes the contexts of flows that were
+    /// established just before their filter went; who has no contexts has nothing to do.
+    pub fn unregister_at_last(self, passive: Passive, mut when_busy: impl FnMut(NtStatus)) {
+        let mut registration = self;
+        let mut patience = Patience::new();
+        while let Err(busy) = registration.unregister(passive) {
+            registration = busy.registration;
+            when_busy(busy.status);
+            patience.wait(passive);
         }
     }
 }
