@@ -13,6 +13,7 @@
 //! image    the driver's image, and one like it
 //! random   numbers from a seed
 //! sweep    which calls a sweep over failing calls takes
+//! examples the drivers of examples/
 //! foreign  drivers that are not ours: those in C of tests/drivers, and one that Microsoft's tools have built
 //! ```
 #![forbid(unsafe_code)]
@@ -23,6 +24,7 @@
 
 pub mod capture;
 pub mod control;
+pub mod examples;
 pub mod foreign;
 pub mod image;
 pub mod messages;

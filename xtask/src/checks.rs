@@ -26,6 +26,7 @@ pub(crate) fn run_all(filter: Option<&str>) -> anyhow::Result<()> {
     let images = Images {
         driver: image,
         conformance: driver::build_conformance(&tools)?,
+        examples: driver::build_examples(&tools)?,
         test_drivers: test_drivers::build(&tools)?,
     };
     step("tests");

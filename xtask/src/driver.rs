@@ -13,11 +13,31 @@ use crate::shell::{self, run, step};
 pub(crate) const PACKAGES: &[&str] = &[
     "portcullis",
     "conformance-driver",
+    "accounting-driver",
+    "editing-driver",
+    "guarding-driver",
+    "holding-driver",
     "marking-driver",
+    "pacing-driver",
+    "redirecting-driver",
+    "screening-driver",
     "watching-driver",
     "kmdf",
     "wfp",
     "wfp-sys",
+];
+
+/// The drivers of `examples/`.
+const EXAMPLES: &[&str] = &[
+    "accounting",
+    "editing",
+    "guarding",
+    "holding",
+    "marking",
+    "pacing",
+    "redirecting",
+    "screening",
+    "watching",
 ];
 
 /// The KMDF version the driver asks for, as Cargo.toml's metadata has it.
@@ -116,6 +136,37 @@ pub(crate) fn build_conformance(tools: &Tools) -> anyhow::Result<PathBuf> {
     image(&root, arch, "conformance_driver.dll", "conformance.sys")
 }
 
+/// Builds the drivers of `examples/`, and returns the folder of their images.
+pub(crate) fn build_examples(tools: &Tools) -> anyhow::Result<PathBuf> {
+    step("building the example drivers");
+    let arch = Arch::X86_64;
+    let root = shell::root();
+    let mut build = kit::cargo(tools, arch, "build", &root)?;
+    for name in EXAMPLES {
+        build.args(["--package", &format!("{name}-driver")]);
+        build.args(["--features", &format!("{name}-driver/image")]);
+    }
+    run(&mut build)?;
+    for name in EXAMPLES {
+        let image = image(
+            &root,
+            arch,
+            &format!("{name}_driver.dll"),
+            &format!("{name}.sys"),
+        )?;
+        check(&image, arch)?;
+    }
+    Ok(output(&root, arch))
+}
+
+/// The folder of what was built in `checkout`.
+fn output(checkout: &Path, arch: Arch) -> PathBuf {
+    checkout
+        .join(kit::OUTPUT)
+        .join(arch.target())
+        .join("release")
+}
+
 /// Builds the driver in `checkout`, this repository or a copy of it.
 pub(crate) fn build_in(tools: &Tools, arch: Arch, checkout: &Path) -> anyhow::Result<PathBuf> {
     run(kit::cargo(tools, arch, "build", checkout)?.args(["--package", "portcullis", "--lib"]))?;
@@ -124,10 +175,7 @@ pub(crate) fn build_in(tools: &Tools, arch: Arch, checkout: &Path) -> anyhow::Re
 
 /// Gives the library that was built in `checkout` the name of a driver.
 fn image(checkout: &Path, arch: Arch, library: &str, name: &str) -> anyhow::Result<PathBuf> {
-    let output = checkout
-        .join(kit::OUTPUT)
-        .join(arch.target())
-        .join("release");
+    let output = output(checkout, arch);
     let image = output.join(name);
     fs::copy(output.join(library), &image)
         .with_context(|| format!("no {library} in {}", output.display()))?;

@@ -288,12 +288,14 @@ fn forget_stale(root: &Path, arch: Arch, checkout: &Path) -> anyhow::Result<()> 
     // Nor does Cargo look at the kit's libraries: without its output it links again.
     let output = folder.join(arch.target()).join("release");
     let libraries = newest(&root.join("Lib"))?;
-    for image in ["portcullis.dll", "conformance_driver.dll"]
-        .into_iter()
-        .flat_map(|name| [output.join(name), output.join("deps").join(name)])
-    {
-        if image.exists() && modified(&image) < libraries {
-            fs::remove_file(image)?;
+    for folder in [output.join("deps"), output] {
+        for image in fs::read_dir(folder).into_iter().flatten().flatten() {
+            let image = image.path();
+            if image.extension().is_some_and(|ending| ending == "dll")
+                && modified(&image) < libraries
+            {
+                fs::remove_file(image)?;
+            }
         }
     }
     Ok(())
@@ -346,6 +348,7 @@ pub(crate) fn lint(tools: &Tools) -> anyhow::Result<()> {
         command.args(["--package", package]);
     }
     run(command.args([
+        "--keep-going",
         "--features",
         "conformance-driver/image",
         "--",

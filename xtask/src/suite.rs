@@ -16,6 +16,8 @@ use crate::test_drivers;
 pub(crate) const DRIVER_VARIABLE: &str = "PORTCULLIS_SYS";
 /// Tells the conformance suite which image its driver is.
 const CONFORMANCE_VARIABLE: &str = "PORTCULLIS_CONFORMANCE_SYS";
+/// Tells the tests of the example drivers which folder their images are in.
+const EXAMPLES_VARIABLE: &str = "PORTCULLIS_EXAMPLES";
 /// Tells tests how the filter engine answers what documentation leaves open.
 const OPTIONS_VARIABLE: &str = "PORTCULLIS_OPTIONS";
 
@@ -29,6 +31,8 @@ pub(crate) struct Images {
     pub(crate) driver: PathBuf,
     /// The driver of the conformance tests.
     pub(crate) conformance: PathBuf,
+    /// The folder of the example drivers.
+    pub(crate) examples: PathBuf,
     /// The folder of the drivers in C.
     pub(crate) test_drivers: PathBuf,
 }
@@ -64,6 +68,7 @@ fn with_images<'c>(command: &'c mut Command, images: &Images) -> &'c mut Command
     command
         .env(DRIVER_VARIABLE, &images.driver)
         .env(CONFORMANCE_VARIABLE, &images.conformance)
+        .env(EXAMPLES_VARIABLE, &images.examples)
         .env(test_drivers::VARIABLE, &images.test_drivers)
 }
 

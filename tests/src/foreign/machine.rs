@@ -24,6 +24,8 @@ pub struct Machine {
     /// The host.
     pub net: Net,
     driver: Option<Driver>,
+    /// The names in the object manager before the driver was there.
+    names: Vec<String>,
 }
 
 impl Machine {
@@ -52,11 +54,13 @@ impl Machine {
     pub fn loaded(config: &Config, driver: &Built) -> Self {
         let kernel = Kernel::new(config).expect("memory and threads");
         let net = Net::new(&kernel, 0);
+        let names = kernel.io().names();
         let loaded = load(&kernel, driver);
         Self {
             kernel,
             net,
             driver: Some(loaded),
+            names,
         }
     }
 
@@ -153,13 +157,10 @@ impl Machine {
         assert_clean(&report);
         assert!(self.kernel.filter_engine().registered_callouts().is_empty());
         assert_eq!(self.kernel.filter_engine().session_count(), 0);
-        let names = self.kernel.io().names();
-        assert!(
-            names.iter().all(|name| !name.contains("gate")
-                && !name.contains("editor")
-                && !name.contains("warden")
-                && !name.contains("usher")),
-            "left in the object manager: {names:?}"
+        assert_eq!(
+            self.kernel.io().names(),
+            self.names,
+            "left in the object manager"
         );
     }
 }
