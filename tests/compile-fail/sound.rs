@@ -11,9 +11,10 @@ fn counters() -> &'static Counters {
 
 use wfp::engine::{EngineSession, Label};
 use wfp::irql::Passive;
-use wfp::layer::{AleFlowEstablished, Stream};
+use wfp::layer::{AleAuthConnect, AleFlowEstablished, Stream};
+use wfp::pend::PendedOperation;
 use wfp::registration::Registration;
-use wfp::verdict::{Seen, StreamVerdict};
+use wfp::verdict::{Authorization, Seen, StreamVerdict};
 
 pub struct Watcher;
 
@@ -53,4 +54,12 @@ pub fn change(label: &Label<'_>, passive: Passive) -> wfp::Result {
 
 pub fn leave(registration: Registration, passive: Passive) -> Option<Registration> {
     registration.unregister(passive).err().map(|busy| busy.registration)
+}
+
+pub fn hold(call: &Classify<'_, AleAuthConnect>) -> (Option<PendedOperation>, Authorization) {
+    (call.pend().ok(), Authorization::Block)
+}
+
+pub fn let_go(operation: PendedOperation) {
+    operation.complete();
 }
