@@ -35,12 +35,13 @@ const END_TO_END: &str = "portcullis-tests";
 /// The name of both conformance suites.
 const SUITE: &str = "conformance";
 /// End-to-end tests that are not the product's, or that take minutes.
-const APART: [&str; 11] = [
+const APART: [&str; 12] = [
     SUITE,
     "captures",
     "compile_fail",
     "coverage",
     "cycles",
+    "examples",
     "foreign",
     "machines",
     "metadata",
