@@ -164,6 +164,7 @@ struct Row {
     action: CalloutAction,
     /// What becomes of traffic while the callout is not registered, and so on.
     filter: FilterFlags,
+    weight: u64,
     demand: Demand,
     layer: fn(IpVersion) -> &'static Layer,
     counters: fn(IpVersion) -> &'static Counters,
@@ -188,6 +189,11 @@ impl Row {
                     FilterFlags::PERMIT_IF_CALLOUT_UNREGISTERED
                 }
             },
+            // Who watches comes before those who decide, who end the sublayer's evaluation.
+            weight: match action {
+                CalloutAction::Inspection => 0xC000_0000_0000_0000,
+                CalloutAction::Unknown | CalloutAction::Terminating => 0x8000_0000_0000_0000,
+            },
             demand: Demand::Always,
             layer: layer::row::<C::Layer>,
             counters: C::counters,
@@ -198,6 +204,14 @@ impl Row {
     /// The row with a filter that exists only on demand.
     const fn on(self, demand: Demand) -> Self {
         Self { demand, ..self }
+    }
+
+    /// The row with a filter behind those who decide: it sees what they leave.
+    const fn last(self) -> Self {
+        Self {
+            weight: 0x4000_0000_0000_0000,
+            ..self
+        }
     }
 }
 
@@ -301,6 +315,8 @@ const TABLE: [Row; COUNT / 2] = [
         MERGED,
         CalloutAction::Inspection,
     )
+    // A packet that is changed or waits is captured when it has been injected, as what is above sees it.
+    .last()
     .on(Demand::Needs(Needs::CAPTURE)),
     Row::new::<network::Outbound>(
         CalloutKind::OutboundCapture,
@@ -472,13 +488,9 @@ impl Entry {
         self.row.demand.is_met(wanted)
     }
 
-    /// The weight of its filter: who watches comes before those who decide, who end the sublayer's
-    /// evaluation.
+    /// The weight of its filter in its sublayer.
     pub(crate) const fn weight(&self) -> u64 {
-        match self.row.action {
-            CalloutAction::Inspection => 0xC000_0000_0000_0000,
-            CalloutAction::Unknown | CalloutAction::Terminating => 0x8000_0000_0000_0000,
-        }
+        self.row.weight
     }
 
     /// Its filter's flags.

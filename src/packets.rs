@@ -21,6 +21,7 @@ use wfp::{
     inject::{Arrival, Completion, InjectionHandle, Network, Parcels},
     irql::Passive,
     list::{OwnedList, PacketPool},
+    nbl::Packet,
     pool::PoolVec,
     schema::IpVersion,
     sync::{RawSpinLock, SpinLock},
@@ -207,6 +208,12 @@ impl Packets {
             IpVersion::V4 => v4.as_ref(),
             IpVersion::V6 => v6.as_ref(),
         }
+    }
+
+    /// Whether the packet was injected from here: it was taken, and is on its way.
+    pub(crate) fn is_own(&self, version: IpVersion, packet: Packet<'_>) -> bool {
+        let handle = self.handle(version);
+        handle.is_some_and(|handle| handle.state(packet).is_own())
     }
 
     /// Memory for a packet of so many bytes.

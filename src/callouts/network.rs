@@ -1,7 +1,7 @@
 //! `INBOUND_IPPACKET`, `OUTBOUND_IPPACKET` and `IPFORWARD`: packets, for who captures, and forwarded ones to
 //! be decided.
 
-use portcullis_core::{Ends, PacketSummary};
+use portcullis_core::{Ends, PacketSummary, packet::HEADERS};
 use portcullis_proto::{
     Counter,
     capture::{CaptureKind, CaptureRecord, CaptureStart},
@@ -17,12 +17,9 @@ use wfp::{
 
 use super::{authorize, discard};
 use crate::{
-    capture,
+    capture, packets,
     state::{self, Core},
 };
-
-/// Bytes in which a packet's ports are, with all but the longest extension headers.
-const HEADERS: usize = 128;
 
 /// Packets that come in.
 pub(super) struct Inbound;
@@ -55,7 +52,13 @@ impl Callout for Outbound {
     }
 
     fn classify(call: &Classify<'_, OutboundIpPacket>) -> Authorization {
-        copy(call, call.data, 0, policy::Direction::Outbound.raw());
+        // It was captured before it was changed, or waited.
+        let is_again = call.data.is_some_and(|packet| {
+            packets::packets().is_some_and(|packets| packets.is_own(call.fields.version(), packet))
+        });
+        if !is_again {
+            copy(call, call.data, 0, policy::Direction::Outbound.raw());
+        }
         Authorization::Continue
     }
 }

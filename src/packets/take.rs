@@ -1,8 +1,8 @@
 //! Taking a packet out of the stack.
 
 use portcullis_core::{
-    Clock, Transfer,
-    packet::{Checksums, Edit, Layout, Segments, Treatment},
+    Clock, Endpoint, Transfer,
+    packet::{Checksums, Edit, HEADERS, Layout, PathNews, Quote, Segments, Treatment},
 };
 use portcullis_proto::Counter;
 use wfp::{
@@ -14,9 +14,6 @@ use wfp::{
 
 use super::{Departure, Held, Packets};
 use crate::state::{self, SystemClock};
-
-/// Bytes of a packet that are looked at in place: the longest headers of IPv4 and TCP, or those of IPv6 with some extension headers.
-const HEADERS: usize = 192;
 
 /// A packet that a layer shows, which begins with its IP header.
 #[derive(Clone, Copy)]
@@ -32,10 +29,25 @@ struct Head {
     bytes: [u8; HEADERS],
     used: usize,
     layout: Layout,
+    /// It is an ICMP error about a packet of a translated path, whose remote side has another name where the error goes.
+    about: Option<(Quote, Endpoint)>,
 }
 
 impl Head {
-    fn of(buffer: Buffer<'_>) -> Option<Self> {
+    /// Looks at a packet; one that cannot be read is counted.
+    fn of(packets: &Packets, transfer: Transfer, buffer: Buffer<'_>) -> Option<Self> {
+        let mut head = Self::read(buffer);
+        match &mut head {
+            Some(head) => {
+                head.about = Quote::of(head.first(), &head.layout)
+                    .and_then(|quote| Some((quote, packets.paths.other_side(transfer, &quote)?)));
+            }
+            None => state::count(Counter::PacketMalformed),
+        }
+        head
+    }
+
+    fn read(buffer: Buffer<'_>) -> Option<Self> {
         let mut bytes = [0; HEADERS];
         let used = buffer.length().min(HEADERS);
         buffer.copy_to(0, bytes.get_mut(..used)?).ok()?;
@@ -44,6 +56,7 @@ impl Head {
             bytes,
             used,
             layout,
+            about: None,
         })
     }
 
@@ -66,11 +79,10 @@ pub(crate) fn take(packets: &Packets, shown: &Shown<'_>) -> bool {
     let Some(first) = buffers.next() else {
         return false;
     };
-    let Some(head) = Head::of(first) else {
-        state::count(Counter::PacketMalformed);
+    let Some(head) = Head::of(packets, shown.transfer, first) else {
         return false;
     };
-    if !packets.paths.follows(shown.transfer, &head.layout) {
+    if head.about.is_none() && !packets.paths.follows(shown.transfer, &head.layout) {
         return false;
     }
     let now = SystemClock.now();
@@ -83,11 +95,9 @@ pub(crate) fn take(packets: &Packets, shown: &Shown<'_>) -> bool {
         return take_one(packets, shown, first, &head, offload);
     }
     for buffer in shown.packet.buffers() {
-        let Some(head) = Head::of(buffer) else {
-            state::count(Counter::PacketMalformed);
-            continue;
-        };
-        take_each(packets, shown, buffer, &head, offload);
+        if let Some(head) = Head::of(packets, shown.transfer, buffer) {
+            take_each(packets, shown, buffer, &head, offload);
+        }
     }
     true
 }
@@ -125,15 +135,15 @@ fn take_one(
 ) -> bool {
     let length = head.layout.total;
     let treatment = treat(packets, shown, head, length);
-    if treatment == Treatment::Pass {
+    let is_as_it_was = match treatment {
+        Treatment::Pass => true,
+        Treatment::Now(edit) => !edit.changes(head.first(), &head.layout),
+        _ => false,
+    };
+    if is_as_it_was && head.about.is_none() {
         return false;
     }
-    if let Treatment::Now(edit) = treatment
-        && !edit.changes(head.first(), &head.layout)
-    {
-        return false;
-    }
-    apply(packets, shown, treatment, length, |memory| {
+    apply(packets, shown, treatment, head, length, |memory| {
         buffer.copy_to(0, memory).ok()?;
         Some((head.layout, checksums(shown.transfer, offload)))
     });
@@ -153,7 +163,7 @@ fn take_each(
     let Some(segments) = segments else {
         let length = head.layout.total;
         let treatment = treat(packets, shown, head, length);
-        return apply(packets, shown, treatment, length, |memory| {
+        return apply(packets, shown, treatment, head, length, |memory| {
             buffer.copy_to(0, memory).ok()?;
             Some((head.layout, checksums(shown.transfer, offload)))
         });
@@ -161,7 +171,7 @@ fn take_each(
     for index in 0..segments.count() {
         let length = segments.length(index);
         let treatment = treat(packets, shown, head, length);
-        apply(packets, shown, treatment, length, |memory| {
+        apply(packets, shown, treatment, head, length, |memory| {
             let (headers, data) = memory.split_at_mut_checked(segments.headers())?;
             headers.copy_from_slice(head.first().get(..segments.headers())?);
             buffer.copy_to(segments.data(index).start, data).ok()?;
@@ -172,9 +182,22 @@ fn take_each(
 
 fn treat(packets: &Packets, shown: &Shown<'_>, head: &Head, length: usize) -> Treatment {
     let now = SystemClock.now();
-    packets
+    let first = head.first();
+    let treated = packets
         .paths
-        .packet(shown.transfer, &head.layout, length as u64, now)
+        .packet(shown.transfer, first, &head.layout, length as u64, now);
+    if let Some(news) = &treated.news {
+        tell(news);
+    }
+    treated.treatment
+}
+
+/// An event takes much of the stack, and is made once or twice for a path.
+#[inline(never)]
+fn tell(news: &PathNews) {
+    if let Some(core) = state::core() {
+        core.packets_treated(news);
+    }
 }
 
 /// Does what is to be done with a packet of `length` bytes that `write` copies.
@@ -182,11 +205,12 @@ fn apply(
     packets: &Packets,
     shown: &Shown<'_>,
     treatment: Treatment,
+    head: &Head,
     length: usize,
     write: impl FnOnce(&mut PacketBuffer) -> Option<(Layout, Checksums)>,
 ) {
     let make = |edit: &Edit| {
-        let departure = copy(packets, shown, edit, length, write);
+        let departure = copy(packets, shown, edit, head.about, length, write);
         if departure.is_none() {
             state::count(Counter::PacketsDropped);
         }
@@ -218,12 +242,17 @@ fn copy(
     packets: &Packets,
     shown: &Shown<'_>,
     edit: &Edit,
+    about: Option<(Quote, Endpoint)>,
     length: usize,
     write: impl FnOnce(&mut PacketBuffer) -> Option<(Layout, Checksums)>,
 ) -> Option<Departure> {
     let mut memory = packets.memory(length)?;
     let (layout, checksums) = write(&mut memory)?;
     edit.apply(&mut memory, &layout, checksums).ok()?;
+    if let Some((quote, other)) = about {
+        quote.translate(shown.transfer, other, &mut memory, &layout);
+        state::count(Counter::IcmpErrorsTranslated);
+    }
     Some(Departure {
         list: memory.into_list(0).ok()?,
         version: shown.version,

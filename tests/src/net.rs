@@ -211,6 +211,30 @@ impl Net {
     }
 }
 
+/// The packets that have left the machine.
+#[must_use]
+pub fn sent(output: Vec<Output>) -> Vec<Vec<u8>> {
+    output
+        .into_iter()
+        .filter_map(|output| match output {
+            Output::Sent(packet) => Some(packet),
+            _ => None,
+        })
+        .collect()
+}
+
+/// The datagrams that sockets have got.
+#[must_use]
+pub fn received(output: Vec<Output>) -> Vec<Vec<u8>> {
+    output
+        .into_iter()
+        .filter_map(|output| match output {
+            Output::Datagram { bytes, .. } => Some(bytes),
+            _ => None,
+        })
+        .collect()
+}
+
 fn give(cpu: &Cpu, host: &mut Host<KernelFiltering>, packet: &[u8]) -> PacketReport {
     cpu.machine().time().advance(MILLISECOND);
     let report = host.packet(cpu.machine().time().now(), packet);

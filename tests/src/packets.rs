@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use portcullis_core::packet::{Checksums, Layout, complete};
+
 /// TCP's FIN flag.
 pub const FIN: u8 = 0x01;
 /// TCP's SYN flag.
@@ -41,6 +43,41 @@ pub fn ip(source: IpAddr, destination: IpAddr, protocol: u8, payload: &[u8]) -> 
     }
     bytes.extend_from_slice(payload);
     bytes
+}
+
+/// The packet with every checksum in its place, as a host's stack sends it.
+#[must_use]
+pub fn whole(mut packet: Vec<u8>) -> Vec<u8> {
+    let layout = Layout::new_checked(&packet).expect("a packet");
+    let missing = Checksums {
+        ip_missing: true,
+        transport_missing: true,
+    };
+    complete(&mut packet, &layout, missing);
+    packet
+}
+
+/// An ICMP error, "port unreachable", of `from` to `to` about a packet, with its checksum.
+#[must_use]
+pub fn unreachable(from: IpAddr, to: IpAddr, about: &[u8]) -> Vec<u8> {
+    let (protocol, kind, code) = if from.is_ipv4() {
+        (1, 3, 3)
+    } else {
+        (58, 1, 4)
+    };
+    let mut message = [&[kind, code, 0, 0, 0, 0, 0, 0], about].concat();
+    let mut summed = Vec::new();
+    if let (IpAddr::V6(from), IpAddr::V6(to)) = (from, to) {
+        summed.extend([from.octets(), to.octets()].concat());
+        summed.extend(u32::try_from(message.len()).expect("small").to_be_bytes());
+        summed.extend([0, 0, 0, protocol]);
+    }
+    summed.extend(&message);
+    if summed.len() % 2 == 1 {
+        summed.push(0);
+    }
+    message[2..4].copy_from_slice(&checksum(&summed).to_be_bytes());
+    ip(from, to, protocol, &message)
 }
 
 /// The Internet checksum (RFC 1071).

@@ -9,8 +9,7 @@ use portcullis_cli::report::events::line;
 use portcullis_proto::event::{EventKind, EventRecord, Operation};
 use portcullis_proto::policy::{Action as Verdict, Direction};
 use portcullis_proto::{CalloutKind, Counter, Family};
-use portcullis_tests::packets::ip;
-use portcullis_tests::{Net, Product, Tcp, World, udp};
+use portcullis_tests::{Net, Product, Tcp, World, packets, udp};
 use wfp_schema::{Action, FilterFlags, IpVersion, LayerId};
 
 const BOTH: [(IpVersion, &str, &str, &str); 2] = [
@@ -71,17 +70,8 @@ fn socket(version: IpVersion, protocol: u8, port: u16) -> Socket {
 
 /// An ICMP error that complains about a datagram of this host's: port unreachable.
 fn unreachable(from: &str, to: &str, about: &[u8]) -> Vec<u8> {
-    let (source, destination): (IpAddr, IpAddr) = (
-        from.parse().expect("an address"),
-        to.parse().expect("an address"),
-    );
-    let (protocol, kind, code) = if source.is_ipv4() {
-        (1, 3, 3)
-    } else {
-        (58, 1, 4)
-    };
-    let message = [&[kind, code, 0, 0, 0, 0, 0, 0], about].concat();
-    ip(source, destination, protocol, &message)
+    let address = |text: &str| -> IpAddr { text.parse().expect("an address") };
+    packets::unreachable(address(from), address(to), about)
 }
 
 #[test]

@@ -9,44 +9,13 @@ use portcullis_cli::capture;
 use portcullis_core::packet::{Checksums, Layout, complete};
 use portcullis_proto::status::CalloutStatus;
 use portcullis_proto::{CalloutKind, Counter, Family};
+use portcullis_tests::net::{received, sent};
+use portcullis_tests::packets::whole;
 use portcullis_tests::{Net, Tcp, World, udp};
 use wfp_schema::StreamFlags;
 
-/// The packet with every checksum in its place, as a host's stack sends it.
-fn whole(mut packet: Vec<u8>) -> Vec<u8> {
-    let layout = Layout::new_checked(&packet).expect("a packet");
-    let missing = Checksums {
-        ip_missing: true,
-        transport_missing: true,
-    };
-    complete(&mut packet, &layout, missing);
-    packet
-}
-
 fn datagram(source: &str, destination: &str, data: &[u8]) -> Vec<u8> {
     whole(udp(source, destination, data))
-}
-
-/// The packets that have left the machine.
-fn sent(output: Vec<Output>) -> Vec<Vec<u8>> {
-    output
-        .into_iter()
-        .filter_map(|output| match output {
-            Output::Sent(packet) => Some(packet),
-            _ => None,
-        })
-        .collect()
-}
-
-/// The datagrams that sockets have got.
-fn received(output: Vec<Output>) -> Vec<Vec<u8>> {
-    output
-        .into_iter()
-        .filter_map(|output| match output {
-            Output::Datagram { bytes, .. } => Some(bytes),
-            _ => None,
-        })
-        .collect()
 }
 
 /// How often somebody asked to be let in.

@@ -113,11 +113,18 @@ fn a_path_is_looked_up_for_a_port(bencher: Bencher<'_, '_>, port: u16) {
             .decided(&policy, &connection, decision, 1)
             .expect("room");
     }
-    let layout = Layout::new_checked(&datagram(1_480, port)).expect("a packet");
+    let packet = datagram(1_480, port);
+    let layout = Layout::new_checked(&packet).expect("a packet");
     let mut now = 1_u64 << 57;
     bencher.bench_local(|| {
         now += 100_000;
-        paths.packet(Transfer::Sent, divan::black_box(&layout), 1_480, now)
+        paths.packet(
+            Transfer::Sent,
+            &packet,
+            divan::black_box(&layout),
+            1_480,
+            now,
+        )
     });
 }
 

@@ -355,7 +355,7 @@ fn pieces_of_a_datagram_have_no_ports() {
     let mut packet = UDP_V4.bytes();
     packet[6] = 0x20;
     let layout = Layout::new_checked(&packet).unwrap();
-    assert_eq!((layout.fragment, layout.source.port), (Fragment::Piece, 0));
+    assert_eq!((layout.fragment, layout.source.port), (Fragment::First, 0));
     assert_eq!(layout.checksum_at(), None);
 }
 

@@ -157,7 +157,7 @@ proptest! {
                         destination: (wire != remote).then_some(wire),
                         ..Edit::default()
                     }));
-                    prop_assert_eq!(table.packet(Transfer::Sent, &layout, 28, now), wanted);
+                    prop_assert_eq!(table.packet(Transfer::Sent, &[], &layout, 28, now).treatment, wanted);
                     prop_assert_eq!(table.follows(Transfer::Sent, &layout), wanted != Treatment::Pass);
                 }
                 Step::Receive(local, address, port) => {
@@ -170,7 +170,7 @@ proptest! {
                     } else {
                         Treatment::Pass
                     };
-                    prop_assert_eq!(table.packet(Transfer::Received, &layout, 28, now), wanted);
+                    prop_assert_eq!(table.packet(Transfer::Received, &[], &layout, 28, now).treatment, wanted);
                     prop_assert_eq!(table.follows(Transfer::Received, &layout), is_path);
                 }
             }
@@ -195,7 +195,12 @@ fn when_the_table_is_full_a_path_that_was_not_used_for_long_gives_its_place() {
     assert_eq!(decide(9, 1_060 * SECOND), Err(NoPath::Full));
     // The first one is used again, so that the second is the oldest.
     let packet = layout(end(1, 1), end(8, 4));
-    assert!(table.packet(Transfer::Sent, &packet, 28, 1_100 * SECOND) != Treatment::Pass);
+    assert!(
+        table
+            .packet(Transfer::Sent, &[], &packet, 28, 1_100 * SECOND)
+            .treatment
+            != Treatment::Pass
+    );
     assert_eq!(decide(9, 1_130 * SECOND), Ok(()));
     assert!(table.follows(Transfer::Sent, &packet));
 }

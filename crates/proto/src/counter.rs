@@ -216,6 +216,8 @@ wire_enum! {
         StreamNotInjected = 96, "injections into streams failed";
         /// Connections dropped because there was no room for what a rule does to their data.
         StreamNoRoom = 97, "no room for a stream";
+        /// ICMP errors about packets of translated paths, translated too.
+        IcmpErrorsTranslated = 98, "ICMP errors translated";
     }
 }
 

@@ -56,6 +56,11 @@ wire_enum! {
         IcmpError = 33, "icmp-error";
         /// A packet, or an attempt, was discarded, by whomever; [`discard`](EventRecord::discard) says why.
         Discarded = 34, "discarded";
+        /// The first packet of a connection was changed as its rule says; `target` is the remote side that its packets have
+        /// on the wire, if that is another one, and [`packet_change`](EventRecord::packet_change) says what else.
+        PacketsChanged = 36, "packets-changed";
+        /// The first packet of a connection was dropped because its rule shapes them; `value[0]` is a [`PacketDrop`].
+        PacketsDropped = 37, "packets-dropped";
         /// The filters that hold while the driver does not decide were changed: `value[0]` of them are persistent,
         /// `value[1]` hold from the start of the network stack on.
         ProtectionChanged = 40, "protection-changed";
@@ -234,6 +239,34 @@ pub struct EventRecord {
     pub reporter: [u8; 16],
 }
 
+wire_enum! {
+    /// Why shaping drops a packet.
+    pub enum PacketDrop: u8 {
+        /// The rule wants so many to be lost.
+        Lost = 1, "lost";
+        /// More waits than the rule allows.
+        QueueFull = 2, "queue full";
+    }
+}
+
+/// What of a packet was changed besides its ends, in an event's [`value`](EventRecord::value).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PacketChange {
+    /// The differentiated services code point that it has now.
+    pub dscp: Option<u8>,
+    /// The time to live, or hop limit, that it has now.
+    pub hop_limit: Option<u8>,
+}
+
+impl PacketChange {
+    /// What an event carries: the code point with bit 8, then the limit with bit 24.
+    #[must_use]
+    pub fn to_value(self) -> u64 {
+        let part = |part: Option<u8>| part.map_or(0, |part| 0x100 | u64::from(part));
+        part(self.dscp) | part(self.hop_limit) << 16
+    }
+}
+
 /// Why something was discarded, in an event's [`value`](EventRecord::value).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Discard {
@@ -328,6 +361,25 @@ impl EventRecord {
     pub fn icmp(&self) -> Option<(u8, u8)> {
         let [kind, code, ..] = self.value[0].to_bytes();
         (self.kind == EventKind::IcmpError.raw()).then_some((kind, code))
+    }
+
+    /// What was changed, of a [`PacketsChanged`](EventKind::PacketsChanged).
+    #[must_use]
+    pub fn packet_change(&self) -> Option<PacketChange> {
+        let [dscp, has_dscp, limit, has_limit, ..] = self.value[0].to_bytes();
+        (self.kind == EventKind::PacketsChanged.raw()).then_some(PacketChange {
+            dscp: (has_dscp & 1 != 0).then_some(dscp),
+            hop_limit: (has_limit & 1 != 0).then_some(limit),
+        })
+    }
+
+    /// Why, of a [`PacketsDropped`](EventKind::PacketsDropped).
+    #[must_use]
+    pub fn packet_drop(&self) -> Option<PacketDrop> {
+        let [why, ..] = self.value[0].to_bytes();
+        (self.kind == EventKind::PacketsDropped.raw())
+            .then_some(why)
+            .and_then(PacketDrop::from_raw)
     }
 
     /// The index of the rule that decided.

@@ -114,6 +114,17 @@ fn besides(line: &mut String, event: &EventRecord) {
         let reporter = address(event, &event.reporter);
         write!(line, " type {kind} code {code} from {reporter}").ok();
     }
+    if let Some(change) = event.packet_change() {
+        if let Some(dscp) = change.dscp {
+            write!(line, " dscp {dscp}").ok();
+        }
+        if let Some(limit) = change.hop_limit {
+            write!(line, " ttl {limit}").ok();
+        }
+    }
+    if let Some(why) = event.packet_drop() {
+        write!(line, ": {}", why.name()).ok();
+    }
     for (flag, text) in [
         (EventRecord::RAW_SOCKET, " raw"),
         (EventRecord::PROMISCUOUS, " promiscuous"),

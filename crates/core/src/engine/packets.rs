@@ -5,6 +5,7 @@ use crate::capture::Ends;
 use crate::connection::{Application, Connection};
 use crate::flow::FlowSlot;
 use crate::inspect::AssemblySlot;
+use crate::packet::{Done, PathNews};
 use crate::policy::Decision;
 use lock_api::RawMutex;
 use portcullis_proto::Counter;
@@ -84,6 +85,40 @@ where
             self.send(&event);
         }
         decision
+    }
+
+    /// Something was done to a connection's packets for the first time.
+    pub fn packets_treated(&self, news: &PathNews) {
+        let owner = news.owner;
+        let decision = Decision {
+            rule: owner.rule,
+            log: owner.log,
+            ..Decision::permit()
+        };
+        let (is_reported, epoch) = self
+            .policy
+            .with(|policy, epoch| (self.is_reported(policy.as_ref(), decision), epoch));
+        if !is_reported {
+            return;
+        }
+        let ends = Ends {
+            protocol: news.protocol,
+            local: news.local,
+            remote: news.remote,
+        };
+        let connection = Connection {
+            process_id: owner.process_id,
+            flow: owner.flow,
+            ..anonymous(owner.direction, &ends)
+        };
+        let kind = match news.done {
+            Done::Changed(_) => EventKind::PacketsChanged,
+            Done::Dropped(_) => EventKind::PacketsDropped,
+        };
+        let mut event = self.event(kind, decision, epoch);
+        report::connection(&mut event, &connection);
+        report::packets(&mut event, news);
+        self.send(&event);
     }
 
     /// Somebody discarded something, as a discard layer shows.

@@ -4,10 +4,13 @@ use super::packets::{IcmpError, anonymous};
 use crate::connection::{Connection, Endpoint, Listener, Socket, TCP};
 use crate::endpoint::EndpointTotals;
 use crate::flow::Flow;
+use crate::packet::{Done, Dropped, PathNews};
 use crate::policy::{Decision, RuleIndex};
 use core::net::IpAddr;
 use portcullis_proto::Family;
-use portcullis_proto::event::{EventKind, EventRecord, HostSource, MAX_PATH_UNITS, Operation};
+use portcullis_proto::event::{
+    EventKind, EventRecord, HostSource, MAX_PATH_UNITS, Operation, PacketChange, PacketDrop,
+};
 use portcullis_proto::policy::Direction;
 use zerocopy::little_endian::{U16, U32, U64};
 
@@ -134,6 +137,23 @@ pub(super) fn icmp_error(event: &mut EventRecord, error: &IcmpError) {
     let [kind, _] = error.ends.local.port.to_le_bytes();
     let [code, _] = error.ends.remote.port.to_le_bytes();
     event.value = [U64::from_bytes([kind, code, 0, 0, 0, 0, 0, 0]), U64::ZERO];
+}
+
+/// What was done to a connection's packets.
+pub(super) fn packets(event: &mut EventRecord, news: &PathNews) {
+    let what = match news.done {
+        Done::Changed(edit) => PacketChange {
+            dscp: edit.dscp,
+            hop_limit: edit.hop_limit,
+        }
+        .to_value(),
+        Done::Dropped(Dropped::Lost) => PacketDrop::Lost.raw().into(),
+        Done::Dropped(Dropped::Full) => PacketDrop::QueueFull.raw().into(),
+    };
+    event.value = [U64::new(what), U64::ZERO];
+    if matches!(news.done, Done::Changed(_)) && news.wire != news.remote {
+        target(event, news.wire);
+    }
 }
 
 /// The flow that an event speaks of, with its host and its traffic.

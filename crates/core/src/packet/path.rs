@@ -12,7 +12,9 @@ use lock_api::{Mutex, RawMutex};
 use portcullis_proto::effect::{EffectKind, EffectSet};
 
 use super::edit::Edit;
-use super::header::{Fragment, Layout};
+use super::header::Layout;
+use super::news::{Done, Dropped, Owner, PathNews, Treated};
+use super::quote::Quote;
 use crate::connection::{Connection, Endpoint, TCP, UDP};
 use crate::flow::Transfer;
 use crate::policy::{Decision, Effect, PolicyView};
@@ -110,6 +112,9 @@ struct Entry {
     /// Sent, received.
     ways: [Way; 2],
     seen: u64,
+    /// Whose packets they are, and whether what was done to them has been told.
+    owner: Owner,
+    told: u8,
 }
 
 impl Entry {
@@ -133,6 +138,8 @@ impl Entry {
             shape: Shape::NONE,
             ways: [Way::NEW; 2],
             seen: 0,
+            owner: Owner::NOBODY,
+            told: 0,
         }
     }
 }
@@ -268,6 +275,12 @@ impl<S> Paths<S> {
         let placed = self.place(key, Use::Path, wire, now, |entry| {
             entry.marks = marks;
             entry.shape = shape;
+            let owner = entry.owner.decided(connection, decision);
+            // Another rule's effects are told anew.
+            if owner.rule != entry.owner.rule {
+                entry.told = 0;
+            }
+            entry.owner = owner;
         });
         if placed.is_err() {
             self.remove_alias(key, wire);
@@ -288,7 +301,7 @@ impl<S> Paths<S> {
     where
         S: AsRef<[PathBucket<R>]>,
     {
-        if layout.fragment == Fragment::Piece {
+        if layout.fragment.is_piece() {
             return false;
         }
         let found = self.with(Key::of_packet(layout, transfer), |entry| entry.used);
@@ -299,19 +312,40 @@ impl<S> Paths<S> {
         }
     }
 
-    /// A packet comes by. `length` is that of the IP packet.
-    pub fn packet<R: RawMutex>(
-        &self,
-        transfer: Transfer,
-        layout: &Layout,
-        length: u64,
-        now: u64,
-    ) -> Treatment
+    /// What the remote side of a packet that an ICMP error quotes is called where the error goes: by the application, or on the
+    /// wire. `None` if it is called the same.
+    pub fn other_side<R: RawMutex>(&self, error: Transfer, quote: &Quote) -> Option<Endpoint>
     where
         S: AsRef<[PathBucket<R>]>,
     {
-        if layout.fragment == Fragment::Piece {
-            return Treatment::Pass;
+        let (local, remote) = quote.sides(error);
+        let key = Key {
+            protocol: quote.protocol(),
+            local,
+            remote,
+        };
+        let (used, other) = self.with(key, |entry| (entry.used, entry.other))?;
+        let is_translated = match error {
+            Transfer::Received => used == Use::Alias,
+            Transfer::Sent => used == Use::Path,
+        };
+        (is_translated && other != remote).then_some(other)
+    }
+
+    /// A packet comes by that begins with `first`. `length` is that of the IP packet.
+    pub fn packet<R: RawMutex>(
+        &self,
+        transfer: Transfer,
+        first: &[u8],
+        layout: &Layout,
+        length: u64,
+        now: u64,
+    ) -> Treated
+    where
+        S: AsRef<[PathBucket<R>]>,
+    {
+        if layout.fragment.is_piece() {
+            return Treated::PASSED;
         }
         let mut key = Key::of_packet(layout, transfer);
         let look = |key| {
@@ -331,7 +365,7 @@ impl<S> Paths<S> {
         }
         // What is sent to the wire's remote side by itself is nobody's path.
         let Some((Use::Path, wire)) = found else {
-            return Treatment::Pass;
+            return Treated::PASSED;
         };
         let destination = (wire != key.remote).then_some(wire);
         if transfer == Transfer::Sent && destination.is_some() {
@@ -356,7 +390,15 @@ impl<S> Paths<S> {
             let way = entry.ways.get_mut(transfer as usize)?;
             let (fate, next) = way.arrive(&entry.shape, length, now, &self.random);
             *way = next;
-            Some(match fate {
+            let done = match fate {
+                Fate::Lost => Some(Done::Dropped(Dropped::Lost)),
+                Fate::Full => Some(Done::Dropped(Dropped::Full)),
+                _ if edit.changes(first, layout) => Some(Done::Changed(edit)),
+                _ => None,
+            };
+            let news = done.filter(|done| entry.told & done.bit() == 0);
+            entry.told |= news.map_or(0, Done::bit);
+            let treatment = match fate {
                 Fate::Now => Treatment::Now(edit),
                 Fate::At(due) => {
                     way.wait();
@@ -370,9 +412,18 @@ impl<S> Paths<S> {
                 }
                 Fate::Lost => Treatment::Lost,
                 Fate::Full => Treatment::Full,
-            })
+            };
+            let news = news.map(|done| PathNews {
+                done,
+                protocol: key.protocol,
+                local: key.local,
+                remote: key.remote,
+                wire,
+                owner: entry.owner,
+            });
+            Some(Treated { treatment, news })
         });
-        treated.flatten().unwrap_or(Treatment::Pass)
+        treated.flatten().unwrap_or(Treated::PASSED)
     }
 
     /// A packet that waited has gone on, or has been dropped.
