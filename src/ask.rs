@@ -12,7 +12,10 @@
 mod questions;
 mod release;
 
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::{
+    sync::atomic::{AtomicBool, AtomicU32, Ordering},
+    time::Duration,
+};
 
 use kmdf::{Driver, File};
 use portcullis_core::{
@@ -74,12 +77,19 @@ struct Holding {
 type Handles = [Option<InjectionHandle<Transport>>; 2];
 
 static HOLDING: KernelCell<Holding> = KernelCell::new(tag::ASK);
+/// Connects that were let go, and that the system has not authorized again yet, as it then does.
+static RESUMING: AtomicU32 = AtomicU32::new(0);
+/// How often, and how long each time, a stop waits for that: what was completed is authorized at once, but an application may be
+/// gone and never be.
+const LOOKS: u32 = 20;
+const LOOK: Duration = Duration::from_millis(10);
 /// Whether the timer is started.
 static ARMED: AtomicBool = AtomicBool::new(false);
 
 /// Makes room, and the handles with which packets that were held are sent on.
 pub(crate) fn create(_driver: Driver, passive: Passive) -> Result {
     ARMED.store(false, Ordering::SeqCst);
+    RESUMING.store(0, Ordering::SeqCst);
     let slots = PoolVec::try_from_fn(tag::ASK, HELD, |_| HeldSlot::new())?;
     let buckets = PoolVec::try_from_fn(tag::ASK, ANSWER_BUCKETS, |_| AnswerBucket::new())?;
     let parcels = Parcels::try_new(tag::ASK, INJECTIONS)?;
@@ -143,6 +153,24 @@ pub(crate) fn abandon(passive: Passive) {
     }
 }
 
+/// A connect that was let go is authorized again.
+pub(crate) fn resumed() {
+    // One that was authorized more often than it was let go makes no difference.
+    let _ = RESUMING.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |count| {
+        count.checked_sub(1)
+    });
+}
+
+/// Waits until connects that were let go have been authorized again: without filters they would all be permitted.
+pub(crate) fn settle(passive: Passive) {
+    for _ in 0..LOOKS {
+        if RESUMING.load(Ordering::SeqCst) == 0 {
+            return;
+        }
+        passive.sleep(LOOK);
+    }
+}
+
 /// An opening of the device has ended; if it is the one that answers, nobody does any more.
 pub(crate) fn file_gone(file: File, passive: Passive) {
     let Some(holding) = HOLDING.get() else {
@@ -202,11 +230,19 @@ pub(crate) fn ask<L: LayerType>(
     let Some(holding) = HOLDING.get() else {
         return undecided(Counter::AskCannotHold);
     };
+    let now = time::system_time();
+    let flags = call.fields.flags();
+    if flags.contains(ConditionFlags::IS_HONORING_POLICY_AUTHORIZE) {
+        // Of a connection that was redirected: it cannot be held here, and is authorized by itself too.
+        return match holding.table.authorize(subject, terms, false, now) {
+            Ruling::Answered(action) => Asked::Decided(action),
+            _ => Asked::Elsewhere,
+        };
+    }
     let version = call.fields.version();
     let may_hold = call.may_pend()
-        && !call.fields.flags().contains(ConditionFlags::IS_REAUTHORIZE)
+        && !flags.contains(ConditionFlags::IS_REAUTHORIZE)
         && packet.is_none_or(|packet| !holding.is_own(version, packet));
-    let now = time::system_time();
     let hold = match holding.table.authorize(subject, terms, may_hold, now) {
         Ruling::Hold(hold) => hold,
         Ruling::Answered(action) => return Asked::Decided(action),

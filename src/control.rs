@@ -47,12 +47,13 @@ pub(crate) fn open(_driver: Driver, _passive: Passive) -> Result {
     device::open()
 }
 
-/// Refuses new requests, completes those that wait, and lets go what is held.
+/// Refuses new requests, completes those that wait, lets go what is held, and waits until it has been decided.
 pub(crate) fn close(passive: Passive) {
     state::begin_stopping();
     device::purge_queues();
     device::stop_ask_timer(passive);
     ask::abandon(passive);
+    ask::settle(passive);
 }
 
 /// `EvtIoDeviceControl`.

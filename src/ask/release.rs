@@ -1,9 +1,9 @@
 //! What is kept of an operation that is held, and how it goes on.
 
-use core::net::IpAddr;
+use core::{net::IpAddr, sync::atomic::Ordering};
 
 use portcullis_core::ask::{Release, Released};
-use portcullis_proto::{Action, Counter, EventKind};
+use portcullis_proto::{Action, Counter, EventKind, event::Operation};
 use wfp::{
     NtStatus, Result,
     callout::Classify,
@@ -17,7 +17,7 @@ use wfp::{
     time,
 };
 
-use super::Holding;
+use super::{Holding, RESUMING};
 use crate::state::Core;
 
 /// An operation that is held.
@@ -146,6 +146,9 @@ impl Holding {
             packet,
             version,
         } = held;
+        if question.operation == Operation::Connect.raw() {
+            RESUMING.fetch_add(1, Ordering::SeqCst);
+        }
         let permitted = packet.filter(|_| action == Action::Permit);
         // A connect is authorized again now, and finds the answer. An accept is received again.
         let Some(packet) = permitted else {

@@ -9,7 +9,7 @@ use wfp::{
     callout::{Callout, Classify, Counters},
     layer::{AleAuthConnect, AleAuthRecvAccept, LayerType},
     nbl::Packet,
-    schema::{ConditionFlags, IpVersion},
+    schema::{ConditionFlags, IpVersion, flags::ReauthorizeReason},
     verdict::Authorization,
 };
 
@@ -50,6 +50,15 @@ impl Callout for Connect {
                 .map(|packet| HeldPacket::of_connect(call, packet))
                 .transpose()
         });
+        let flags = call.fields.flags();
+        if !flags.contains(ConditionFlags::IS_HONORING_POLICY_AUTHORIZE)
+            && call
+                .fields
+                .reauthorize_reason()
+                .contains(ReauthorizeReason::CLASSIFY_COMPLETION)
+        {
+            ask::resumed();
+        }
         if matches!(way, Way::Redirected(_)) && decision.action != Action::Block {
             // The layers that follow show where it goes, not where it was to go.
             redirect::remember(connection.flow, connection.remote);

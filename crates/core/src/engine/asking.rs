@@ -29,6 +29,9 @@ pub enum Asked {
     Decided(Action),
     /// It is held, or was held before. The answer comes later.
     Held,
+    /// It is not decided here: the same operation is authorized once more, and asked about there. It passes here, and nothing
+    /// is told.
+    Elsewhere,
 }
 
 impl<R, S, A, P, E, C> Portcullis<R, S, A, P, E, C>
@@ -113,10 +116,14 @@ where
                 event: &mut event,
                 is_reported,
             };
-            if let Asked::Decided(action) = ask(question) {
-                settled = decision.settled(Some(action));
-                event.kind = EventKind::Authorize.raw();
-                event.verdict = action.raw();
+            match ask(question) {
+                Asked::Decided(action) => {
+                    settled = decision.settled(Some(action));
+                    event.kind = EventKind::Authorize.raw();
+                    event.verdict = action.raw();
+                }
+                Asked::Held => {}
+                Asked::Elsewhere => return decision.settled(Some(Action::Permit)),
             }
         }
         // What is held makes its events when that is certain, and before it can be answered.

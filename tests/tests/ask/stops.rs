@@ -1,0 +1,85 @@
+//! What is held when the driver, the engine or the machine stops.
+
+use portcullis_proto::{Action as Verdict, Counter, DriverState};
+use portcullis_tests::control::alive;
+use portcullis_tests::{Tcp, udp};
+
+use super::{ASK, ASK_OR_PERMIT, TCP_ACCEPTS, TCP_CONNECTS, answer, asked, settled, waits};
+
+#[test]
+fn unloading_lets_what_is_held_go() {
+    // By the default, or, of the connects, because the driver's filters are gone with it.
+    for (policy, goes_on) in [(ASK, 2), (ASK_OR_PERMIT, 6)] {
+        let mut world = asked(policy);
+        for (client, server) in TCP_CONNECTS.into_iter().chain(TCP_ACCEPTS) {
+            assert!(waits(
+                &world.net.packet(&Tcp::new(client, server).handshake()[0])
+            ));
+        }
+        assert!(waits(&world.net.packet(&udp(
+            "192.0.2.10:50000",
+            "198.51.100.1:4433",
+            b"x"
+        ))));
+        assert!(waits(&world.net.packet(&udp(
+            "198.51.100.1:4433",
+            "192.0.2.10:9999",
+            b"x"
+        ))));
+        // Windows waits until the last handle is closed; here only the verifier complains.
+        let report = world.unload_with_open_device();
+        assert!(report.leaks.is_empty(), "{:?}", report.leaks);
+        let rules: Vec<&str> = report
+            .violations
+            .iter()
+            .map(|violation| violation.rule)
+            .collect();
+        assert_eq!(rules, ["unload-left"], "{:?}", report.violations);
+        assert_eq!(settled(&mut world), vec![true; goes_on]);
+        world.assert_nothing_of_ours();
+    }
+}
+
+#[test]
+fn the_engines_stop_lets_what_is_held_go_and_asking_goes_on_when_it_is_back() {
+    let mut world = asked(ASK);
+    for (client, server) in TCP_CONNECTS.into_iter().chain(TCP_ACCEPTS) {
+        assert!(waits(
+            &world.net.packet(&Tcp::new(client, server).handshake()[0])
+        ));
+    }
+    world.stop_bfe();
+    assert_eq!(world.status().held.get(), 0);
+    assert_eq!(world.counter(Counter::AskAbandoned), 4);
+    drop(settled(&mut world));
+    drop(world.device().questions());
+    world.start_bfe();
+    assert_eq!(world.state(), DriverState::Active);
+    let syn = Tcp::new("192.0.2.10:50009", "198.51.100.1:4433")
+        .handshake()
+        .remove(0);
+    assert!(waits(&world.net.packet(&syn)));
+    assert_eq!(answer(&mut world, Verdict::Permit), [true]);
+    world.end();
+}
+
+#[test]
+fn sleep_with_operations_held_loses_nothing() {
+    let mut world = asked(ASK);
+    let mut tcp = Tcp::new("192.0.2.10:50000", "198.51.100.1:4433");
+    let handshake = tcp.handshake();
+    assert!(waits(&world.net.packet(&handshake[0])));
+    alive(world.kernel.sleep());
+    world.net.wait(3_600);
+    alive(world.kernel.resume());
+    drop(settled(&mut world));
+    assert_eq!(world.status().held.get(), 0, "its time was over");
+    assert!(world.net.none_passes(&handshake[1..]));
+    let syn = Tcp::new("192.0.2.10:50001", "198.51.100.1:4433")
+        .handshake()
+        .remove(0);
+    drop(world.device().questions());
+    assert!(waits(&world.net.packet(&syn)));
+    assert_eq!(answer(&mut world, Verdict::Permit), [true]);
+    world.end();
+}
