@@ -115,13 +115,19 @@ pub fn everything() -> StartCaptureRequest {
     StartCaptureRequest::new(65_535, 1 << 20)
 }
 
+/// Where a capture of this name goes.
+#[must_use]
+pub fn file_named(name: &str) -> PathBuf {
+    let folder = std::env::temp_dir().join(format!("portcullis-capture-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("a folder");
+    folder.join(format!("{name}.pcapng"))
+}
+
 /// A program starts a capture whose file has a name of its own; `rules` are the names of the policy's rules.
 #[must_use]
 pub fn start(world: &World, request: StartCaptureRequest, rules: &[&str], name: &str) -> Running {
     let device = world.open(Caller::administrator());
-    let folder = std::env::temp_dir().join(format!("portcullis-capture-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).expect("a folder");
-    let file = folder.join(format!("{name}.pcapng"));
+    let file = file_named(name);
     let options = CaptureOptions {
         file: file.clone(),
         request,

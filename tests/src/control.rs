@@ -1,5 +1,7 @@
 //! The driver's device.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use ksim::{Bugcheck, Caller, FileHandle, IoResult, Kernel, OpenError, PendingIo};
 use portcullis_cli::control::{self, ControlError, Wait};
 use portcullis_policy::Options;
@@ -23,15 +25,74 @@ impl control::Device for Device {
         input: &[u8],
         output_size: usize,
     ) -> Result<Vec<u8>, ControlError> {
-        let result = self.ioctl(code.raw(), input, output_size);
-        if result.status == NtStatus::SUCCESS {
-            Ok(result.output)
-        } else {
-            Err(ControlError::Refused {
-                operation: code.name(),
-                status: result.status,
-            })
+        told(code, self.ioctl(code.raw(), input, output_size))
+    }
+}
+
+fn told(code: ControlCode, result: IoResult) -> Result<Vec<u8>, ControlError> {
+    if result.status == NtStatus::SUCCESS {
+        Ok(result.output)
+    } else {
+        Err(ControlError::Refused {
+            operation: code.name(),
+            status: result.status,
+        })
+    }
+}
+
+/// The device as a program has it whose threads wait until the driver has completed their requests, as they do on
+/// Windows. Its threads are the host's; what completes the requests happens on another.
+#[derive(Debug)]
+pub struct Program {
+    device: Device,
+    is_over: AtomicBool,
+}
+
+impl control::Device for Program {
+    fn control(
+        &self,
+        code: ControlCode,
+        input: &[u8],
+        output_size: usize,
+    ) -> Result<Vec<u8>, ControlError> {
+        let pending = alive(self.device.0.ioctl_async(code.raw(), input, output_size));
+        loop {
+            if let Some(result) = pending.poll() {
+                return told(code, result);
+            }
+            if self.is_over.load(Ordering::SeqCst) {
+                alive(pending.cancel());
+            }
+            std::thread::yield_now();
         }
+    }
+}
+
+impl Program {
+    /// A program that has opened the device.
+    #[must_use]
+    pub const fn new(device: Device) -> Self {
+        Self {
+            device,
+            is_over: AtomicBool::new(false),
+        }
+    }
+
+    /// Returns when one of its threads waits for the driver.
+    pub fn await_waiting(&self) {
+        while self.device.0.outstanding() == 0 {
+            std::thread::yield_now();
+        }
+    }
+
+    /// Cancels what its threads wait for from now on.
+    pub fn cancel(&self) {
+        self.is_over.store(true, Ordering::SeqCst);
+    }
+
+    /// It closes the device.
+    pub fn close(self) {
+        self.device.close();
     }
 }
 

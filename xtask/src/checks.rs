@@ -95,7 +95,28 @@ fn lints(tools: &setup::Tools, image: &Path) -> anyhow::Result<()> {
         host.args(["--exclude", package]);
     }
     run(host.args(["--", "-D", "warnings"]))?;
+    windows_program(tools)?;
     kit::lint(tools)
+}
+
+/// Lints of the `portcullis` program as Windows has it, which is only compiled here.
+fn windows_program(tools: &setup::Tools) -> anyhow::Result<()> {
+    if tools.rust != setup::Rust::Target {
+        println!("SKIPPED: lints of the program for Windows: they need rustup's Windows targets");
+        return Ok(());
+    }
+    run(cargo().args([
+        "clippy",
+        "--package",
+        "portcullis-cli",
+        "--package",
+        "portcullis-win32",
+        "--target",
+        Arch::X86_64.target(),
+        "--",
+        "-D",
+        "warnings",
+    ]))
 }
 
 /// Licences, bans and sources of the dependencies, where cargo-deny is installed.

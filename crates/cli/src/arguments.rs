@@ -25,21 +25,25 @@ pub enum Command {
     ///
     /// Exit status: 0 clean, 1 bad input, 2 the verifier found a violation or a leak.
     Replay(Replay),
-    #[cfg(target_os = "linux")]
     /// Write what the driver captures: packets at the network layers, with what was decided about each
     ///
     /// Every packet has a comment: the verdict, the rule, the flow, the application, and if it was discarded by whom.
     /// What was blocked before it was a packet is there too, on an interface of its own.
     ///
-    /// Exit status: 0 clean, 1 bad input, 2 the verifier found a violation or a leak.
-    Capture(Capture),
-    #[cfg(target_os = "linux")]
-    /// Replay captures, and answer the questions of rules with `action = "ask"`
+    /// It is the driver on this machine, on Windows, until Ctrl+C; with --replay, on Linux, the driver in the simulated
+    /// kernel.
     ///
-    /// Each question is asked at the terminal, unless an option answers it. No time passes meanwhile: what waits in vain
+    /// Exit status: 0 clean, 1 bad input or no driver, 2 the verifier found a violation or a leak.
+    Capture(Capture),
+    /// Answer the questions of rules with `action = "ask"`
+    ///
+    /// Each question is asked at the terminal, unless an option answers it.
+    ///
+    /// It is the driver on this machine that asks, on Windows, until the program is ended; with captures, on Linux, the
+    /// driver in the simulated kernel, through which they are replayed. No time passes there meanwhile: what waits in vain
     /// for an answer goes on when the capture's time has come.
     ///
-    /// Exit status: 0 clean, 1 bad input, 2 the verifier found a violation or a leak.
+    /// Exit status: 0 clean, 1 bad input or no driver, 2 the verifier found a violation or a leak.
     Ask(Ask),
     /// Check or compile a policy
     #[command(subcommand)]
@@ -90,6 +94,17 @@ pub struct Replay {
     /// The policy, a TOML file; without one everything is permitted and shown
     #[arg(short, long, value_name = "FILE")]
     pub policy: Option<PathBuf>,
+    /// How.
+    #[command(flatten)]
+    pub options: ReplayOptions,
+    /// Answer the questions of a rule ("*": of every rule): RULE=permit|block|none; without any the rules' defaults decide
+    #[arg(long, value_name = "RULE=ANSWER")]
+    pub answer: Vec<Answer>,
+}
+
+/// How captures are replayed, and what is written of it.
+#[derive(Debug, Args)]
+pub struct ReplayOptions {
     /// An address or prefix of the local host; found out from the traffic when not given
     #[arg(long, value_name = "ADDR[/LENGTH]")]
     pub local: Vec<String>,
@@ -114,17 +129,25 @@ pub struct Replay {
     /// Show the driver's events as well
     #[arg(long)]
     pub events: bool,
-    /// Answer the questions of a rule ("*": of every rule): RULE=permit|block|none; without any the rules' defaults decide
-    #[arg(long, value_name = "RULE=ANSWER")]
-    pub answer: Vec<Answer>,
 }
 
 /// `portcullis ask`.
 #[derive(Debug, Args)]
 pub struct Ask {
-    /// What to replay, and how.
+    /// Captures to replay, one after the other; without any, the driver on this machine asks
+    #[cfg(target_os = "linux")]
+    #[arg(value_name = "CAPTURE")]
+    pub captures: Vec<PathBuf>,
+    /// The policy, a TOML file: with captures the one in force, else its rules' names are shown
+    #[arg(short, long, value_name = "FILE")]
+    pub policy: Option<PathBuf>,
+    /// How to replay.
+    #[cfg(target_os = "linux")]
     #[command(flatten)]
-    pub replay: Replay,
+    pub options: ReplayOptions,
+    /// Answer the questions of a rule ("*": of every rule): RULE=permit|block|none
+    #[arg(long, value_name = "RULE=ANSWER")]
+    pub answer: Vec<Answer>,
     /// Answer by this file: RULE=permit|block|none a line
     #[arg(long, value_name = "FILE")]
     pub answers: Option<PathBuf>,
@@ -142,25 +165,13 @@ pub struct Capture {
     /// Where the packets go, as pcapng; the file has this name when it is whole
     #[arg(short, long, value_name = "OUT.pcapng")]
     pub write: PathBuf,
-    /// Replay this capture through the driver in the simulated kernel, and write what the driver captures; may be given
-    /// more than once
-    #[arg(long, value_name = "CAPTURE", required = true)]
-    pub replay: Vec<PathBuf>,
-    /// The policy, a TOML file; without one everything is permitted
+    /// The policy, a TOML file: with --replay the one in force, else its rules' names are written
     #[arg(short, long, value_name = "FILE")]
     pub policy: Option<PathBuf>,
-    /// An address or prefix of the local host; found out from the traffic when not given
-    #[arg(long, value_name = "ADDR[/LENGTH]")]
-    pub local: Vec<String>,
-    /// The application behind a local endpoint: ADDR:PORT=PATH[,SID]
-    #[arg(long, value_name = "ADDR:PORT=PATH[,SID]")]
-    pub process: Vec<Process>,
-    /// The driver to run, instead of the portcullis.sys in this program
-    #[arg(long, value_name = "FILE.sys")]
-    pub driver: Option<PathBuf>,
-    /// Simulated processors
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
-    pub cpus: u32,
+    /// What to replay.
+    #[cfg(target_os = "linux")]
+    #[command(flatten)]
+    pub simulated: Simulated,
     /// Only packets from or to this address or prefix; up to 8
     #[arg(long, value_name = "ADDR[/LENGTH]")]
     pub address: Vec<Prefix>,
@@ -185,6 +196,27 @@ pub struct Capture {
     /// Write what was captured, and what was dropped, as JSON ("-" is standard output, and replaces the text)
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+}
+
+/// What `portcullis capture` replays.
+#[derive(Debug, Args)]
+pub struct Simulated {
+    /// Replay this capture through the driver in the simulated kernel, and write what the driver captures; may be given
+    /// more than once. Without it, the driver on this machine captures
+    #[arg(long, value_name = "CAPTURE")]
+    pub replay: Vec<PathBuf>,
+    /// An address or prefix of the local host; found out from the traffic when not given
+    #[arg(long, value_name = "ADDR[/LENGTH]", requires = "replay")]
+    pub local: Vec<String>,
+    /// The application behind a local endpoint: ADDR:PORT=PATH[,SID]
+    #[arg(long, value_name = "ADDR:PORT=PATH[,SID]", requires = "replay")]
+    pub process: Vec<Process>,
+    /// The driver to run, instead of the portcullis.sys in this program
+    #[arg(long, value_name = "FILE.sys", requires = "replay")]
+    pub driver: Option<PathBuf>,
+    /// Simulated processors
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "replay", value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub cpus: u32,
 }
 
 /// Addresses that begin alike.

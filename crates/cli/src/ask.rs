@@ -1,5 +1,6 @@
 //! Answering the driver's questions: by a script, or at the terminal.
 
+use std::convert::Infallible;
 use std::io::Write as _;
 use std::path::Path;
 use std::str::FromStr;
@@ -102,8 +103,22 @@ impl Answers {
     }
 }
 
-/// Answers the questions that wait, or with [`Wait::ForOne`] the next that come. Returns how many it answered; a loop of
-/// this is a program that is asked.
+/// A program that is asked: answers until the driver's device answers no more.
+///
+/// # Errors
+/// Why it does not: [`ControlError`].
+pub fn serve_on(
+    device: &impl Device,
+    rules: &[String],
+    answers: &Answers,
+) -> Result<Infallible, ControlError> {
+    loop {
+        serve(device, rules, answers, Wait::ForOne)?;
+    }
+}
+
+/// Answers the questions that wait, or with [`Wait::ForOne`] the next that come. Returns how many it answered; [`serve_on`] is
+/// a loop of this.
 ///
 /// # Errors
 /// [`ControlError`]
@@ -121,7 +136,8 @@ pub fn serve(
             .rule()
             .and_then(|rule| rules.get(usize::try_from(rule).ok()?))
             .map_or("", String::as_str);
-        let reply = match answers.reply(rule) {
+        let scripted = answers.reply(rule);
+        let reply = match scripted {
             Some(reply) => reply,
             None if answers.terminal => ask(question, rules),
             None => Reply::None,
@@ -131,7 +147,11 @@ pub fn serve(
             Reply::Block => Action::Block,
             Reply::None => continue,
         };
-        answered += usize::from(control::answer(device, question.question(), verdict)?);
+        let is_in_time = control::answer(device, question.question(), verdict)?;
+        answered += usize::from(is_in_time);
+        if !is_in_time && scripted.is_none() {
+            eprintln!("too late: it waits for no answer any more");
+        }
     }
     Ok(answered)
 }

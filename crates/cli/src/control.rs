@@ -31,22 +31,25 @@ pub enum ControlError {
         status: NtStatus,
     },
     /// The device cannot be opened.
-    #[error("the driver's control device: {0}")]
+    #[error("{}", cannot_open(.0))]
     Open(std::io::Error),
-    /// The system refused, in the driver's name or its own.
-    #[error("the driver was asked to {operation}: {source}")]
-    System {
-        /// What was asked.
-        operation: &'static str,
-        /// The answer.
-        source: std::io::Error,
-    },
     /// The reply is not one of this protocol version.
     #[error("the driver's reply to \"{0}\" is not one of this program's protocol version")]
     Reply(&'static str),
     /// The machine stopped.
     #[error("the machine stopped: {0}")]
     Stopped(String),
+}
+
+fn cannot_open(error: &std::io::Error) -> String {
+    use std::io::ErrorKind;
+
+    let why = match error.kind() {
+        ErrorKind::NotFound => "the driver does not run on this machine (sc start portcullis)",
+        ErrorKind::PermissionDenied => "this program needs to run as administrator",
+        _ => "the driver's control device",
+    };
+    format!("{why}: {error}")
 }
 
 /// Something that `DeviceIoControl` can be called on.

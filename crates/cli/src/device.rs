@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 
 use portcullis_proto::device::{ControlCode, WIN32_PATH};
 use portcullis_proto::redirect::RedirectContext;
+use wfp_schema::NtStatus;
 
 use crate::control::{ControlError, Device};
 use crate::proxy::Way;
@@ -34,9 +35,9 @@ impl Device for WindowsDevice {
     ) -> Result<Vec<u8>, ControlError> {
         self.0
             .control(code.raw(), input, output_size)
-            .map_err(|source| ControlError::System {
+            .map_err(|status| ControlError::Refused {
                 operation: code.name(),
-                source,
+                status: NtStatus::from_u32(status),
             })
     }
 }

@@ -7,9 +7,9 @@ use clap::Parser as _;
 use portcullis_cli::arguments::{Arguments, Command};
 #[cfg(windows)]
 use portcullis_cli::commands::device;
+use portcullis_cli::commands::{ask, capture, image, policy, proxy};
 #[cfg(target_os = "linux")]
-use portcullis_cli::commands::{ask, capture, coverage, replay, verify};
-use portcullis_cli::commands::{image, policy, proxy};
+use portcullis_cli::commands::{coverage, replay, verify};
 
 fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
@@ -27,9 +27,7 @@ fn main() -> ExitCode {
     let ending = match &arguments.command {
         #[cfg(target_os = "linux")]
         Command::Replay(arguments) => replay::run(arguments),
-        #[cfg(target_os = "linux")]
         Command::Capture(arguments) => capture::run(arguments),
-        #[cfg(target_os = "linux")]
         Command::Ask(arguments) => ask::run(arguments),
         Command::Policy(command) => policy::run(command),
         Command::Proxy(arguments) => proxy::run(arguments),

@@ -8,66 +8,110 @@ use portcullis_proto::capture::{CapturePrefix, MAX_CAPTURE_LIST, StartCaptureReq
 use portcullis_proto::policy::{Range16, map_v4};
 use serde::Serialize;
 
-use super::{BadInput, Ending, policy, replay};
+use super::{BadInput, Ending};
 use crate::arguments::{Capture, Prefix};
-use crate::ask::Answers;
 use crate::live::{CaptureOptions, Captured};
-use crate::replay::{Outcome, Plan, run as replay_plan};
-use crate::report::json::VerifierEntry;
-use crate::report::table;
-use crate::simulation;
 
 /// Runs the command.
 ///
 /// # Errors
-/// A capture, policy, driver or option that is not usable, or a file that cannot be written; nothing is left of it then.
-/// A driver that stops the machine is a violation.
+/// No driver, or one that cannot be asked; a capture, policy, driver or option that is not usable; or a file that cannot
+/// be written. Nothing is left of it then. A simulated driver that stops the machine is a violation.
 pub fn run(arguments: &Capture) -> Result<Ending, BadInput> {
-    let compiled = match &arguments.policy {
-        Some(file) => policy::compile(file, true)?,
-        None => replay::permit_all()?,
-    };
-    let plan = Plan {
-        captures: arguments.replay.clone(),
-        policy: Some(compiled.blob),
-        local: arguments.local.clone(),
-        processes: arguments.process.clone(),
-        driver: simulation::driver_image(arguments.driver.as_deref()).map_err(BadInput::new)?,
-        pdb: simulation::program_database(arguments.driver.as_deref()).map_err(BadInput::new)?,
-        cpus: arguments.cpus,
-        write: None,
-        annotate: None,
-        rules: compiled.rule_names,
-        answers: Answers::default(),
-        capture: Some(options(arguments)?),
-    };
-    let bar = replay::progress_bar();
-    let outcome = replay_plan(&plan, &|done, total| {
-        bar.set_length(total);
-        bar.set_position(done);
-    });
-    bar.finish_and_clear();
-    let outcome = match outcome {
-        Ok(outcome) => outcome,
-        Err(error) if error.stopped_the_machine() => {
-            eprintln!("error: {error}");
-            return Ok(Ending::Violation);
+    let options = options(arguments)?;
+    #[cfg(target_os = "linux")]
+    if !arguments.simulated.replay.is_empty() {
+        return replay::run(arguments, options);
+    }
+    live(arguments, options)
+}
+
+#[cfg(not(windows))]
+fn live(_arguments: &Capture, _options: CaptureOptions) -> Result<Ending, BadInput> {
+    Err(super::no_driver(
+        "--replay CAPTURE captures what its traffic makes in the simulated kernel",
+    ))
+}
+
+/// Until Ctrl+C, or it is enough.
+#[cfg(windows)]
+fn live(arguments: &Capture, options: CaptureOptions) -> Result<Ending, BadInput> {
+    use crate::live::{Session, Stop};
+
+    static STOP: Stop = Stop::new();
+
+    let rules = super::policy::rule_names(arguments.policy.as_deref())?;
+    let device = super::device::open()?;
+    let session = Session::start(&device, options, rules).map_err(BadInput::new)?;
+    portcullis_win32::on_interrupt(|| STOP.request()).map_err(BadInput::new)?;
+    eprintln!("capturing to {}; Ctrl+C ends it", arguments.write.display());
+    let captured = session.run(&device, &STOP).map_err(BadInput::new)?;
+    report(arguments, &captured, None::<()>)?;
+    Ok(Ending::Clean)
+}
+
+#[cfg(target_os = "linux")]
+mod replay {
+    //! A capture of the driver in the simulated kernel.
+
+    use super::{Capture, CaptureOptions, report};
+    use crate::ask::Answers;
+    use crate::commands::{BadInput, Ending, policy, replay};
+    use crate::replay::{Plan, run as replay_plan};
+    use crate::report::json::VerifierEntry;
+    use crate::report::table;
+    use crate::simulation;
+
+    pub(super) fn run(arguments: &Capture, options: CaptureOptions) -> Result<Ending, BadInput> {
+        let compiled = match &arguments.policy {
+            Some(file) => policy::compile(file, true)?,
+            None => replay::permit_all()?,
+        };
+        let simulated = &arguments.simulated;
+        let driver = simulated.driver.as_deref();
+        let plan = Plan {
+            captures: simulated.replay.clone(),
+            policy: Some(compiled.blob),
+            local: simulated.local.clone(),
+            processes: simulated.process.clone(),
+            driver: simulation::driver_image(driver).map_err(BadInput::new)?,
+            pdb: simulation::program_database(driver).map_err(BadInput::new)?,
+            cpus: simulated.cpus,
+            write: None,
+            annotate: None,
+            rules: compiled.rule_names,
+            answers: Answers::default(),
+            capture: Some(options),
+        };
+        let bar = replay::progress_bar();
+        let outcome = replay_plan(&plan, &|done, total| {
+            bar.set_length(total);
+            bar.set_position(done);
+        });
+        bar.finish_and_clear();
+        let outcome = match outcome {
+            Ok(outcome) => outcome,
+            Err(error) if error.stopped_the_machine() => {
+                eprintln!("error: {error}");
+                return Ok(Ending::Violation);
+            }
+            Err(error) => return Err(BadInput::new(error)),
+        };
+        let captured = outcome.captured.clone().unwrap_or_default();
+        let verifier = VerifierEntry::from(&outcome.verifier);
+        if report(arguments, &captured, Some(verifier))? {
+            if let Some(discovery) = &outcome.discovery {
+                let found: Vec<String> = discovery.found.iter().map(ToString::to_string).collect();
+                say!("Local side, found in the traffic: {}", found.join(", "));
+            }
+            say!("{}", table::verifier(&outcome.verifier));
         }
-        Err(error) => return Err(BadInput::new(error)),
-    };
-    let captured = outcome.captured.clone().unwrap_or_default();
-    let on_stdout = arguments.json.as_deref() == Some(Path::new("-"));
-    if let Some(file) = &arguments.json {
-        replay::write_json(file, &CaptureReport::new(arguments, &captured, &outcome))?;
+        Ok(if outcome.verifier.is_clean() {
+            Ending::Clean
+        } else {
+            Ending::Violation
+        })
     }
-    if !on_stdout {
-        show(arguments, &captured, &outcome);
-    }
-    Ok(if outcome.verifier.is_clean() {
-        Ending::Clean
-    } else {
-        Ending::Violation
-    })
 }
 
 /// What the driver is asked for.
@@ -121,7 +165,7 @@ const fn mapped(prefix: Prefix) -> CapturePrefix {
 
 /// What was captured, for programs.
 #[derive(Debug, Serialize)]
-struct CaptureReport<'a> {
+struct CaptureReport<'a, V> {
     file: &'a Path,
     packets: u64,
     blocked: u64,
@@ -131,13 +175,15 @@ struct CaptureReport<'a> {
     taken: u64,
     dropped: u64,
     lost: u64,
-    verifier: VerifierEntry,
+    /// What the verifier found, in the simulated kernel.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    verifier: Option<V>,
 }
 
-impl<'a> CaptureReport<'a> {
-    fn new(arguments: &'a Capture, captured: &'a Captured, outcome: &Outcome) -> Self {
+impl<'a, V> CaptureReport<'a, V> {
+    const fn new(file: &'a Path, captured: &'a Captured, verifier: Option<V>) -> Self {
         Self {
-            file: &arguments.write,
+            file,
             packets: captured.packets,
             blocked: captured.blocked,
             rebuilt: captured.rebuilt,
@@ -146,19 +192,32 @@ impl<'a> CaptureReport<'a> {
             taken: captured.counts.taken.get(),
             dropped: captured.counts.dropped.get(),
             lost: captured.lost,
-            verifier: VerifierEntry::from(&outcome.verifier),
+            verifier,
         }
     }
 }
 
-fn show(arguments: &Capture, captured: &Captured, outcome: &Outcome) {
-    if let Some(discovery) = &outcome.discovery {
-        let found: Vec<String> = discovery.found.iter().map(ToString::to_string).collect();
-        say!("Local side, found in the traffic: {}", found.join(", "));
+/// Tells what was captured. Returns whether it is told as text.
+fn report(
+    arguments: &Capture,
+    captured: &Captured,
+    verifier: Option<impl Serialize>,
+) -> Result<bool, BadInput> {
+    if let Some(file) = &arguments.json {
+        let report = CaptureReport::new(&arguments.write, captured, verifier);
+        super::write_json(file, &report)?;
     }
+    if arguments.json.as_deref() == Some(Path::new("-")) {
+        return Ok(false);
+    }
+    show(&arguments.write, captured);
+    Ok(true)
+}
+
+fn show(file: &Path, captured: &Captured) {
     say!(
         "{}: {} packets, {} of them blocked, {} of these put together from what is known",
-        arguments.write.display(),
+        file.display(),
         captured.packets,
         captured.blocked,
         captured.rebuilt
@@ -173,5 +232,4 @@ fn show(arguments: &Capture, captured: &Captured, outcome: &Outcome) {
         counts.taken.get(),
         counts.dropped.get()
     );
-    say!("{}", table::verifier(&outcome.verifier));
 }

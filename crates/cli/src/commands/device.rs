@@ -11,7 +11,11 @@ use crate::control::{self, ControlError};
 use crate::device::WindowsDevice;
 use crate::report::events::line;
 
-fn open() -> Result<WindowsDevice, BadInput> {
+/// Opens the driver's device, which speaks this program's protocol.
+///
+/// # Errors
+/// There is no driver, or it is another version's.
+pub(super) fn open() -> Result<WindowsDevice, BadInput> {
     let device = WindowsDevice::open().map_err(BadInput::new)?;
     // Whether both speak the same protocol.
     control::version(&device).map_err(BadInput::new)?;
@@ -71,17 +75,13 @@ fn callout_line(callout: &CalloutStatus) -> String {
 /// # Errors
 /// The driver cannot be asked.
 pub fn events(policy_file: Option<&Path>) -> Result<Ending, BadInput> {
-    let rules = policy_file
-        .map(|file| policy::compile(file, false))
-        .transpose()?
-        .map(|compiled| compiled.rule_names)
-        .unwrap_or_default();
+    let rules = policy::rule_names(policy_file)?;
     let device = open()?;
-    let mut events = Vec::new();
     loop {
+        let mut events = Vec::new();
         control::wait_for_events(&device, &mut events).map_err(BadInput::new)?;
-        for event in events.drain(..) {
-            say!("{}", line(&event, &rules));
+        for event in &events {
+            say!("{}", line(event, &rules));
         }
     }
 }

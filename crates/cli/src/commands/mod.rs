@@ -7,9 +7,7 @@ macro_rules! say {
     };
 }
 
-#[cfg(target_os = "linux")]
 pub mod ask;
-#[cfg(target_os = "linux")]
 pub mod capture;
 #[cfg(target_os = "linux")]
 pub mod coverage;
@@ -27,6 +25,7 @@ pub mod verify;
 
 use std::fmt;
 use std::io::{self, Write as _};
+use std::path::Path;
 use std::process::ExitCode;
 
 /// What [`say`] does. Any other failure ends the program: a report that is cut short must not look whole.
@@ -58,6 +57,14 @@ impl From<Ending> for ExitCode {
     }
 }
 
+/// What a command says that needs the driver on this machine, where there cannot be one.
+#[cfg(not(windows))]
+fn no_driver(instead: &str) -> BadInput {
+    BadInput::new(format!(
+        "the driver runs on Windows, and this is another system: {instead}"
+    ))
+}
+
 /// Bad input, in words; the exit status is 1.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -68,4 +75,15 @@ impl BadInput {
     pub fn new(error: impl std::fmt::Display) -> Self {
         Self(error.to_string())
     }
+}
+
+/// Writes a report for programs; "-" is standard output.
+fn write_json(file: &Path, report: &impl serde::Serialize) -> Result<(), BadInput> {
+    let text = serde_json::to_string_pretty(report).map_err(BadInput::new)?;
+    if file == Path::new("-") {
+        say!("{text}");
+        return Ok(());
+    }
+    std::fs::write(file, text + "\n")
+        .map_err(|error| BadInput::new(format!("{}: {error}", file.display())))
 }

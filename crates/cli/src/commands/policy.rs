@@ -103,6 +103,16 @@ pub fn compile(file: &Path, events_all: bool) -> Result<Compiled, BadInput> {
     }
 }
 
+/// The names of a policy's rules, if one is named.
+///
+/// # Errors
+/// As those of [`compile`].
+#[cfg(windows)]
+pub(super) fn rule_names(file: Option<&Path>) -> Result<Vec<String>, BadInput> {
+    let compiled = file.map(|file| compile(file, false)).transpose()?;
+    Ok(compiled.map_or_else(Vec::new, |compiled| compiled.rule_names))
+}
+
 fn render(diagnostics: &[Diagnostic], text: &str) -> String {
     let color = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     portcullis_policy::render(diagnostics, text, color)

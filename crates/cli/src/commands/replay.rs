@@ -1,12 +1,12 @@
 //! `portcullis replay`.
 
 use std::io::IsTerminal as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{BadInput, Ending, policy};
-use crate::arguments::Replay;
+use super::{BadInput, Ending, policy, write_json};
+use crate::arguments::{Replay, ReplayOptions};
 use crate::ask::Answers;
 use crate::replay::{Outcome, Plan, run as replay};
 use crate::report::json::ReplayReport;
@@ -25,22 +25,28 @@ pub fn run(arguments: &Replay) -> Result<Ending, BadInput> {
         script: arguments.answer.clone(),
         terminal: false,
     };
-    run_with(arguments, answers)
+    let policy = arguments.policy.as_deref();
+    run_with(&arguments.captures, policy, &arguments.options, answers)
 }
 
-/// Runs the command; `answers` says who answers the driver's questions.
-pub(super) fn run_with(arguments: &Replay, answers: Answers) -> Result<Ending, BadInput> {
+/// Replays captures; `answers` says who answers the driver's questions.
+pub(super) fn run_with(
+    captures: &[PathBuf],
+    policy: Option<&Path>,
+    arguments: &ReplayOptions,
+    answers: Answers,
+) -> Result<Ending, BadInput> {
     if !answers.is_empty() && arguments.cpus != 1 {
         return Err(BadInput::new(
             "questions are answered on one processor: leave --cpus out",
         ));
     }
-    let compiled = match &arguments.policy {
+    let compiled = match policy {
         Some(file) => policy::compile(file, true)?,
         None => permit_all()?,
     };
     let plan = Plan {
-        captures: arguments.captures.clone(),
+        captures: captures.to_vec(),
         policy: Some(compiled.blob),
         local: arguments.local.clone(),
         processes: arguments.process.clone(),
@@ -101,16 +107,6 @@ pub(super) fn progress_bar() -> ProgressBar {
         bar.set_style(style);
     }
     bar
-}
-
-pub(super) fn write_json(file: &Path, report: &impl serde::Serialize) -> Result<(), BadInput> {
-    let text = serde_json::to_string_pretty(report).map_err(BadInput::new)?;
-    if file == Path::new("-") {
-        say!("{text}");
-        return Ok(());
-    }
-    std::fs::write(file, text + "\n")
-        .map_err(|error| BadInput::new(format!("{}: {error}", file.display())))
 }
 
 fn show(outcome: &Outcome, rules: &[String], with_events: bool) {

@@ -9,7 +9,8 @@ use wfp_schema::LayerId;
 use super::matching::{Decided, Fate, FilterName, Matched};
 
 /// The comment of a packet; `rules` are the names of the policy's rules.
-pub(super) fn of(matched: &Matched, rules: &[String]) -> String {
+#[must_use]
+pub fn of(matched: &Matched, rules: &[String]) -> String {
     let mut text = String::new();
     if matched.lost > 0 {
         write!(text, "{} records were lost before this; ", matched.lost).ok();

@@ -20,7 +20,7 @@ use crate::report::address;
 /// Records that may follow before a packet is told without having been discarded.
 const PATIENCE: usize = 512;
 /// Units of 100 ns after which it is told.
-const TIME: u64 = 2_000_000;
+pub(super) const TIME: u64 = 2_000_000;
 /// Bytes by which a discarded packet is recognized.
 const ALIKE: usize = 96;
 /// Connections that are remembered.
@@ -213,6 +213,12 @@ impl Matcher {
         self.total_lost
     }
 
+    /// How many packets wait for what may yet be known of them.
+    #[must_use]
+    pub fn waiting(&self) -> u64 {
+        self.waiting.len() as u64
+    }
+
     /// Takes a record with its data. `filter` tells whose a filter is. Gives `told` the packets about which all is known.
     pub fn add(
         &mut self,
@@ -222,9 +228,9 @@ impl Matcher {
         told: &mut dyn FnMut(Matched),
     ) {
         let sequence = record.sequence.get();
-        let gap = sequence.saturating_sub(self.last + 1);
-        self.lost += gap;
-        self.total_lost += gap;
+        let gap = sequence.saturating_sub(self.last.saturating_add(1));
+        self.lost = self.lost.saturating_add(gap);
+        self.total_lost = self.total_lost.saturating_add(gap);
         self.last = sequence;
         match CaptureKind::from_raw(record.kind) {
             Some(CaptureKind::Packet) => self.packet(record, data),

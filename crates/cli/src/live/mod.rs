@@ -6,6 +6,7 @@
 //! comment   what is said of a packet
 //! rebuilt   packets that never existed in full, or at all
 //! file      the pcapng file
+//! stop      what ends it
 //! ```
 
 mod comment;
@@ -13,7 +14,9 @@ mod file;
 mod matching;
 mod rebuilt;
 mod session;
+mod stop;
 
-pub use comment::{place, reason};
+pub use comment::{of as comment, place, reason};
 pub use matching::{Fate, FilterName, Matched, Matcher, Subject};
 pub use session::{CaptureError, CaptureOptions, Captured, Session};
+pub use stop::Stop;

@@ -3,13 +3,19 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::PathBuf;
+use std::thread;
+use std::time::Duration;
 
 use portcullis_proto::capture::{CaptureCounts, CaptureReply, StartCaptureRequest};
 
 use super::comment;
 use super::file::CaptureFile;
-use super::matching::{Fate, FilterName, Matched, Matcher};
+use super::matching::{self, Fate, FilterName, Matched, Matcher};
+use super::stop::Stop;
 use crate::control::{self, ControlError, Device};
+
+/// How long a packet waits for what may yet be known of it.
+const PATIENCE: Duration = Duration::from_nanos(matching::TIME * 100);
 
 /// What to capture, and where it goes.
 #[derive(Debug, Clone)]
@@ -142,12 +148,55 @@ impl Session {
         Ok(())
     }
 
+    /// Goes on until it is full, `stop` ends it, or the driver does, and ends the capture. Waits for the driver's
+    /// records in this thread, and for the end in another, so the device must take requests of both.
+    ///
+    /// # Errors
+    /// [`CaptureError`]; there is no file then.
+    pub fn run(
+        mut self,
+        device: &(impl Device + Sync),
+        stop: &Stop,
+    ) -> Result<Captured, CaptureError> {
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                if stop.wait() {
+                    // Who waits for records is told that there are no more. A capture that is over needs no end.
+                    drop(control::stop_capture(device));
+                }
+            });
+            let followed = self.follow(device, stop);
+            stop.over();
+            followed
+        })?;
+        self.finish(device)
+    }
+
+    fn follow(&mut self, device: &impl Device, stop: &Stop) -> Result<(), CaptureError> {
+        while !self.is_full && !self.is_ended {
+            self.take(device, true)?;
+            let waiting = self.matcher.waiting();
+            let has_begun = self.first.is_some() || waiting > 0;
+            if let Some(seconds) = self.options.seconds.filter(|_| has_begun) {
+                stop.request_after(Duration::from_secs(seconds));
+            }
+            let all = self.captured.packets.saturating_add(waiting);
+            if self.options.count.is_some_and(|count| all >= count) {
+                // Nobody may send any more: what may yet be known of the last ones is known by then.
+                stop.request_after(PATIENCE);
+            }
+        }
+        Ok(())
+    }
+
     /// Ends the capture: what the driver still has goes into the file, and the file gets its name.
     ///
     /// # Errors
     /// [`CaptureError`]; there is no file then.
     pub fn finish(mut self, device: &impl Device) -> Result<Captured, CaptureError> {
-        control::stop_capture(device)?;
+        if !self.is_ended {
+            control::stop_capture(device)?;
+        }
         self.take(device, false)?;
         let mut told = Vec::new();
         self.matcher.finish(&mut |matched| told.push(matched));

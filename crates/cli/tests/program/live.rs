@@ -109,6 +109,27 @@ fn mistakes_are_named_and_leave_no_file() {
 }
 
 #[test]
+fn without_something_to_replay_the_driver_of_this_machine_is_meant() {
+    let file = scratch("live-device.pcapng");
+    drop(std::fs::remove_file(&file));
+    for (arguments, instead) in [
+        (&["capture", "-w", &file][..], "--replay CAPTURE"),
+        (&["ask"], "name captures to replay"),
+    ] {
+        let ran = portcullis(arguments);
+        assert_eq!(ran.status, 1);
+        let expected = "error: the driver runs on Windows, and this is another system: ";
+        assert!(ran.errors.starts_with(expected), "{}", ran.errors);
+        assert!(ran.errors.contains(instead), "{}", ran.errors);
+    }
+    assert!(!Path::new(&file).exists());
+    // Options of a replay mean nothing without one.
+    let ran = portcullis(&["capture", "-w", &file, "--cpus", "2"]);
+    assert_eq!(ran.status, 1);
+    assert!(ran.errors.contains("--replay <CAPTURE>"), "{}", ran.errors);
+}
+
+#[test]
 fn tshark_reads_the_file_where_it_is_installed() {
     let (file, text) = live("live-tshark.pcapng", &["--json", "-"]);
     let output = Command::new("tshark")
