@@ -1,12 +1,12 @@
 //! Sleep, resume and shutdown under traffic, and a change of the network profile.
 
-use ksim::net::{Identity, Processes, Sid};
+use ksim::net::{Identity, Output, Processes, Sid};
 use ksim::{Config, SystemState};
-use portcullis_proto::{CalloutKind, Counter, DriverState, EventKind, Family};
+use portcullis_proto::{Action, CalloutKind, Counter, DriverState, EventKind, Family};
 use portcullis_tests::control::alive;
 use portcullis_tests::world::{assert_clean, provider_key};
 use portcullis_tests::{Net, Tcp, World, udp};
-use wfp_schema::NtStatus;
+use wfp_schema::{NtStatus, StreamFlags};
 
 const NO_TELNET: &str = "default = 'permit'\n[[rule]]\naction = 'block'\nremote_port = 23";
 
@@ -242,6 +242,154 @@ fn users_who_take_turns_at_the_machine_keep_what_their_rules_say() {
     for talk in &mut connections {
         assert!(world.net.passes(talk.client_says(b"still mine")));
         assert!(world.net.all_pass(&talk.close()));
+    }
+    world.net.finish();
+    world.end();
+}
+
+/// The host's end, and a peer's, of both IP versions.
+const ENDS: [(&str, &str); 2] = [
+    ("192.0.2.10:56000", "198.51.100.1"),
+    ("[2001:db8::10]:56000", "[2001:db8::80]"),
+];
+
+/// A night, in seconds.
+const NIGHT: u64 = 8 * 3_600;
+
+/// The system sleeps for so many seconds.
+fn sleep(world: &mut World, seconds: u64) {
+    alive(world.kernel.sleep());
+    world.net.wait(seconds);
+    alive(world.kernel.resume());
+}
+
+#[test]
+fn what_is_held_when_the_system_sleeps_goes_on_by_its_rule_once_and_nothing_is_held_after_it() {
+    for otherwise in ["block", "permit"] {
+        for (local, remote) in ENDS {
+            let mut world = World::with_policy(&format!(
+                "default = 'permit'\n[[rule]]\naction = 'ask'\nremote_port = 4433\nask_default = '{otherwise}'"
+            ));
+            assert!(world.device().questions().is_empty());
+            let server = format!("{remote}:4433");
+            let handshake = Tcp::new(local, &server).handshake();
+            assert!(!world.net.passes(&handshake[0]), "it is held");
+            let questions = world.device().questions();
+            assert_eq!((questions.len(), world.status().held.get()), (1, 1));
+
+            sleep(&mut world, NIGHT);
+            assert_eq!(world.status().held.get(), 0, "held for ever");
+            let fates: Vec<_> = world
+                .net
+                .settle()
+                .iter()
+                .map(|(_, passed)| *passed)
+                .collect();
+            assert_eq!(fates, [otherwise == "permit"], "{local}: once, by the rule");
+            assert!(
+                !world.device().reply(&questions[0], Action::Permit),
+                "nobody waits for that answer any more"
+            );
+            assert!(world.net.settle().is_empty(), "and it comes no second time");
+            if otherwise == "permit" {
+                assert!(world.net.all_pass(&handshake[1..]));
+            }
+
+            // The program goes on being asked.
+            let next = Tcp::new(&local.replace("56000", "56001"), &server).handshake();
+            assert!(!world.net.passes(&next[0]));
+            let questions = world.device().questions();
+            assert_eq!(questions.len(), 1, "{local}");
+            assert!(world.device().reply(&questions[0], Action::Permit));
+            let fates: Vec<_> = world
+                .net
+                .settle()
+                .iter()
+                .map(|(_, passed)| *passed)
+                .collect();
+            assert_eq!(fates, [true]);
+            world.net.finish();
+            world.end();
+        }
+    }
+}
+
+#[test]
+fn packets_that_wait_when_the_system_sleeps_are_dropped_and_those_after_it_go_on_once() {
+    for (local, remote) in ENDS {
+        let mut world = World::with_policy(
+            "default = 'permit'\n[[rule]]\naction = 'permit'\nremote_port = 9999\ndelay = '50 ms'",
+        )
+        .with_output();
+        let server = format!("{remote}:9999");
+        let datagrams = |texts: [&str; 2]| texts.map(|text| udp(local, &server, text.as_bytes()));
+        assert!(world.net.at_once(&datagrams(["old", "older"])).is_empty());
+        sleep(&mut world, NIGHT);
+        let late = world.net.pass(10_000_000);
+        assert!(late.is_empty(), "{local}: {late:?}");
+        assert!(world.net.at_once(&datagrams(["new", "newer"])).is_empty());
+        let sent: Vec<_> = world.net.pass(10_000_000);
+        let sent: Vec<_> = sent
+            .iter()
+            .map(|(_, output)| match output {
+                Output::Sent(packet) => String::from_utf8_lossy(packet).into_owned(),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(sent.len(), 2, "{local}: {sent:?}");
+        assert!(
+            sent[0].ends_with("new") && sent[1].ends_with("newer"),
+            "{sent:?}"
+        );
+        assert_eq!(world.counter(Counter::PacketsDelayed), 4);
+        world.net.finish();
+        world.end();
+    }
+}
+
+#[test]
+fn stream_data_out_of_band_when_the_system_sleeps_arrives_once_and_in_order() {
+    // What waits for the rest of a literal for too long goes on as it is.
+    for (seconds, expected) in [
+        (0, "a ****** and no secreat, "),
+        (NIGHT, "a secret and no secreat, "),
+    ] {
+        for (local, remote) in ENDS {
+            stream_data_arrives(local, remote, seconds, expected);
+        }
+    }
+}
+
+fn stream_data_arrives(local: &str, remote: &str, seconds: u64, expected: &str) {
+    let mut world = World::with_policy(
+        "default = 'block'\n[[rule]]\naction = 'permit'\nprotocol = 'tcp'\n\
+             replace = [{ find = 'secret', with = '******' }]",
+    )
+    .with_output();
+    let mut tcp = Tcp::new(local, &format!("{remote}:80"));
+    assert!(world.net.all_pass(&tcp.handshake()));
+    // What may be the beginning of a literal waits for the rest.
+    for (before, after) in [("a secre", "t and "), ("no secr", "eat, ")] {
+        world.net.packet(&tcp.client_says(before.as_bytes()));
+        world.net.packet(&tcp.server_says(before.as_bytes()));
+        sleep(&mut world, seconds);
+        world.net.packet(&tcp.client_says(after.as_bytes()));
+        world.net.packet(&tcp.server_says(after.as_bytes()));
+    }
+    world.net.fates(&tcp.close());
+    world.net.settle();
+    let mut data = [Vec::new(), Vec::new()];
+    for output in world.net.output() {
+        if let Output::Stream { flags, bytes, .. } = output {
+            data[usize::from(flags.contains(StreamFlags::RECEIVE))].extend(bytes);
+        }
+    }
+    for data in data {
+        assert_eq!(
+            String::from_utf8_lossy(&data),
+            expected,
+            "{local} {seconds}"
+        );
     }
     world.net.finish();
     world.end();
