@@ -129,22 +129,77 @@ fn without_something_to_replay_the_driver_of_this_machine_is_meant() {
     assert!(ran.errors.contains("--replay <CAPTURE>"), "{}", ran.errors);
 }
 
-#[test]
-fn tshark_reads_the_file_where_it_is_installed() {
-    let (file, text) = live("live-tshark.pcapng", &["--json", "-"]);
-    let output = Command::new("tshark")
-        .args(["-r", &file, "-T", "fields", "-e", "frame.comment"])
-        .output();
-    let Ok(output) = output else {
-        println!("SKIPPED: tshark is not installed");
-        return;
+/// What `tshark` says of a file's packets: its own number of each, its length, its interface and its comment. `None` where
+/// it is not installed, which is told.
+fn tshark(file: &str) -> Option<Vec<[String; 4]>> {
+    let program = std::env::var("PORTCULLIS_TSHARK").unwrap_or_else(|_| "tshark".to_owned());
+    let fields = [
+        "frame.number",
+        "frame.cap_len",
+        "frame.interface_name",
+        "frame.comment",
+    ];
+    let mut command = Command::new(program);
+    // Nothing is looked up, and no protocol is guessed wrong: what matters is the file.
+    command.args(["-n", "-r", file, "-T", "fields", "-E", "separator=/t"]);
+    for field in fields {
+        command.args(["-e", field]);
+    }
+    let Ok(output) = command.output() else {
+        println!("SKIPPED: tshark is not installed, nor named by PORTCULLIS_TSHARK");
+        return None;
     };
     assert!(
         output.status.success(),
         "{}",
         String::from_utf8_lossy(&output.stderr)
     );
-    let comments = String::from_utf8_lossy(&output.stdout);
-    assert_eq!(json(&text)["packets"], comments.lines().count());
-    assert!(comments.lines().all(|comment| !comment.is_empty()));
+    let lines = String::from_utf8_lossy(&output.stdout).into_owned();
+    let rows = lines.lines().map(|line| {
+        let mut parts = line.splitn(4, '\t').map(ToOwned::to_owned);
+        std::array::from_fn(|_| parts.next().unwrap_or_default())
+    });
+    Some(rows.collect())
+}
+
+#[test]
+fn tshark_reads_the_file_and_finds_the_same_packets_and_verdicts() {
+    let (file, text) = live("live-tshark.pcapng", &["--json", "-"]);
+    let report = json(&text);
+    let written = packets(&file);
+    let Some(rows) = tshark(&file) else { return };
+    assert_eq!(rows.len(), written.len());
+    assert_eq!(report["packets"], rows.len());
+    for (number, (row, (packet, comment))) in (1..).zip(rows.iter().zip(&written)) {
+        let [frame, length, interface, told] = row;
+        assert_eq!(frame.parse(), Ok(number));
+        assert_eq!(length.parse(), Ok(packet.len()), "packet {number}");
+        assert_eq!(told, comment, "packet {number}");
+        let is_rebuilt = comment.contains("put together from what is known");
+        let expected = if is_rebuilt {
+            "portcullis-blocked"
+        } else {
+            "portcullis"
+        };
+        assert_eq!(interface, expected, "packet {number}: {comment}");
+    }
+    let blocked = report["blocked_by"].as_object().expect("an object");
+    for rule in blocked.keys() {
+        let verdict = format!("block by rule \"{rule}\"");
+        assert!(rows.iter().any(|row| row[3].contains(&verdict)), "{rule}");
+    }
+}
+
+#[test]
+fn tshark_reads_an_annotated_replay() {
+    let file = scratch("annotated-tshark.pcapng");
+    let (input, policy) = (capture("web.pcap"), example_policy());
+    let ran = portcullis(&["replay", &input, "--policy", &policy, "--annotate", &file]);
+    assert_eq!((ran.status, ran.errors.as_str()), (0, ""));
+    let written = packets(&file);
+    let Some(rows) = tshark(&file) else { return };
+    assert_eq!(rows.len(), written.len());
+    for (row, (packet, comment)) in rows.iter().zip(&written) {
+        assert_eq!((row[1].parse(), &row[3]), (Ok(packet.len()), comment));
+    }
 }
