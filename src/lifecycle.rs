@@ -28,7 +28,7 @@ struct Step {
 }
 
 /// The list. A row may rely on all that is above it.
-static STEPS: [Step; 16] = [
+static STEPS: [Step; 15] = [
     Step {
         name: LifecycleStep::CreateDevice,
         start: device::create,
@@ -50,12 +50,12 @@ static STEPS: [Step; 16] = [
         stop: state::delete,
     },
     Step {
-        name: LifecycleStep::CreateInjectionHandles,
+        name: LifecycleStep::PreparePackets,
         start: on_demand,
         stop: packets::delete,
     },
     Step {
-        name: LifecycleStep::CreateInjectionHandles,
+        name: LifecycleStep::PrepareStreams,
         start: on_demand,
         stop: streams::delete,
     },
@@ -71,7 +71,7 @@ static STEPS: [Step; 16] = [
     },
     // Below the callouts: until they are gone an operation may still be held.
     Step {
-        name: LifecycleStep::CreateInjectionHandles,
+        name: LifecycleStep::PrepareAsking,
         start: ask::create,
         stop: ask::delete,
     },
@@ -84,7 +84,7 @@ static STEPS: [Step; 16] = [
     // whenever it returns. What is left of it after the filters is closed here, because callouts
     // are to be gone before.
     Step {
-        name: LifecycleStep::SubscribeBfe,
+        name: LifecycleStep::PrepareManagement,
         start: management::prepare,
         stop: management::close,
     },
@@ -94,15 +94,9 @@ static STEPS: [Step; 16] = [
         stop: registration::unregister,
     },
     Step {
-        name: LifecycleStep::AddFilters,
+        name: LifecycleStep::SubscribeBfe,
         start: management::subscribe,
-        stop: management::delete_filters,
-    },
-    // What was taken out of streams is put back before the filters go.
-    Step {
-        name: LifecycleStep::AddFilters,
-        start: streams::begin,
-        stop: streams::settle,
+        stop: stop_filtering,
     },
     Step {
         name: LifecycleStep::ListenToPower,
@@ -111,15 +105,30 @@ static STEPS: [Step; 16] = [
     },
     // From here on requests arrive.
     Step {
-        name: LifecycleStep::CreateDevice,
+        name: LifecycleStep::TakeRequests,
         start: control::open,
         stop: control::close,
     },
 ];
 
+// Each row has a name of its own, so that a failure names one row.
+const _: () = {
+    let mut row = 0;
+    while row < STEPS.len() {
+        let mut other = row + 1;
+        while other < STEPS.len() {
+            assert!(STEPS[row].name.raw() != STEPS[other].name.raw());
+            other += 1;
+        }
+        row += 1;
+    }
+};
+
 /// Memory and handles that only some effects need. They are made for the first policy that has one of these, and live
 /// until the driver stops, in its row of the list above.
 struct Store {
+    /// The row.
+    name: LifecycleStep,
     needed_by: EffectSet,
     /// Does nothing if it has been made.
     make: fn(Passive) -> Result,
@@ -127,10 +136,12 @@ struct Store {
 
 static STORES: [Store; 2] = [
     Store {
+        name: LifecycleStep::PreparePackets,
         needed_by: PACKET_EFFECTS,
         make: packets::make,
     },
     Store {
+        name: LifecycleStep::PrepareStreams,
         needed_by: STREAM_EFFECTS,
         make: streams::make,
     },
@@ -144,7 +155,7 @@ pub(crate) fn provide(effects: EffectSet, passive: Passive) -> Result {
     for store in &STORES {
         if store.needed_by.intersects(effects) {
             (store.make)(passive).inspect_err(|&status| {
-                state::record(LifecycleStep::CreateInjectionHandles, status);
+                state::record(store.name, status);
             })?;
         }
     }
@@ -215,6 +226,12 @@ fn undo(started: usize, passive: Passive) {
     for step in STEPS.iter().take(started).rev() {
         (step.stop)(passive);
     }
+}
+
+/// Ends the filtering: what was taken out of streams is put back before the filters go.
+fn stop_filtering(passive: Passive) {
+    streams::settle(passive);
+    management::delete_filters(passive);
 }
 
 /// For who has nothing to do.

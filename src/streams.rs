@@ -133,12 +133,6 @@ pub(crate) fn delete(passive: Passive) {
     }
 }
 
-/// Starts nothing: what [`settle`] undoes comes with the traffic.
-#[allow(clippy::unnecessary_wraps, reason = "a row of the list")]
-pub(crate) const fn begin(_driver: Driver, _passive: Passive) -> Result {
-    Ok(())
-}
-
 /// Puts everything back that was taken out of streams: filters may not go before. A connection that keeps something
 /// waiting for too long is aborted.
 pub(crate) fn settle(passive: Passive) {

@@ -32,12 +32,12 @@ wire_enum! {
         CreateSymbolicLink = 1, "create symbolic link";
         /// The queues for control requests.
         CreateQueue = 2, "create queue";
-        /// Counters and the event ring.
-        CreateEventRing = 3, "create event ring";
-        /// The table of flows.
+        /// Room for what the objects in the filter engine are, and the lock over it.
+        PrepareManagement = 3, "prepare management";
+        /// The table of flows, counters and the event ring.
         CreateFlowTable = 4, "create flow table";
-        /// Injection handles.
-        CreateInjectionHandles = 5, "create injection handles";
+        /// The injection handles of packets, and room for those that wait.
+        PreparePackets = 5, "prepare packets";
         /// `FwpsCalloutRegister2` for each callout.
         RegisterCallouts = 6, "register callouts";
         /// `FwpmBfeStateSubscribeChanges0`.
@@ -56,8 +56,8 @@ wire_enum! {
         AddFilters = 13, "add filters";
         /// `FwpmTransactionCommit0`.
         CommitTransaction = 14, "commit transaction";
-        /// Deletion of an earlier instance's objects.
-        PurgeStaleObjects = 15, "purge stale objects";
+        /// The injection handles of streams, and room for what is taken out of them.
+        PrepareStreams = 15, "prepare streams";
         /// `FwpmFilterDeleteById0` for each filter.
         DeleteFilters = 16, "delete filters";
         /// `FwpsFlowRemoveContext0` for each flow, and the wait for the last one's end.
@@ -76,6 +76,10 @@ wire_enum! {
         WatchProcesses = 23, "watch processes";
         /// `FwpsRedirectHandleCreate0`.
         CreateRedirectHandle = 24, "create redirect handle";
+        /// The injection handles of packets that were held, and room for what is asked.
+        PrepareAsking = 25, "prepare asking";
+        /// The control device ends its initialization: requests arrive.
+        TakeRequests = 26, "take requests";
         /// The filters that hold while the driver does not decide.
         ChangeBootFilters = 28, "change boot filters";
         /// `ExRegisterCallback` with `\Callback\PowerState`.
