@@ -35,6 +35,7 @@ use crate::{
     device, lifecycle,
     policy::Successor,
     state::{self, tag},
+    streams,
 };
 
 /// The name of the driver's service, by which tools find who a provider belongs to.
@@ -251,6 +252,7 @@ impl Management {
             // The engine took session and objects along when it stopped; it may be back already.
             state::count(Counter::BfeStopped);
             ask::abandon(passive);
+            streams::interrupted();
             self.forget(passive);
         }
         let is_running = self
@@ -275,6 +277,7 @@ impl Management {
             (false, _) => {
                 // Nobody enforces an answer any more.
                 ask::abandon(passive);
+                streams::interrupted();
                 self.forget(passive);
                 state::set(DriverState::WaitingForBfe);
                 Ok(())

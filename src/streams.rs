@@ -1,14 +1,14 @@
 //! Streams that are edited, or taken out of band: their memory, their injections, and the worker that puts data back.
 
-use core::num::NonZeroUsize;
+mod classify;
+mod worker;
+
+pub(crate) use classify::classify;
 
 use kmdf::Driver;
 use portcullis_core::{
-    Clock, FlowHandle, Indication, StreamVerdict, Transfer, Treatment,
-    stream::{
-        Course, CourseHandle, CourseSlot, Courses, Editor, Inline, Insert, Outlet, Piece,
-        PieceSlot, Push, Reach, Stuck, inline,
-    },
+    Clock, FlowHandle, Transfer,
+    stream::{CourseHandle, CourseSlot, Courses, Insert, PieceSlot},
 };
 use portcullis_proto::{Counter, LifecycleStep};
 use wdk_sys::WDFTIMER;
@@ -18,18 +18,18 @@ use wfp::{
     flow::{self, Association},
     inject::{Completion, InjectionHandle, Parcels, StreamData, StreamPlace},
     irql::Passive,
-    list::{List, PacketBuffer, PacketPool},
+    list::{List, PacketPool},
     pool::PoolVec,
     schema::{IpVersion, StreamFlags},
-    stream::{self, ClonedStream},
+    stream::ClonedStream,
     sync::RawSpinLock,
-    verdict,
 };
 
 use crate::{
     device,
     state::{self, Core, SystemClock, tag},
 };
+use worker::Worker;
 
 /// Streams that can be edited or held at a time.
 const STREAMS: usize = 1024;
@@ -67,9 +67,6 @@ impl Completion for Injected {
         }
     }
 }
-
-/// Whether bytes went on.
-type Put = core::result::Result<(), Stuck>;
 
 type Table = Courses<
     RawSpinLock,
@@ -147,11 +144,28 @@ pub(crate) fn settle(passive: Passive) {
         }
         passive.sleep(core::time::Duration::from_millis(1));
     }
-    streams.courses.unsettled(|place: Place| {
-        if flow::abort(place.at.flow).is_err() {
-            state::count(Counter::FlowRemoveFailed);
-        }
+    streams.courses.unsettled(abort);
+}
+
+/// The engine has taken the filters along, in spite of what was out of streams: what passes now is not seen, and may have
+/// overtaken what waits. A connection in which something does is aborted. The others go on, but no header is edited in
+/// them any more, because it is not known where the next request begins.
+pub(crate) fn interrupted() {
+    let Some(streams) = STREAMS_IN_USE.get() else {
+        return;
+    };
+    streams.courses.interrupt(|place: Place| {
+        state::count(Counter::StreamsInterrupted);
+        abort(place);
     });
+    // Of those which the worker was at something is left.
+    device::enqueue_stream_work();
+}
+
+fn abort(place: Place) {
+    if flow::abort(place.at.flow).is_err() {
+        state::count(Counter::FlowRemoveFailed);
+    }
 }
 
 /// A flow's stream ends.
@@ -185,250 +199,6 @@ pub(crate) fn serve(passive: Passive) {
         Some(due) => device::start_stream_timer(due - now),
         None => {}
     }
-}
-
-/// Decides about data of a stream.
-pub(crate) fn classify(
-    core: &Core,
-    handle: Option<FlowHandle>,
-    place: impl Fn(u64) -> Option<Association>,
-    version: IpVersion,
-    data: &stream::Indication<'_>,
-    must_decide: bool,
-) -> verdict::StreamVerdict {
-    let transfer = match data.direction() {
-        stream::DataDirection::Send => Transfer::Sent,
-        stream::DataDirection::Receive => Transfer::Received,
-    };
-    let call = Call {
-        core,
-        handle,
-        transfer,
-        data,
-        must_decide,
-    };
-    let Some(streams) = STREAMS_IN_USE.get() else {
-        return call.inspect(0);
-    };
-    // While no rule treats streams, and none is left that one did, there is nothing to ask.
-    if streams.courses.is_empty() && !core.treats_streams() {
-        return call.inspect(0);
-    }
-    let open = |flow, system| {
-        let at = place(system)?;
-        streams.courses.open(flow, Place { at, version })
-    };
-    let treatment = core.treatment(handle, transfer, open);
-    let course = match treatment {
-        Treatment::Plain => {
-            let verdict = call.inspect(0);
-            // What was found out just now may be that the data is to be edited.
-            match core.treatment(handle, transfer, open) {
-                Treatment::Edit(course) if verdict == verdict::StreamVerdict::Permit => {
-                    streams
-                        .courses
-                        .set_ahead(course, transfer, data.length() as u64);
-                    return call.edit(streams, course);
-                }
-                Treatment::NoRoom => return no_room(core),
-                _ => return verdict,
-            }
-        }
-        Treatment::NoRoom => return no_room(core),
-        Treatment::Edit(course) | Treatment::OutOfBand(course) => course,
-    };
-    if data.is_reset() {
-        streams.courses.reset(course);
-        return call.inspect(0);
-    }
-    match (streams.courses.is_out_of_band(course, transfer), treatment) {
-        (None, _) => verdict::StreamVerdict::DropConnection,
-        (Some(true), _) | (_, Treatment::OutOfBand(_)) => call.take(streams, course, 0, None),
-        _ => call.edit(streams, course),
-    }
-}
-
-fn no_room(core: &Core) -> verdict::StreamVerdict {
-    core.statistics().count(Counter::StreamNoRoom);
-    verdict::StreamVerdict::DropConnection
-}
-
-/// One classify.
-struct Call<'a> {
-    core: &'a Core,
-    handle: Option<FlowHandle>,
-    transfer: Transfer,
-    data: &'a stream::Indication<'a>,
-    must_decide: bool,
-}
-
-impl Call<'_> {
-    /// Inspects what comes behind the first `seen` bytes.
-    fn inspect(&self, seen: u64) -> verdict::StreamVerdict {
-        let length = self.data.length() as u64;
-        let indication = Indication {
-            transfer: self.transfer,
-            bytes: length.saturating_sub(seen),
-            is_end: self.data.is_end(),
-        };
-        let bytes = self.data.chunks().map_while(core::result::Result::ok);
-        match self.core.stream(self.handle, indication, skip(bytes, seen)) {
-            StreamVerdict::Permit => verdict::StreamVerdict::Permit,
-            StreamVerdict::DropConnection => verdict::StreamVerdict::DropConnection,
-        }
-    }
-
-    /// Edits inline as long as that goes.
-    fn edit(&self, streams: &Streams, course: CourseHandle) -> verdict::StreamVerdict {
-        use verdict::StreamVerdict as Verdict;
-
-        let Some(flow) = self.handle else {
-            return Verdict::Permit;
-        };
-        let length = self.data.length() as u64;
-        let seen = streams
-            .courses
-            .take_ahead(course, self.transfer)
-            .min(length);
-        if (length > seen || length == 0) && self.inspect(seen) == Verdict::DropConnection {
-            return Verdict::DropConnection;
-        }
-        if length == 0 || self.data.is_urgent() {
-            return Verdict::Permit;
-        }
-        let bytes = self.data.chunks().map_while(core::result::Result::ok);
-        // Each round but the last puts in a header.
-        for _ in 0..=u64::BITS {
-            let mut insert = streams.buffers.take(Insert::MAX);
-            let decided = self.core.with_edits(flow, self.transfer, |edits| {
-                streams
-                    .courses
-                    .with_editor(course, self.transfer, |editor| {
-                        let before = *editor;
-                        let decided = inline(editor, edits, bytes.clone(), false);
-                        let put = match decided {
-                            Inline::Replace(_, put) | Inline::Insert(put) => put,
-                            Inline::Permit => return Decided::Permit,
-                            Inline::PermitFirst(count) => return Decided::PermitFirst(count),
-                            Inline::Wait => return Decided::Wait,
-                        };
-                        let copied = insert.as_deref_mut().and_then(|memory| put.copy_to(memory));
-                        match (copied, decided) {
-                            (Some(put), Inline::Replace(count, _)) => {
-                                Decided::Put(put, Some(count))
-                            }
-                            (Some(put), _) => Decided::Put(put, None),
-                            (None, _) => {
-                                // The worker does it, when there is memory.
-                                *editor = before;
-                                Decided::Wait
-                            }
-                        }
-                    })
-            });
-            let ahead = |decided: u64| {
-                streams
-                    .courses
-                    .set_ahead(course, self.transfer, length.saturating_sub(decided));
-                usize::try_from(decided).ok().and_then(NonZeroUsize::new)
-            };
-            match decided {
-                None | Some(Decided::Permit) => return Verdict::Permit,
-                Some(Decided::PermitFirst(count)) => {
-                    return ahead(count).map_or(Verdict::Permit, Verdict::PermitFirst);
-                }
-                Some(Decided::Wait) => {
-                    let reach = match self.core.reach(flow, self.transfer) {
-                        Reach::Bytes(bytes) => bytes,
-                        Reach::Host | Reach::Drop => 0,
-                    };
-                    return self.take(streams, course, length, Some(reach));
-                }
-                Some(Decided::Put(put, count)) => {
-                    let sent = put == 0
-                        || insert.take().is_some_and(|mut memory| {
-                            memory.truncate(put);
-                            self.inject(streams, course, memory)
-                        });
-                    if !sent {
-                        return Verdict::DropConnection;
-                    }
-                    self.core.statistics().count(Counter::StreamsRewritten);
-                    if let Some(count) = count {
-                        return ahead(count).map_or(Verdict::Block, Verdict::BlockFirst);
-                    }
-                }
-            }
-        }
-        Verdict::DropConnection
-    }
-
-    fn inject(&self, streams: &Streams, course: CourseHandle, memory: PacketBuffer) -> bool {
-        let Some(place) = streams.courses.place(course) else {
-            return false;
-        };
-        let length = memory.len();
-        let Ok(list) = memory.into_list(0) else {
-            state::count(Counter::StreamNotInjected);
-            return false;
-        };
-        let flags = self.data.flags();
-        streams.inject(&place, course, self.transfer, list.into(), length, flags)
-    }
-
-    /// Takes the data out of the stream.
-    fn take(
-        &self,
-        streams: &Streams,
-        course: CourseHandle,
-        seen: u64,
-        reach: Option<u64>,
-    ) -> verdict::StreamVerdict {
-        use verdict::StreamVerdict as Verdict;
-
-        let Ok(data) = self.data.clone_data() else {
-            self.core.statistics().count(Counter::OutOfMemory);
-            return Verdict::DropConnection;
-        };
-        let piece = Piece {
-            data,
-            length: self.data.length() as u64,
-            seen,
-            flags: self.data.flags().bits(),
-            is_end: self.data.is_end(),
-            is_urgent: self.data.is_urgent(),
-        };
-        let can_defer = self.transfer == Transfer::Received
-            && !self.must_decide
-            && !self.data.is_end()
-            && seen == 0;
-        match streams
-            .courses
-            .push(course, self.transfer, piece, reach, can_defer)
-        {
-            Push::Taken => {
-                self.core.statistics().count(Counter::StreamPiecesHeld);
-                device::enqueue_stream_work();
-                Verdict::Block
-            }
-            Push::Defer(_) => {
-                self.core.statistics().count(Counter::StreamsDeferred);
-                device::enqueue_stream_work();
-                Verdict::Defer
-            }
-            Push::Full(_) => no_room(self.core),
-            Push::Pass(_) if seen > 0 => Verdict::Permit,
-            Push::Pass(_) => self.inspect(0),
-        }
-    }
-}
-
-/// What is to be done inline, with what was copied for it.
-enum Decided {
-    Permit,
-    PermitFirst(u64),
-    Put(usize, Option<u64>),
-    Wait,
 }
 
 impl Streams {
@@ -474,202 +244,6 @@ const END: StreamFlags = StreamFlags::RECEIVE_DISCONNECT
     .union(StreamFlags::SEND_DISCONNECT)
     .union(StreamFlags::RECEIVE_ABORT)
     .union(StreamFlags::SEND_ABORT);
-
-/// One run of the worker.
-struct Worker<'a> {
-    streams: &'a Streams,
-    core: &'a Core,
-    passive: Passive,
-}
-
-/// Collects edited bytes, and injects them when there are enough.
-struct Writer<'a> {
-    worker: &'a Worker<'a>,
-    course: &'a Course<Place>,
-    flags: StreamFlags,
-    memory: Option<PacketBuffer>,
-    filled: usize,
-}
-
-impl Writer<'_> {
-    fn write(&mut self, mut bytes: &[u8]) -> Put {
-        while !bytes.is_empty() {
-            if self.memory.is_none() {
-                let buffers = &self.worker.streams.buffers;
-                self.memory = Some(buffers.take(buffers.size()).ok_or(Stuck)?);
-                self.filled = 0;
-            }
-            let memory = self.memory.as_deref_mut().ok_or(Stuck)?;
-            let room = memory.get_mut(self.filled..).ok_or(Stuck)?;
-            let count = room.len().min(bytes.len());
-            let (now, then) = bytes.split_at_checked(count).ok_or(Stuck)?;
-            room.get_mut(..count).ok_or(Stuck)?.copy_from_slice(now);
-            self.filled += count;
-            bytes = then;
-            if count == 0 || !bytes.is_empty() {
-                self.flush()?;
-            }
-        }
-        Ok(())
-    }
-
-    fn flush(&mut self) -> Put {
-        let Some(mut memory) = self.memory.take() else {
-            return Ok(());
-        };
-        memory.truncate(self.filled);
-        let list = memory.into_list(0).map_err(|_| Stuck)?;
-        let worker = self.worker;
-        let course = self.course;
-        let sent = worker.streams.inject(
-            &course.at,
-            course.handle,
-            course.transfer,
-            list.into(),
-            self.filled,
-            self.flags,
-        );
-        if sent { Ok(()) } else { Err(Stuck) }
-    }
-}
-
-impl Worker<'_> {
-    fn send_clone(
-        &self,
-        course: &Course<Place>,
-        mut data: ClonedStream,
-        flags: StreamFlags,
-    ) -> Put {
-        while let Some((list, length)) = data.take_first() {
-            let sent = self.streams.inject(
-                &course.at,
-                course.handle,
-                course.transfer,
-                list.into(),
-                length,
-                flags,
-            );
-            if !sent {
-                return Err(Stuck);
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Outlet<ClonedStream, Place> for Worker<'_> {
-    fn inspect(&mut self, course: &Course<Place>, piece: &Piece<ClonedStream>) -> Reach {
-        let indication = Indication {
-            transfer: course.transfer,
-            bytes: piece.length.saturating_sub(piece.seen),
-            is_end: piece.is_end,
-        };
-        let bytes = skip(piece.data.chunks(), piece.seen);
-        match self.core.stream(Some(course.flow), indication, bytes) {
-            StreamVerdict::Permit => self.core.reach(course.flow, course.transfer),
-            StreamVerdict::DropConnection => Reach::Drop,
-        }
-    }
-
-    fn send(
-        &mut self,
-        course: &Course<Place>,
-        editor: &mut Editor,
-        piece: Option<Piece<ClonedStream>>,
-        last: bool,
-    ) -> Put {
-        let direction = match course.transfer {
-            Transfer::Sent => StreamFlags::SEND,
-            Transfer::Received => StreamFlags::RECEIVE,
-        };
-        let flags = piece
-            .as_ref()
-            .map_or(direction, |piece| StreamFlags::from_bits(piece.flags));
-        let worker = &*self;
-        let mut writer = Writer {
-            worker,
-            course,
-            flags: if piece.as_ref().is_some_and(|piece| piece.is_urgent) {
-                direction
-            } else {
-                flags
-            },
-            memory: None,
-            filled: 0,
-        };
-        let left = worker
-            .core
-            .with_edits(course.flow, course.transfer, |edits| {
-                let Some(piece) = piece else {
-                    editor.push(edits, &[], last, &mut |bytes| writer.write(bytes))?;
-                    return Ok(None);
-                };
-                if piece.is_urgent {
-                    editor.push(edits, &[], true, &mut |bytes| writer.write(bytes))?;
-                    return Ok(Some(piece.data));
-                }
-                if editor.leaves(edits, piece.data.chunks()) {
-                    for bytes in piece.data.chunks() {
-                        editor.push(edits, bytes, false, &mut |_| Ok(()))?;
-                    }
-                    return Ok(Some(piece.data));
-                }
-                let mut changes = 0;
-                for bytes in piece.data.chunks() {
-                    changes +=
-                        editor.push(edits, bytes, false, &mut |bytes| writer.write(bytes))?;
-                }
-                if last {
-                    changes += editor.push(edits, &[], true, &mut |bytes| writer.write(bytes))?;
-                }
-                worker
-                    .core
-                    .statistics()
-                    .add(Counter::StreamsRewritten, changes);
-                Ok(None)
-            })?;
-        writer.flush()?;
-        left.map_or(Ok(()), |data| worker.send_clone(course, data, flags))
-    }
-
-    fn end(&mut self, course: &Course<Place>, flags: u32) -> Put {
-        let flags = StreamFlags::from_bits(flags);
-        if flags.intersects(StreamFlags::RECEIVE_ABORT.union(StreamFlags::SEND_ABORT)) {
-            return Ok(());
-        }
-        let (direction, end) = match course.transfer {
-            Transfer::Sent => (StreamFlags::SEND, StreamFlags::SEND_DISCONNECT),
-            Transfer::Received => (StreamFlags::RECEIVE, StreamFlags::RECEIVE_DISCONNECT),
-        };
-        let handles = &self.streams.handles;
-        let handle = handles
-            .get(course.at.version as usize)
-            .and_then(Option::as_ref);
-        handle
-            .ok_or(Stuck)?
-            .end(StreamPlace {
-                flow: course.at.at.flow,
-                callout: course.at.at.callout,
-                layer: course.at.at.layer,
-                flags: direction.union(end),
-                length: 0,
-            })
-            .map_err(|_| Stuck)
-    }
-
-    fn resume(&mut self, course: &Course<Place>, flags: u32) {
-        if stream::resume(course.at.at, StreamFlags::from_bits(flags), self.passive).is_err() {
-            self.abort(course);
-        }
-    }
-
-    fn abort(&mut self, course: &Course<Place>) {
-        self.core.statistics().count(Counter::StreamsDropped);
-        if flow::abort(course.at.at.flow).is_err() {
-            self.core.statistics().count(Counter::FlowRemoveFailed);
-        }
-    }
-}
 
 /// The pieces behind the first `seen` bytes.
 fn skip<'d>(

@@ -55,13 +55,10 @@ fn follow(core: &state::Core, call: &Classify<'_, AleFlowEstablished>, id: FlowI
     let handle = match core.flow_answered(&connection, answer) {
         Ok(handle) => handle,
         // The answer is forgotten before the flow is over: it may be asked about again.
-        Err(NotFollowed::TableFull) => return forget(),
+        Err(NotFollowed::Unwatched) => return forget(),
         Err(NotFollowed::MustAbort) => {
             forget();
-            if flow::abort(id).is_err() {
-                core.statistics().count(Counter::FlowRemoveFailed);
-            }
-            return;
+            return abort(core, id);
         }
     };
     if let Some(endpoint) = call.metadata.endpoint() {
@@ -71,7 +68,16 @@ fn follow(core: &state::Core, call: &Classify<'_, AleFlowEstablished>, id: FlowI
         .zip(NonZeroU64::new(handle.raw()))
         .is_some_and(|(at, context)| flow::associate(at, context).is_ok());
     if !associated {
-        core.flow_abandoned(handle);
+        let verdict = core.flow_abandoned(handle);
         forget();
+        if verdict == NotFollowed::MustAbort {
+            abort(core, id);
+        }
+    }
+}
+
+fn abort(core: &state::Core, id: FlowId) {
+    if flow::abort(id).is_err() {
+        core.statistics().count(Counter::FlowRemoveFailed);
     }
 }

@@ -12,6 +12,7 @@
 //! proxy    a browser whose connections go to a proxy of this machine
 //! image    the driver's image, and one like it
 //! random   numbers from a seed
+//! streams  conversations in segments, and what arrives of them
 //! sweep    which calls a sweep over failing calls takes
 //! examples the drivers of examples/
 //! foreign  drivers that are not ours: those in C of tests/drivers, and one that Microsoft's tools have built
@@ -34,6 +35,7 @@ pub mod product;
 pub mod proxy;
 pub mod races;
 pub mod random;
+pub mod streams;
 pub mod sweep;
 pub mod world;
 

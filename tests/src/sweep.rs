@@ -50,6 +50,32 @@ impl Sample {
     }
 }
 
+/// More calls than anything here makes.
+const MANY: u64 = 2_000;
+
+/// Calls `attempt` with 1, 2, 3, … until no call was left to fail, and tells of what was swept over.
+///
+/// # Panics
+/// If there is no end of calls.
+pub fn sweep(what: &str, mut attempt: impl FnMut(u64) -> Option<String>) {
+    let sample = Sample::named();
+    let mut failed = Vec::new();
+    for nth in sample.calls(MANY) {
+        let Some(call) = attempt(nth) else {
+            println!(
+                "{what}: {} calls, {sample}, made to fail in turn",
+                failed.len()
+            );
+            return;
+        };
+        failed.push(call);
+    }
+    panic!(
+        "{what} makes more than {MANY} calls: {:?}",
+        &failed[failed.len().saturating_sub(10)..]
+    );
+}
+
 impl fmt::Display for Sample {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {

@@ -9,34 +9,11 @@ use portcullis_proto::filter::{DescribeFilterRequest, FilterReply};
 use portcullis_proto::message::ReadRequest;
 use portcullis_proto::{Action, CalloutKind, DriverState, Family, LifecycleStep};
 use portcullis_tests::control::{compile, plain_request};
-use portcullis_tests::sweep::Sample;
+use portcullis_tests::sweep::sweep;
 use portcullis_tests::world::assert_clean;
 use portcullis_tests::{Tcp, World, udp};
 use wfp_schema::NtStatus;
 use zerocopy::IntoBytes as _;
-
-/// More calls than anything here makes.
-const MANY: u64 = 2_000;
-
-/// Calls `attempt` with 1, 2, 3, … until no call was left to fail, and tells of what was swept over.
-fn sweep(what: &str, mut attempt: impl FnMut(u64) -> Option<String>) {
-    let sample = Sample::named();
-    let mut failed = Vec::new();
-    for nth in sample.calls(MANY) {
-        let Some(call) = attempt(nth) else {
-            println!(
-                "{what}: {} calls, {sample}, made to fail in turn",
-                failed.len()
-            );
-            return;
-        };
-        failed.push(call);
-    }
-    panic!(
-        "{what} makes more than {MANY} calls: {:?}",
-        &failed[failed.len().saturating_sub(10)..]
-    );
-}
 
 /// The pool of these machines has no guard pages: there are many machines.
 fn config(bfe_running: bool) -> Config {

@@ -1,11 +1,10 @@
 //! Streams that are edited, or looked at out of band: what the receiver gets, byte for byte.
 
-use ksim::net::{Output, Setup};
 use portcullis_proto::Counter;
 use portcullis_tests::random::Random;
+use portcullis_tests::streams::{Arrived, converse};
 use portcullis_tests::world::assert_clean;
-use portcullis_tests::{Net, Tcp, World};
-use wfp_schema::StreamFlags;
+use portcullis_tests::{Tcp, World};
 
 const ENDS: [(&str, &str); 3] = [
     ("192.0.2.10:50000", "198.51.100.1:80"),
@@ -39,59 +38,14 @@ const WATCH: &str = "
 
 /// A machine with a host whose output is kept.
 fn world(policy: &str) -> World {
-    let mut world = World::with_policy(policy);
-    let setup = Setup {
-        output: true,
-        ..Setup::default()
-    };
-    world.net = Net::with_setup(&world.kernel, 0, setup);
-    world
+    World::with_policy(policy).with_output()
 }
 
-/// What has left the stack as stream data, of what the host sends and receives, and how often a direction ended.
-fn streams(world: &mut World) -> ([Vec<u8>; 2], usize) {
-    let mut data = [Vec::new(), Vec::new()];
-    let mut ends = 0;
-    for output in world.net.output() {
-        if let Output::Stream { flags, bytes, .. } = output {
-            let side = usize::from(flags.contains(StreamFlags::RECEIVE));
-            let end = StreamFlags::SEND_DISCONNECT | StreamFlags::RECEIVE_DISCONNECT;
-            assert!(ends < 2 || bytes.is_empty(), "data behind both ends");
-            data[side].extend(bytes);
-            ends += usize::from(flags.intersects(end));
-        }
-    }
-    (data, ends)
-}
-
-/// Sends both messages in segments of random lengths, and closes the connection.
-fn converse(
-    world: &mut World,
-    random: &mut Random,
-    (client, server): (&str, &str),
-    messages: [&[u8]; 2],
-) {
-    let mut tcp = Tcp::new(client, server);
-    assert!(world.net.all_pass(&tcp.handshake()));
-    let mut left = messages;
-    while left.iter().any(|message| !message.is_empty()) {
-        let side = random.below(2);
-        let most = 1 + random.below(40);
-        let count = left[side].len().min(most);
-        if count == 0 {
-            continue;
-        }
-        let (now, then) = left[side].split_at(count);
-        let packet = if side == 0 {
-            tcp.client_says(now)
-        } else {
-            tcp.server_says(now)
-        };
-        world.net.packet(&packet);
-        left[side] = then;
-    }
-    world.net.fates(&tcp.close());
-    world.net.settle();
+/// What has left the stack as stream data, of what the host sends and receives.
+fn streams(world: &mut World) -> [Vec<u8>; 2] {
+    let mut arrived = Arrived::default();
+    arrived.add(world.net.output());
+    arrived.data
 }
 
 #[test]
@@ -104,15 +58,15 @@ fn literals_are_replaced_in_both_directions_of_both_versions_whatever_the_segmen
         let mut random = Random::new(seed);
         let mut world = world(MASK);
         for ends in ENDS {
-            converse(&mut world, &mut random, ends, [sent, received]);
-            let (data, ended) = streams(&mut world);
-            let mine = usize::from(ends.0.starts_with("198"));
+            let Arrived {
+                data, ends: ended, ..
+            } = converse(&mut world.net, &mut random, ends, [sent, received]);
             assert_eq!(
-                String::from_utf8_lossy(&data[mine]),
+                String::from_utf8_lossy(&data[0]),
                 String::from_utf8_lossy(&edited),
                 "seed {seed}, {ends:?}"
             );
-            assert_eq!(data[1 - mine], received, "seed {seed}, {ends:?}");
+            assert_eq!(data[1], received, "seed {seed}, {ends:?}");
             assert_eq!(ended, 2, "seed {seed}, {ends:?}");
         }
         assert!(
@@ -133,15 +87,15 @@ fn headers_of_requests_are_edited_whatever_the_segments() {
         let mut random = Random::new(seed);
         let mut world = world(HEADERS);
         for ends in ENDS {
-            converse(&mut world, &mut random, ends, [sent, received]);
-            let (data, ended) = streams(&mut world);
-            let mine = usize::from(ends.0.starts_with("198"));
+            let Arrived {
+                data, ends: ended, ..
+            } = converse(&mut world.net, &mut random, ends, [sent, received]);
             assert_eq!(
-                String::from_utf8_lossy(&data[mine]),
+                String::from_utf8_lossy(&data[0]),
                 edited,
                 "seed {seed}, {ends:?}"
             );
-            assert_eq!(data[1 - mine], received, "seed {seed}, {ends:?}");
+            assert_eq!(data[1], received, "seed {seed}, {ends:?}");
             assert_eq!(ended, 2, "seed {seed}, {ends:?}");
         }
         world.end();
@@ -156,11 +110,11 @@ fn what_is_looked_at_out_of_band_arrives_as_it_was_sent() {
         for ends in ENDS {
             let messages: [&[u8]; 2] =
                 [b"forbidden word, and other words", b"forbid, forbidden wor"];
-            converse(&mut world, &mut random, ends, messages);
-            let (data, ended) = streams(&mut world);
-            let mine = usize::from(ends.0.starts_with("198"));
-            assert_eq!(data[mine], messages[0], "seed {seed}");
-            assert_eq!(data[1 - mine], messages[1], "seed {seed}");
+            let Arrived {
+                data, ends: ended, ..
+            } = converse(&mut world.net, &mut random, ends, messages);
+            assert_eq!(data[0], messages[0], "seed {seed}");
+            assert_eq!(data[1], messages[1], "seed {seed}");
             assert_eq!(ended, 2, "seed {seed}");
         }
         assert!(world.counter(Counter::StreamPiecesHeld) > 0);
@@ -178,7 +132,7 @@ fn nothing_of_what_is_found_out_of_band_arrives() {
         world.net.packet(&tcp.client_says(first));
         world.net.packet(&tcp.client_says(second));
         assert!(!world.net.passes(tcp.client_says(b"more")), "it is aborted");
-        assert_eq!(streams(&mut world).0, [b"", b""]);
+        assert_eq!(streams(&mut world), [b"", b""]);
         world.end();
     }
 }
@@ -189,16 +143,16 @@ fn what_waits_for_more_goes_on_after_a_while_and_at_an_unload() {
     let mut tcp = Tcp::new(ENDS[0].0, ENDS[0].1);
     assert!(world.net.all_pass(&tcp.handshake()));
     world.net.packet(&tcp.client_says(b"login: sec"));
-    assert_eq!(streams(&mut world).0[0], b"login: ");
+    assert_eq!(streams(&mut world)[0], b"login: ");
     world.net.wait(1);
     world.net.settle();
-    assert_eq!(streams(&mut world).0[0], b"sec");
+    assert_eq!(streams(&mut world)[0], b"sec");
     world.net.packet(&tcp.client_says(b"and then secr"));
-    assert_eq!(streams(&mut world).0[0], b"and then ");
+    assert_eq!(streams(&mut world)[0], b"and then ");
     assert_clean(&world.unload());
     world.net.settle();
     world.net.packet(&tcp.client_says(b"et"));
-    assert_eq!(streams(&mut world).0[0], b"secret", "nothing is lost");
+    assert_eq!(streams(&mut world)[0], b"secret", "nothing is lost");
     world.assert_nothing_of_ours();
 }
 
@@ -210,6 +164,6 @@ fn a_reset_drops_what_waits() {
     world.net.packet(&tcp.client_says(b"sec"));
     world.net.packet(&tcp.reset());
     world.net.settle();
-    assert!(streams(&mut world).0[0].is_empty());
+    assert!(streams(&mut world)[0].is_empty());
     world.end();
 }

@@ -25,12 +25,13 @@ pub use streams::Treatment;
 pub use asking::{Asked, Question};
 
 use crate::ask::Subject;
-use crate::connection::{Connection, Listener};
+use crate::connection::{Connection, Listener, TCP};
 use crate::flow::{Flow, FlowHandle, FlowSlot, FlowTable, Transfer};
 use crate::inspect::{AssemblyPool, AssemblySlot};
 use crate::policy::{ContentState, Decision, Host, PolicyView};
 use crate::redirect::Way;
 use crate::statistics::Statistics;
+use crate::stream::Edits;
 use lock_api::RawMutex;
 use portcullis_proto::Counter;
 use portcullis_proto::event::{EventKind, EventRecord, HostSource, Operation};
@@ -112,9 +113,9 @@ pub enum DatagramVerdict {
 /// Why a flow is not followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotFollowed {
-    /// The table is full. The flow was decided for good, and goes on unwatched.
-    TableFull,
-    /// The table is full, and the flow must not go on unwatched: abort it (`FwpsFlowAbort0`).
+    /// The flow was decided for good, and goes on unwatched.
+    Unwatched,
+    /// The flow must not go on unwatched: abort it (`FwpsFlowAbort0`).
     MustAbort,
 }
 
@@ -269,18 +270,7 @@ where
         });
         let Some(handle) = inserted else {
             self.statistics.count(Counter::FlowTableFull);
-            // Its host will never be known, which `authorize` has taken into account if the table was full then.
-            let is_permit = self.policy.with(|policy, _| {
-                policy.is_none_or(|policy| {
-                    let decision = policy.decide(connection, Host::Never);
-                    decision.settled(answer).is_permit()
-                })
-            });
-            if is_permit {
-                return Err(NotFollowed::TableFull);
-            }
-            self.statistics.count(Counter::FlowRefused);
-            return Err(NotFollowed::MustAbort);
+            return Err(self.not_followed(connection, answer));
         };
         self.statistics.count(Counter::FlowsCreated);
         if decision.host_dependent {
@@ -289,18 +279,42 @@ where
         Ok(handle)
     }
 
-    /// A flow's context could not be associated: the flow is not followed after all.
-    pub fn flow_abandoned(&self, handle: FlowHandle) {
+    /// A flow's context could not be associated: the flow is not followed after all. Whether it may go on all the same.
+    #[must_use]
+    pub fn flow_abandoned(&self, handle: FlowHandle) -> NotFollowed {
         self.statistics.count(Counter::FlowAssociateFailed);
         let removed = self.flows.remove(handle, |flow| {
             self.assemblies.release(&mut flow.quic);
-            self.leave_endpoint(flow)
+            let verdict = self.not_followed(&flow.connection(), flow.answer);
+            (self.leave_endpoint(flow), verdict)
         });
-        let Some(closed) = removed else { return };
+        // Without a flow it has ended already.
+        let Some((closed, verdict)) = removed else {
+            return NotFollowed::Unwatched;
+        };
         self.statistics.count(Counter::FlowsDeleted);
         if let Some(event) = closed {
             self.send(&event);
         }
+        verdict
+    }
+
+    /// What is to become of a flow that cannot be followed. Its host will never be known, nothing is found in its data,
+    /// and nothing is changed in it: it goes on if the policy has no use for any of that.
+    fn not_followed(&self, connection: &Connection<'_>, answer: Option<Action>) -> NotFollowed {
+        let may_go_on = self.policy.with(|policy, _| {
+            policy.is_none_or(|policy| {
+                let decision = policy.decide(connection, Host::Never).settled(answer);
+                let is_edited =
+                    connection.protocol == TCP && decision.effects.intersects(Edits::KINDS);
+                decision.is_permit() && !decision.content_dependent && !is_edited
+            })
+        });
+        if may_go_on {
+            return NotFollowed::Unwatched;
+        }
+        self.statistics.count(Counter::FlowRefused);
+        NotFollowed::MustAbort
     }
 
     /// Data of a TCP flow, at STREAM. `data` is only asked for bytes while the flow's host name is sought, and where

@@ -356,14 +356,14 @@ fn a_full_table_leaves_decided_flows_unwatched_and_decides_others_without_their_
             flow: 2,
             ..outgoing(UDP, 4000)
         }),
-        Err(NotFollowed::TableFull)
+        Err(NotFollowed::Unwatched)
     );
     assert_eq!(
         core.flow_established(&Connection {
             flow: 3,
             ..connection
         }),
-        Err(NotFollowed::TableFull),
+        Err(NotFollowed::Unwatched),
         "it was decided without its host"
     );
     assert_eq!(
@@ -427,7 +427,7 @@ fn an_abandoned_flow_leaves_no_trace_but_its_count() {
     let core = core(1, BLOCK_EVIL);
     let handle = establish(&core, &outgoing(TCP, 443));
     events(&core);
-    core.flow_abandoned(handle);
+    assert_eq!(core.flow_abandoned(handle), NotFollowed::Unwatched);
     assert!(core.flows().is_empty());
     assert!(events(&core).is_empty());
     assert_eq!(count(&core, Counter::FlowAssociateFailed), 1);

@@ -25,7 +25,7 @@ wire_enum! {
         FlowsDeleted = 6, "flows deleted";
         /// Flows not followed because the table was full.
         FlowTableFull = 7, "flow table full";
-        /// Flows to be aborted because the table was full and their host would have had to decide.
+        /// Flows to be aborted because they could not be followed, and a rule needs their host or their data.
         FlowRefused = 8, "flow refused";
         /// Indications whose flow handle named no living flow.
         FlowStale = 9, "stale flow handle";
@@ -218,6 +218,8 @@ wire_enum! {
         StreamNoRoom = 97, "no room for a stream";
         /// ICMP errors about packets of translated paths, translated too.
         IcmpErrorsTranslated = 98, "ICMP errors translated";
+        /// Connections aborted because BFE stopped while data was out of their streams.
+        StreamsInterrupted = 99, "streams interrupted";
     }
 }
 

@@ -4,22 +4,19 @@
 //! band, so that the order is that of the pushes. While it works on a stream, ending the stream only marks it, and the
 //! worker frees what is left.
 
-use super::editor::{Editor, Stuck};
-use super::lane::{HIGH, LOW, Lane, Piece, PieceSlot, Push};
+use super::editor::Editor;
+use super::lane::{HIGH, Lane, Piece, PieceSlot, Push};
 use crate::flow::{FlowHandle, Transfer};
 use crate::free_list::{FreeList, Link, Linked};
 use core::sync::atomic::{AtomicBool, Ordering};
 use lock_api::{Mutex, MutexGuard, RawMutex};
 
-/// How often the worker looks at one stream before it looks at the others.
-const ROUNDS: u32 = 64;
-
 /// Names a stream that has a slot. Kept beyond the stream's end it names nothing, until its slot has been used 2³²
 /// times more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CourseHandle {
-    index: u32,
-    generation: u32,
+    pub(super) index: u32,
+    pub(super) generation: u32,
 }
 
 impl CourseHandle {
@@ -39,81 +36,26 @@ impl CourseHandle {
     }
 }
 
-/// One direction of a stream, as the worker knows it. `A` is where data is put back.
-#[derive(Clone, Copy, Debug)]
-pub struct Course<A> {
-    /// The stream.
-    pub handle: CourseHandle,
-    /// Its flow.
-    pub flow: FlowHandle,
-    /// Which way.
-    pub transfer: Transfer,
-    /// Where its data is put back.
-    pub at: A,
-}
-
-/// How far back what may follow a piece still matters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reach {
-    /// The last bytes up to the piece's end, this many; 0: nothing has to wait.
-    Bytes(u64),
-    /// All that waits, until the host's name is known.
-    Host,
-    /// The connection is to be dropped.
-    Drop,
-}
-
-/// What the worker does with pieces. No lock is held during its calls.
-pub trait Outlet<P, A> {
-    /// Looks at a piece.
-    fn inspect(&mut self, course: &Course<A>, piece: &Piece<P>) -> Reach;
-
-    /// Puts a piece back into the stream, edited; without one, what waits in the editor. `last`: nothing that follows
-    /// is to be waited for.
-    ///
-    /// # Errors
-    /// [`Stuck`]: something did not go on.
-    fn send(
-        &mut self,
-        course: &Course<A>,
-        editor: &mut Editor,
-        piece: Option<Piece<P>>,
-        last: bool,
-    ) -> Result<(), Stuck>;
-
-    /// Ends the direction; `flags` are those of the piece with its end.
-    ///
-    /// # Errors
-    /// [`Stuck`]: it did not end.
-    fn end(&mut self, course: &Course<A>, flags: u32) -> Result<(), Stuck>;
-
-    /// Asks for what was deferred with these flags.
-    fn resume(&mut self, course: &Course<A>, flags: u32);
-
-    /// Drops the connection.
-    fn abort(&mut self, course: &Course<A>);
-}
-
 /// Storage for one stream.
 pub struct CourseSlot<R, A> {
-    slot: Mutex<R, Slot<A>>,
+    pub(super) slot: Mutex<R, Slot<A>>,
     /// The worker is to look at it.
-    is_ready: AtomicBool,
+    pub(super) is_ready: AtomicBool,
     link: Link,
 }
 
-struct Slot<A> {
-    generation: u32,
+pub(super) struct Slot<A> {
+    pub(super) generation: u32,
     /// `None`: the slot is free.
-    owner: Option<(FlowHandle, A)>,
+    pub(super) owner: Option<(FlowHandle, A)>,
     /// The worker is at it.
-    is_busy: bool,
+    pub(super) is_busy: bool,
     /// The stream has ended; the worker is to free the slot.
-    is_over: bool,
+    pub(super) is_over: bool,
     /// Nothing of it goes on any more: it was reset, or dropped.
-    is_dead: bool,
-    lanes: [Lane; 2],
-    editors: [Editor; 2],
+    pub(super) is_dead: bool,
+    pub(super) lanes: [Lane; 2],
+    pub(super) editors: [Editor; 2],
 }
 
 impl<R: RawMutex, A> CourseSlot<R, A> {
@@ -149,7 +91,7 @@ impl<R, A> Linked for CourseSlot<R, A> {
 }
 
 impl<A> Slot<A> {
-    const fn lane(&mut self, transfer: Transfer) -> &mut Lane {
+    pub(super) const fn lane(&mut self, transfer: Transfer) -> &mut Lane {
         let [sent, received] = &mut self.lanes;
         match transfer {
             Transfer::Sent => sent,
@@ -157,7 +99,7 @@ impl<A> Slot<A> {
         }
     }
 
-    const fn editor(&mut self, transfer: Transfer) -> &mut Editor {
+    pub(super) const fn editor(&mut self, transfer: Transfer) -> &mut Editor {
         let [sent, received] = &mut self.editors;
         match transfer {
             Transfer::Sent => sent,
@@ -169,10 +111,10 @@ impl<A> Slot<A> {
 /// The streams that are edited or held, over storage of the caller's: `S` is as many slots as there can be streams, `N`
 /// as many as pieces can wait.
 pub struct Courses<R, S, N> {
-    streams: FreeList<R>,
-    pieces: FreeList<R>,
-    slots: S,
-    storage: N,
+    pub(super) streams: FreeList<R>,
+    pub(super) pieces: FreeList<R>,
+    pub(super) slots: S,
+    pub(super) storage: N,
     is_stopping: AtomicBool,
 }
 
@@ -212,7 +154,7 @@ impl<R: RawMutex, S, N> Courses<R, S, N> {
         self.is_stopping.store(true, Ordering::SeqCst);
     }
 
-    fn is_stopping(&self) -> bool {
+    pub(super) fn is_stopping(&self) -> bool {
         self.is_stopping.load(Ordering::SeqCst)
     }
 
@@ -409,6 +351,45 @@ impl<R: RawMutex, S, N> Courses<R, S, N> {
         }
     }
 
+    /// What passed in the streams was not seen for a while. Those in which something waits are over, because it may have
+    /// been overtaken, and are shown; in the others no header is edited any more.
+    pub fn interrupt<A: Copy, P>(&self, mut show: impl FnMut(A))
+    where
+        S: AsRef<[CourseSlot<R, A>]>,
+        N: AsRef<[PieceSlot<R, P>]>,
+    {
+        for entry in self.slots.as_ref() {
+            let mut slot = entry.slot.lock();
+            let Some((_, at)) = slot.owner.filter(|_| !slot.is_dead) else {
+                continue;
+            };
+            let waits = |lane: &Lane| lane.first != 0 || lane.deferred.is_some();
+            // What the worker is at waits too, or is about to be put back behind what was not seen.
+            if !slot.is_busy
+                && !slot.lanes.iter().any(waits)
+                && !slot.editors.iter().any(Editor::is_waiting)
+            {
+                for editor in &mut slot.editors {
+                    editor.lose_track();
+                }
+                for lane in &mut slot.lanes {
+                    lane.ahead = 0;
+                }
+                continue;
+            }
+            slot.is_dead = true;
+            if slot.is_busy {
+                drop(slot);
+            } else {
+                let lanes = core::mem::take(&mut slot.lanes);
+                slot.editors = [Editor::new(); 2];
+                drop(slot);
+                self.discard(lanes);
+            }
+            show(at);
+        }
+    }
+
     /// Whether nothing of any stream waits or is on its way, and nothing is asked for again; otherwise the flows of
     /// which that is not so are shown. To be asked after [`stop`](Self::stop).
     pub fn unsettled<A: Copy>(&self, mut show: impl FnMut(A)) -> bool
@@ -444,226 +425,7 @@ impl<R: RawMutex, S, N> Courses<R, S, N> {
         }
     }
 
-    /// The worker: does what can be done for each stream. `None`: nothing waits for time to pass; otherwise when to call
-    /// it again at the latest.
-    pub fn work<A: Copy, P>(&self, now: u64, outlet: &mut impl Outlet<P, A>) -> Option<u64>
-    where
-        S: AsRef<[CourseSlot<R, A>]>,
-        N: AsRef<[PieceSlot<R, P>]>,
-    {
-        if self.is_empty() {
-            return None;
-        }
-        let mut due: Option<u64> = None;
-        for index in 0..self.streams.capacity() {
-            if let Some(next) = self.work_on(index, now, outlet) {
-                due = Some(due.map_or(next, |due| due.min(next)));
-            }
-        }
-        due
-    }
-
-    fn work_on<A: Copy, P>(
-        &self,
-        index: u32,
-        now: u64,
-        outlet: &mut impl Outlet<P, A>,
-    ) -> Option<u64>
-    where
-        S: AsRef<[CourseSlot<R, A>]>,
-        N: AsRef<[PieceSlot<R, P>]>,
-    {
-        let entry = self.slots.as_ref().get(index as usize)?;
-        let mut slot = entry.slot.lock();
-        let (flow, at) = slot.owner?;
-        if slot.is_busy {
-            return None;
-        }
-        slot.is_busy = true;
-        let handle = CourseHandle {
-            index,
-            generation: slot.generation,
-        };
-        drop(slot);
-        for _ in 0..ROUNDS {
-            entry.is_ready.store(false, Ordering::SeqCst);
-            for transfer in [Transfer::Sent, Transfer::Received] {
-                let course = Course {
-                    handle,
-                    flow,
-                    transfer,
-                    at,
-                };
-                self.work_lane(&course, now, outlet);
-            }
-            if !entry.is_ready.load(Ordering::SeqCst) {
-                break;
-            }
-        }
-        let mut slot = entry.slot.lock();
-        slot.is_busy = false;
-        if slot.is_over {
-            self.free(index, slot);
-            return None;
-        }
-        if slot.is_dead {
-            let lanes = core::mem::take(&mut slot.lanes);
-            drop(slot);
-            self.discard(lanes);
-            return None;
-        }
-        // What came in between is looked at at once.
-        let next = slot
-            .lanes
-            .iter()
-            .filter(|lane| lane.since != 0)
-            .map(Lane::due)
-            .min();
-        drop(slot);
-        if entry.is_ready.load(Ordering::SeqCst) {
-            return Some(now);
-        }
-        next
-    }
-
-    fn work_lane<A: Copy, P>(&self, course: &Course<A>, now: u64, outlet: &mut impl Outlet<P, A>)
-    where
-        S: AsRef<[CourseSlot<R, A>]>,
-        N: AsRef<[PieceSlot<R, P>]>,
-    {
-        let fine = self.inspect(course, outlet) && self.release(course, now, outlet).is_ok();
-        let Some(mut slot) = self.lock(course.handle) else {
-            return;
-        };
-        if slot.is_dead {
-            return;
-        }
-        if !fine {
-            slot.is_dead = true;
-            drop(slot);
-            outlet.abort(course);
-            return;
-        }
-        let lane = slot.lane(course.transfer);
-        if lane.bytes <= LOW
-            && let Some(flags) = lane.deferred.take()
-        {
-            lane.resuming = true;
-            drop(slot);
-            outlet.resume(course, flags);
-        }
-    }
-
-    /// Inspects what has not been; `false`: the connection is to be dropped.
-    fn inspect<A: Copy, P>(&self, course: &Course<A>, outlet: &mut impl Outlet<P, A>) -> bool
-    where
-        S: AsRef<[CourseSlot<R, A>]>,
-        N: AsRef<[PieceSlot<R, P>]>,
-    {
-        let storage = self.storage.as_ref();
-        loop {
-            let Some(mut slot) = self.lock(course.handle).filter(|slot| !slot.is_dead) else {
-                return true;
-            };
-            let Some(stored) = entry_of(storage, slot.lane(course.transfer).next) else {
-                return true;
-            };
-            // The worker alone takes pieces out of the list, so that the place stays this one's.
-            let taken = stored.entry.lock().piece.take();
-            drop(slot);
-            let Some(piece) = taken else {
-                return true;
-            };
-            let reach = match outlet.inspect(course, &piece) {
-                // Nothing follows that could matter.
-                Reach::Bytes(_) | Reach::Host if piece.is_end => Reach::Bytes(0),
-                reach => reach,
-            };
-            let Some(mut slot) = self.lock(course.handle) else {
-                return true;
-            };
-            let mut entry = stored.entry.lock();
-            entry.piece = Some(piece);
-            let (end, next) = (entry.end, entry.next);
-            drop(entry);
-            let lane = slot.lane(course.transfer);
-            lane.inspected = end;
-            lane.next = next;
-            lane.for_host = reach == Reach::Host;
-            match reach {
-                Reach::Bytes(bytes) => lane.safe = lane.safe.max(end.saturating_sub(bytes)),
-                Reach::Host => {}
-                Reach::Drop => return false,
-            }
-        }
-    }
-
-    /// Lets go what nothing that follows matters to, or has waited for long enough.
-    fn release<A: Copy, P>(
-        &self,
-        course: &Course<A>,
-        now: u64,
-        outlet: &mut impl Outlet<P, A>,
-    ) -> Result<(), Stuck>
-    where
-        S: AsRef<[CourseSlot<R, A>]>,
-        N: AsRef<[PieceSlot<R, P>]>,
-    {
-        let storage = self.storage.as_ref();
-        loop {
-            let Some(mut slot) = self.lock(course.handle).filter(|slot| !slot.is_dead) else {
-                return Ok(());
-            };
-            let mut editor = *slot.editor(course.transfer);
-            let is_stopping = self.is_stopping();
-            let lane = slot.lane(course.transfer);
-            let is_late = is_stopping || (lane.since != 0 && lane.due() <= now);
-            if is_late {
-                lane.safe = lane.inspected;
-            }
-            let place = lane.first;
-            let stored = entry_of(storage, place).filter(|_| place != lane.next);
-            let released = stored.and_then(|stored| {
-                let mut entry = stored.entry.lock();
-                if entry.end > lane.safe {
-                    return None;
-                }
-                lane.first = entry.next;
-                entry.piece.take()
-            });
-            let Some(piece) = released else {
-                let waits = lane.first != 0 || editor.is_waiting();
-                if is_late && editor.is_waiting() {
-                    lane.since = 0;
-                    drop(slot);
-                    outlet.send(course, &mut editor, None, true)?;
-                    self.with_editor(course.handle, course.transfer, |kept| *kept = editor);
-                    continue;
-                }
-                lane.since = match (waits, lane.since) {
-                    (false, _) => 0,
-                    (true, 0) => now.max(1),
-                    (true, since) => since,
-                };
-                return Ok(());
-            };
-            if lane.first == 0 {
-                lane.last = 0;
-            }
-            lane.bytes -= piece.length;
-            lane.since = 0;
-            drop(slot);
-            self.pieces.give(storage, place - 1);
-            let (is_end, flags) = (piece.is_end, piece.flags);
-            outlet.send(course, &mut editor, Some(piece), is_end)?;
-            self.with_editor(course.handle, course.transfer, |kept| *kept = editor);
-            if is_end {
-                outlet.end(course, flags)?;
-            }
-        }
-    }
-
-    fn wake<A>(&self, handle: CourseHandle)
+    pub(super) fn wake<A>(&self, handle: CourseHandle)
     where
         S: AsRef<[CourseSlot<R, A>]>,
     {
@@ -672,7 +434,7 @@ impl<R: RawMutex, S, N> Courses<R, S, N> {
         }
     }
 
-    fn lock<A>(&self, handle: CourseHandle) -> Option<MutexGuard<'_, R, Slot<A>>>
+    pub(super) fn lock<A>(&self, handle: CourseHandle) -> Option<MutexGuard<'_, R, Slot<A>>>
     where
         S: AsRef<[CourseSlot<R, A>]>,
     {
@@ -682,7 +444,7 @@ impl<R: RawMutex, S, N> Courses<R, S, N> {
     }
 
     /// Frees a slot that nobody is at.
-    fn free<A, P>(&self, index: u32, mut slot: MutexGuard<'_, R, Slot<A>>)
+    pub(super) fn free<A, P>(&self, index: u32, mut slot: MutexGuard<'_, R, Slot<A>>)
     where
         S: AsRef<[CourseSlot<R, A>]>,
         N: AsRef<[PieceSlot<R, P>]>,
@@ -695,7 +457,7 @@ impl<R: RawMutex, S, N> Courses<R, S, N> {
     }
 
     /// Drops what waits in lanes that are nobody's any more. No lock is held while a piece is dropped.
-    fn discard<P>(&self, lanes: [Lane; 2])
+    pub(super) fn discard<P>(&self, lanes: [Lane; 2])
     where
         N: AsRef<[PieceSlot<R, P>]>,
     {
@@ -715,6 +477,6 @@ impl<R: RawMutex, S, N> Courses<R, S, N> {
 }
 
 /// The slot at a place of a list.
-fn entry_of<R, P>(storage: &[PieceSlot<R, P>], place: u32) -> Option<&PieceSlot<R, P>> {
+pub(super) fn entry_of<R, P>(storage: &[PieceSlot<R, P>], place: u32) -> Option<&PieceSlot<R, P>> {
     storage.get(place.checked_sub(1)? as usize)
 }

@@ -123,6 +123,11 @@ impl Editor {
         self.rests.iter().any(|rest| rest.length > 0)
     }
 
+    /// It is not known any more where in the stream's messages it is: no header is edited from now on.
+    pub(super) const fn lose_track(&mut self) {
+        self.header = HeaderEditor::over();
+    }
+
     /// What becomes of the bytes of `window`, with one kind of edits, and what the editor is then.
     pub(super) fn look<'p>(
         &self,

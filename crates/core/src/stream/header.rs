@@ -231,6 +231,14 @@ impl HeaderEditor {
         }
     }
 
+    /// Where it is not known what follows.
+    pub(super) const fn over() -> Self {
+        Self {
+            at: At::Foreign,
+            ..Self::new()
+        }
+    }
+
     /// What becomes of the bytes of `window`; `last`: nothing comes after them.
     pub(super) fn step<'p>(
         &mut self,

@@ -17,13 +17,16 @@ mod editor;
 mod header;
 mod inline;
 mod lane;
+mod outlet;
 mod replace;
 mod window;
+mod worker;
 
-pub use courses::{Course, CourseHandle, CourseSlot, Courses, Outlet, Reach};
+pub use courses::{CourseHandle, CourseSlot, Courses};
 pub use editor::{Editor, Edits, Stuck};
 pub use inline::{Inline, inline};
 pub use lane::{Piece, PieceSlot, Push};
+pub use outlet::{Course, Outlet, Reach};
 pub use window::{Insert, WINDOW};
 
 use portcullis_proto::effect::{EffectKind, EffectSet};
