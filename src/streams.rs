@@ -5,6 +5,11 @@ mod worker;
 
 pub(crate) use classify::classify;
 
+use core::{
+    num::NonZeroU64,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
 use kmdf::Driver;
 use portcullis_core::{
     Clock, FlowHandle, Transfer,
@@ -15,7 +20,7 @@ use wdk_sys::WDFTIMER;
 use wfp::{
     NtStatus, Result,
     cell::KernelCell,
-    flow::{self, Association},
+    flow::{self, Association, FlowId},
     inject::{Completion, InjectionHandle, Parcels, StreamData, StreamPlace},
     irql::Passive,
     list::{List, PacketPool},
@@ -130,27 +135,57 @@ pub(crate) fn delete(passive: Passive) {
     }
 }
 
+/// Whether the driver stops, so that nothing is taken, or collected, any more. A driver that has stopped is loaded anew.
+static IS_SETTLING: AtomicBool = AtomicBool::new(false);
+
+fn is_settling() -> bool {
+    IS_SETTLING.load(Ordering::SeqCst)
+}
+
 /// Puts everything back that was taken out of streams: filters may not go before. A connection that keeps something
-/// waiting for too long is aborted.
+/// waiting for too long is aborted, and so is one of which the stack collects data that is not followed by more.
 pub(crate) fn settle(passive: Passive) {
-    let Some(streams) = STREAMS_IN_USE.get() else {
-        return;
-    };
-    streams.courses.stop();
+    IS_SETTLING.store(true, Ordering::SeqCst);
+    let streams = STREAMS_IN_USE.get();
+    if let Some(streams) = streams {
+        streams.courses.stop();
+    }
     for _ in 0..PATIENCE {
         serve(passive);
-        if !streams.courses.unsettled(|_: Place| ()) {
+        let is_settled = streams.is_none_or(|streams| !streams.courses.unsettled(|_: Place| ()));
+        if is_settled && !collecting(|_| ()) {
             return;
         }
         passive.sleep(core::time::Duration::from_millis(1));
     }
-    streams.courses.unsettled(abort);
+    if let Some(streams) = streams {
+        streams.courses.unsettled(abort);
+    }
+    collecting(abort_flow);
+}
+
+/// Shows the flows of which the stack collects data, for which nothing but more data makes it stop. Whether there is one.
+fn collecting(mut show: impl FnMut(FlowId)) -> bool {
+    let mut found = false;
+    if let Some(core) = state::core() {
+        core.flows().for_each(|flow| {
+            if let Some(id) = NonZeroU64::new(flow.system_flow).filter(|_| flow.is_collecting) {
+                found = true;
+                show(FlowId::new(id));
+            }
+        });
+    }
+    found
 }
 
 /// The engine has taken the filters along, in spite of what was out of streams: what passes now is not seen, and may have
 /// overtaken what waits. A connection in which something does is aborted. The others go on, but no header is edited in
 /// them any more, because it is not known where the next request begins.
 pub(crate) fn interrupted() {
+    collecting(|flow| {
+        state::count(Counter::StreamsInterrupted);
+        abort_flow(flow);
+    });
     let Some(streams) = STREAMS_IN_USE.get() else {
         return;
     };
@@ -163,7 +198,11 @@ pub(crate) fn interrupted() {
 }
 
 fn abort(place: Place) {
-    if flow::abort(place.at.flow).is_err() {
+    abort_flow(place.at.flow);
+}
+
+fn abort_flow(id: FlowId) {
+    if flow::abort(id).is_err() {
         state::count(Counter::FlowRemoveFailed);
     }
 }

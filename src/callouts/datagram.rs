@@ -2,7 +2,7 @@
 
 use core::num::NonZeroU64;
 
-use portcullis_core::{DatagramVerdict, Indication, Transfer, connection::UDP};
+use portcullis_core::{DatagramVerdict, Indication, Look, Transfer, connection::UDP};
 use portcullis_proto::Counter;
 use wfp::{
     callout::{Callout, Classify, Counters},
@@ -49,6 +49,7 @@ impl Callout for Datagram {
                 transfer,
                 bytes: buffer.length().saturating_sub(skip) as u64,
                 is_end: false,
+                look: Look::Inline,
             };
             let bytes = buffer.chunks(skip).map_while(core::result::Result::ok);
             if core.datagram(handle, indication, bytes) == DatagramVerdict::Block {

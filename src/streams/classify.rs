@@ -1,9 +1,9 @@
 //! Data of a stream in its classify: edited inline as long as that goes, else taken out of band.
 
-use core::num::NonZeroUsize;
+use core::num::{NonZeroU32, NonZeroUsize};
 
 use portcullis_core::{
-    FlowHandle, Indication, StreamVerdict, Transfer, Treatment,
+    FlowHandle, Indication, Look, StreamVerdict, Transfer, Treatment,
     stream::{CourseHandle, Inline, Insert, Piece, Push, Reach, inline},
 };
 use portcullis_proto::Counter;
@@ -36,11 +36,11 @@ pub(crate) fn classify(
         must_decide,
     };
     let Some(streams) = STREAMS_IN_USE.get() else {
-        return call.inspect(0);
+        return call.inspect_or_collect();
     };
     // While no rule treats streams, and none is left that one did, there is nothing to ask.
     if streams.courses.is_empty() && !core.treats_streams() {
-        return call.inspect(0);
+        return call.inspect_or_collect();
     }
     let open = |flow, system| {
         let at = place(system)?;
@@ -49,7 +49,7 @@ pub(crate) fn classify(
     let treatment = core.treatment(handle, transfer, open);
     let course = match treatment {
         Treatment::Plain => {
-            let verdict = call.inspect(0);
+            let verdict = call.inspect_or_collect();
             // What was found out just now may be that the data is to be edited.
             match core.treatment(handle, transfer, open) {
                 Treatment::Edit(course) if verdict == verdict::StreamVerdict::Permit => {
@@ -93,15 +93,43 @@ struct Call<'a> {
 impl Call<'_> {
     /// Inspects what comes behind the first `seen` bytes.
     fn inspect(&self, seen: u64) -> verdict::StreamVerdict {
+        self.look(seen, Look::Inline)
+    }
+
+    /// Inspects all of it. While a host that decides is not known yet, all of it is collected until it is.
+    ///
+    /// Filters may not go while data is collected, and nothing makes the stack show it again but more data: once the
+    /// driver stops, nothing is collected any more.
+    fn inspect_or_collect(&self) -> verdict::StreamVerdict {
+        let may_collect = !self.must_decide && !self.data.is_urgent() && !super::is_settling();
+        let look = if may_collect {
+            Look::Collecting
+        } else {
+            Look::Inline
+        };
+        let verdict = self.look(0, look);
+        if let (verdict::StreamVerdict::NeedMoreData(_), Some(flow)) = (verdict, self.handle)
+            && super::is_settling()
+        {
+            self.core.stop_collecting(flow);
+            return verdict::StreamVerdict::Permit;
+        }
+        verdict
+    }
+
+    fn look(&self, seen: u64, look: Look) -> verdict::StreamVerdict {
         let length = self.data.length() as u64;
         let indication = Indication {
             transfer: self.transfer,
             bytes: length.saturating_sub(seen),
-            is_end: self.data.is_end(),
+            // What is not known by now never will be.
+            is_end: self.data.is_end() || self.must_decide,
+            look,
         };
         let bytes = self.data.chunks().map_while(core::result::Result::ok);
         match self.core.stream(self.handle, indication, skip(bytes, seen)) {
             StreamVerdict::Permit => verdict::StreamVerdict::Permit,
+            StreamVerdict::NeedMore => verdict::StreamVerdict::NeedMoreData(NonZeroU32::MIN),
             StreamVerdict::DropConnection => verdict::StreamVerdict::DropConnection,
         }
     }
@@ -181,7 +209,7 @@ impl Call<'_> {
                     if !sent {
                         return Verdict::DropConnection;
                     }
-                    self.core.statistics().count(Counter::StreamsRewritten);
+                    self.core.stream_edited(flow, self.transfer, 1);
                     if let Some(count) = count {
                         return ahead(count).map_or(Verdict::Block, Verdict::BlockFirst);
                     }
@@ -234,8 +262,11 @@ impl Call<'_> {
             .courses
             .push(course, self.transfer, piece, reach, can_defer)
         {
-            Push::Taken => {
+            Push::Taken(is_first) => {
                 self.core.statistics().count(Counter::StreamPiecesHeld);
+                if let Some(flow) = self.handle.filter(|_| is_first) {
+                    self.core.went_out_of_band(flow, self.transfer);
+                }
                 device::enqueue_stream_work();
                 Verdict::Block
             }

@@ -1,7 +1,7 @@
 //! What the worker does with data that has gone out of band.
 
 use portcullis_core::{
-    Indication, StreamVerdict, Transfer,
+    Indication, Look, StreamVerdict, Transfer,
     stream::{Course, Editor, Outlet, Piece, Reach, Stuck},
 };
 use portcullis_proto::Counter;
@@ -108,10 +108,13 @@ impl Outlet<ClonedStream, Place> for Worker<'_> {
             transfer: course.transfer,
             bytes: piece.length.saturating_sub(piece.seen),
             is_end: piece.is_end,
+            look: Look::OutOfBand,
         };
         let bytes = skip(piece.data.chunks(), piece.seen);
         match self.core.stream(Some(course.flow), indication, bytes) {
-            StreamVerdict::Permit => self.core.reach(course.flow, course.transfer),
+            StreamVerdict::Permit | StreamVerdict::NeedMore => {
+                self.core.reach(course.flow, course.transfer)
+            }
             StreamVerdict::DropConnection => Reach::Drop,
         }
     }
@@ -169,8 +172,7 @@ impl Outlet<ClonedStream, Place> for Worker<'_> {
                 }
                 worker
                     .core
-                    .statistics()
-                    .add(Counter::StreamsRewritten, changes);
+                    .stream_edited(course.flow, course.transfer, changes);
                 Ok(None)
             })?;
         writer.flush()?;

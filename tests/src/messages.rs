@@ -12,12 +12,37 @@ fn extension(kind: u16, contents: &[u8]) -> Vec<u8> {
 /// A TLS 1.3 `ClientHello` for `name`, in one record; without a name it names no server.
 #[must_use]
 pub fn client_hello(name: Option<&str>) -> Vec<u8> {
+    hello_with(name, Vec::new())
+}
+
+/// A `ClientHello` with an encrypted one in it, behind the outer name or before it (RFC 9849).
+#[must_use]
+pub fn encrypted_hello(name: &str, is_before: bool) -> Vec<u8> {
+    let encrypted = extension(0xfe0d, &[3; 200]);
+    if !is_before {
+        return hello_with(Some(name), vec![encrypted]);
+    }
+    let mut hello = hello_with(None, vec![encrypted]);
+    let entry = [&[0][..], &vector(2, name.as_bytes())].concat();
+    let name = extension(0, &vector(2, &entry));
+    // The lengths of the record, the message and the extensions.
+    for place in [3, 7, 84] {
+        let length = u16::from_be_bytes([hello[place], hello[place + 1]]);
+        let length = length + u16::try_from(name.len()).expect("short");
+        hello[place..place + 2].copy_from_slice(&length.to_be_bytes());
+    }
+    hello.extend(name);
+    hello
+}
+
+fn hello_with(name: Option<&str>, more: Vec<Vec<u8>>) -> Vec<u8> {
     let mut extensions = vec![extension(43, &[2, 3, 4]), extension(10, &[0, 2, 0, 29])];
     if let Some(name) = name {
         let entry = [&[0][..], &vector(2, name.as_bytes())].concat();
         extensions.push(extension(0, &vector(2, &entry)));
     }
     extensions.push(extension(51, &[5; 36]));
+    extensions.extend(more);
     let body = [
         &[3, 3][..],
         &[7; 32],

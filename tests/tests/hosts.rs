@@ -7,9 +7,12 @@ mod quic;
 use ksim::Config;
 use ksim::ndis::MdlLayout;
 use portcullis_proto::event::{EventKind, HostSource};
-use portcullis_proto::{Action, Counter};
-use portcullis_tests::messages::{client_hello, dns_answer, dns_query, http_request, over_tcp};
+use portcullis_proto::{Action, Counter, EventRecord};
+use portcullis_tests::messages::{
+    client_hello, dns_answer, dns_query, encrypted_hello, http_request, over_tcp,
+};
 use portcullis_tests::random::Random;
+use portcullis_tests::streams::Arrived;
 use portcullis_tests::{Tcp, World, udp};
 
 const NO_ADS: &str = "
@@ -488,4 +491,121 @@ fn a_policy_that_changes_before_the_name_comes_is_the_one_that_decides() {
         "and a name that is known already decides too"
     );
     world.end();
+}
+
+/// What of the client's has left the stack.
+fn sent(world: &mut World) -> Vec<u8> {
+    let mut arrived = Arrived::default();
+    arrived.add(world.net.output());
+    arrived.data[0].clone()
+}
+
+#[test]
+fn nothing_of_a_first_message_arrives_before_its_host_is_decided() {
+    let mut world = World::with_policy(NO_ADS).with_output();
+    let messages = |name: &str| {
+        [
+            (443, client_hello(Some(name))),
+            (80, http_request(name)),
+            (53, over_tcp(&dns_query(name))),
+        ]
+    };
+    let mut clients = Clients(10_000);
+    for (name, passes) in [("ads.example.net", false), ("www.example.net", true)] {
+        for (port, message) in messages(name) {
+            for cut in (1..message.len()).step_by(7) {
+                let mut tcp = clients.connect(&mut world, port);
+                drop(sent(&mut world));
+                world.net.packet(&tcp.client_says(&message[..cut]));
+                let early = sent(&mut world);
+                assert!(
+                    early.is_empty() || (passes && early == message[..cut]),
+                    "port {port}, cut at {cut}: {early:?}"
+                );
+                world.net.packet(&tcp.client_says(&message[cut..]));
+                let all = [early, sent(&mut world)].concat();
+                let expected: &[u8] = if passes { &message } else { &[] };
+                assert_eq!(all, expected, "port {port}, cut at {cut}");
+            }
+        }
+    }
+    assert!(world.counter(Counter::StreamsCollected) > 50);
+    world.end();
+}
+
+#[test]
+fn what_was_collected_is_decided_without_a_host_when_its_sender_ends() {
+    for (policy, passes) in [
+        (NO_ADS, true),
+        (
+            "default = 'block'\n[[rule]]\naction = 'permit'\nhost = 'www.example.net'",
+            false,
+        ),
+    ] {
+        let mut world = World::with_policy(policy).with_output();
+        let mut tcp = Tcp::new("192.0.2.10:50000", "198.51.100.1:443");
+        assert!(world.net.all_pass(&tcp.handshake()));
+        world.net.packet(&tcp.client_says(b"GET / HTT"));
+        assert!(sent(&mut world).is_empty());
+        world.net.fates(&tcp.close());
+        let expected: &[u8] = if passes { b"GET / HTT" } else { b"" };
+        assert_eq!(sent(&mut world), expected);
+        assert_eq!(world.counter(Counter::HostNeverSent), 1);
+        world.end();
+    }
+}
+
+#[test]
+fn a_flow_that_no_host_can_decide_is_not_collected() {
+    let mut world = World::with_policy("default = 'permit'").with_output();
+    let mut tcp = Tcp::new("192.0.2.10:50000", "198.51.100.1:443");
+    assert!(world.net.all_pass(&tcp.handshake()));
+    world.net.packet(&tcp.client_says(b"GET / HTT"));
+    assert_eq!(sent(&mut world), b"GET / HTT");
+    assert_eq!(world.counter(Counter::StreamsCollected), 0);
+    world.end();
+}
+
+#[test]
+fn a_name_beside_an_encrypted_hello_is_told_to_be_the_outer_one() {
+    for is_before in [false, true] {
+        let mut world = World::with_policy(NO_ADS);
+        drop(world.events());
+        for (port, name, passes) in [
+            (50_000, "www.example.net", true),
+            (50_001, "ads.example.net", false),
+        ] {
+            let hello = encrypted_hello(name, is_before);
+            for cut in [hello.len(), 60, hello.len() - 10] {
+                let mut tcp = Tcp::new(&format!("192.0.2.10:{}", port + cut), "198.51.100.1:443");
+                assert!(world.net.all_pass(&tcp.handshake()));
+                let mut alive = world.net.passes(tcp.client_says(&hello[..cut]));
+                if cut < hello.len() {
+                    alive &= world.net.passes(tcp.client_says(&hello[cut..]));
+                }
+                assert_eq!(alive, passes, "cut at {cut}");
+            }
+        }
+        let events = world.events();
+        let named = |event: &&EventRecord| event.kind == EventKind::HostName.raw();
+        let mut count = 0;
+        for event in events.iter().filter(named) {
+            assert!(event.flags.get() & EventRecord::ENCRYPTED_HELLO != 0);
+            let line = portcullis_cli::report::events::line(event, &[]);
+            assert!(line.contains("(tls, outside an encrypted hello)"), "{line}");
+            count += 1;
+        }
+        assert_eq!(count, 6);
+        assert_eq!(world.counter(Counter::HostEncrypted), 6);
+        // A hello without one is told to have none.
+        let mut tcp = Tcp::new("192.0.2.10:40000", "198.51.100.1:443");
+        assert!(world.net.all_pass(&tcp.handshake()));
+        world
+            .net
+            .packet(&tcp.client_says(&client_hello(Some("www.example.net"))));
+        let events = world.events();
+        let event = events.iter().find(named).expect("its name");
+        assert_eq!(event.flags.get() & EventRecord::ENCRYPTED_HELLO, 0);
+        world.end();
+    }
 }

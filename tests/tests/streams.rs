@@ -1,6 +1,6 @@
 //! Streams that are edited, or looked at out of band: what the receiver gets, byte for byte.
 
-use portcullis_proto::Counter;
+use portcullis_proto::{Counter, EventKind, EventRecord};
 use portcullis_tests::random::Random;
 use portcullis_tests::streams::{Arrived, converse};
 use portcullis_tests::world::assert_clean;
@@ -165,5 +165,97 @@ fn a_reset_drops_what_waits() {
     world.net.packet(&tcp.reset());
     world.net.settle();
     assert!(streams(&mut world)[0].is_empty());
+    world.end();
+}
+
+/// The events of these kinds, without what only the driver knows.
+fn told(world: &World, kinds: &[EventKind]) -> Vec<(EventKind, Option<u32>, [u64; 2], bool)> {
+    let events = world.events();
+    let known = events.iter().filter_map(|event| {
+        let kind = EventKind::from_raw(event.kind).filter(|kind| kinds.contains(kind))?;
+        let is_out_of_band = event.flags.get() & EventRecord::OUT_OF_BAND != 0;
+        Some((
+            kind,
+            event.rule(),
+            event.value.map(|value| value.get()),
+            is_out_of_band,
+        ))
+    });
+    known.collect()
+}
+
+#[test]
+fn a_stream_that_is_edited_is_told_once_and_with_all_its_changes_at_its_end() {
+    let mut world = world(MASK);
+    drop(world.events());
+    let mut tcp = Tcp::new(ENDS[0].0, ENDS[0].1);
+    assert!(world.net.all_pass(&tcp.handshake()));
+    for _ in 0..50 {
+        world.net.packet(&tcp.client_says(b"a secret, "));
+        world
+            .net
+            .packet(&tcp.server_says(b"another secret, and a secret"));
+    }
+    world.net.fates(&tcp.close());
+    world.net.settle();
+    let edited = told(&world, &[EventKind::StreamEdited, EventKind::FlowClosed]);
+    assert_eq!(
+        edited,
+        [
+            (EventKind::StreamEdited, Some(0), [1, 0], false),
+            (EventKind::FlowClosed, Some(0), [50, 100], false)
+        ]
+    );
+    world.end();
+}
+
+#[test]
+fn what_goes_out_of_band_is_told_once_a_direction_and_so_is_what_is_found_there() {
+    let mut world = world(WATCH);
+    drop(world.events());
+    let mut tcp = Tcp::new(ENDS[0].0, ENDS[0].1);
+    assert!(world.net.all_pass(&tcp.handshake()));
+    for _ in 0..20 {
+        world.net.packet(&tcp.server_says(b"words, "));
+    }
+    world.net.packet(&tcp.client_says(b"forbidden words"));
+    world.net.settle();
+    let kinds = [EventKind::OutOfBand, EventKind::Content];
+    assert_eq!(
+        told(&world, &kinds),
+        [
+            (EventKind::OutOfBand, None, [2, 0], false),
+            (EventKind::OutOfBand, None, [1, 0], false),
+            (EventKind::Content, Some(0), [0, 0], true)
+        ]
+    );
+    world.end();
+}
+
+#[test]
+fn only_flows_that_a_rule_out_of_band_may_concern_go_out_of_band() {
+    let mut world = world(
+        "
+        default = 'permit'
+        [[rule]]
+        action = 'block'
+        content = 'inline words'
+        [[rule]]
+        action = 'block'
+        remote_port = 81
+        content = 'forbidden words'
+        inspect = 'out of band'
+    ",
+    );
+    for (port, held) in [(80, false), (81, true)] {
+        let before = world.counter(Counter::StreamPiecesHeld);
+        let mut tcp = Tcp::new(ENDS[0].0, &format!("198.51.100.1:{port}"));
+        assert!(world.net.all_pass(&tcp.handshake()));
+        world.net.packet(&tcp.client_says(b"forbidden word"));
+        let now = world.counter(Counter::StreamPiecesHeld);
+        assert_eq!(now > before, held, "port {port}");
+        world.net.packet(&tcp.client_says(b" and inline words"));
+        assert!(!world.net.passes(tcp.client_says(b"more")), "port {port}");
+    }
     world.end();
 }

@@ -88,8 +88,21 @@ pub struct Indication {
     pub transfer: Transfer,
     /// Payload bytes in all. A piece of data that could not be mapped is missing from the iterator, not from here.
     pub bytes: u64,
-    /// The sender will send no more (a FIN or a reset).
+    /// The sender will send no more (a FIN or a reset), or nothing more can be waited for.
     pub is_end: bool,
+    /// Where it is looked at.
+    pub look: Look,
+}
+
+/// Where data is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// In a classify.
+    Inline,
+    /// In a classify of a stream, which can have the data collected before it decides.
+    Collecting,
+    /// By a thread; the data waits meanwhile.
+    OutOfBand,
 }
 
 /// What is to be done with a stream's data.
@@ -97,6 +110,8 @@ pub struct Indication {
 pub enum StreamVerdict {
     /// Let it through.
     Permit,
+    /// Have it collected, and show all of it again with what follows. Only for [`Look::Collecting`].
+    NeedMore,
     /// Reset the connection.
     DropConnection,
 }
@@ -320,14 +335,19 @@ where
     /// Data of a TCP flow, at STREAM. `data` is only asked for bytes while the flow's host name is sought, and where
     /// rules look for contents.
     ///
+    /// While a flow's host is sought that decides, what its initiator says is collected where that can be done, so that nothing
+    /// of it arrives before the decision. The sniffer bounds that: it gives up behind [`MAX_STREAM`](crate::inspect::MAX_STREAM).
+    ///
     /// `handle` is the flow's context; without one, or with one that names no flow, the data passes.
     pub fn stream<'d>(
         &self,
         handle: Option<FlowHandle>,
         indication: Indication,
-        data: impl IntoIterator<Item = &'d [u8]> + Clone,
+        data: impl IntoIterator<Item = &'d [u8], IntoIter: Clone>,
     ) -> StreamVerdict {
         let result = self.with_flow(handle, |flow| {
+            let (indication, seen) = flow.take_collected(indication);
+            let data = behind(data.into_iter(), seen);
             flow.count(indication.transfer, indication.bytes);
             if flow.dropped {
                 return (StreamVerdict::DropConnection, None);
@@ -354,12 +374,21 @@ where
                 self.statistics.count(Counter::StreamsDropped);
                 return (StreamVerdict::DropConnection, event);
             }
+            let may_collect = indication.look == Look::Collecting && !indication.is_end;
+            if may_collect && indication.bytes > 0 && flow.awaits_host(indication.transfer) {
+                flow.collected = seen.saturating_add(indication.bytes);
+                self.statistics.count(Counter::StreamsCollected);
+                return (StreamVerdict::NeedMore, event);
+            }
             (StreamVerdict::Permit, event)
         });
         let Some((verdict, event)) = result else {
             return StreamVerdict::Permit;
         };
-        if let Some(event) = event {
+        if let Some(mut event) = event {
+            if indication.look == Look::OutOfBand {
+                event.flags |= EventRecord::OUT_OF_BAND;
+            }
             self.send(&event);
         }
         verdict
@@ -430,6 +459,7 @@ where
             let event = flow.reported.then(|| {
                 let mut event = self.event(EventKind::FlowClosed, flow.decision, flow.epoch);
                 report::flow(&mut event, flow);
+                event.value = flow.changes.map(Into::into);
                 event
             });
             let subject = flow.answer.map(|_| Subject::connection(&flow.connection()));
@@ -553,4 +583,17 @@ where
         };
         self.statistics.count(counter);
     }
+}
+
+/// What comes behind the first `seen` bytes.
+fn behind<'d>(
+    pieces: impl Iterator<Item = &'d [u8]> + Clone,
+    seen: u64,
+) -> impl Iterator<Item = &'d [u8]> + Clone {
+    let mut left = usize::try_from(seen).unwrap_or(usize::MAX);
+    pieces.map(move |piece| {
+        let here = left.min(piece.len());
+        left -= here;
+        piece.get(here..).unwrap_or_default()
+    })
 }

@@ -2,6 +2,7 @@
 
 use crate::connection::{Application, Connection, Endpoint, TCP, UDP};
 use crate::endpoint::EndpointBucket;
+use crate::engine::Indication;
 use crate::free_list::{FreeList, Link, Linked};
 use crate::handle::slot_handle;
 use crate::inspect::{DNS_PORT, HostName, HostSniffer, Quic};
@@ -55,6 +56,10 @@ impl Traffic {
 
 /// A followed flow.
 #[derive(Debug)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each says something of its own"
+)]
 pub struct Flow {
     pub(crate) direction: Direction,
     pub(crate) protocol: u8,
@@ -83,6 +88,13 @@ pub struct Flow {
     pub(crate) contents: [ContentState; 2],
     /// A literal that was found, and that decides when the host is known.
     pub(crate) content: Option<ContentMatch>,
+    /// The `ClientHello` that named the host has an encrypted one in it too.
+    pub(crate) has_encrypted_hello: bool,
+    /// Of a stream, sent and received: how many places were changed.
+    pub(crate) changes: [u64; 2],
+    /// Of a stream: bytes of the initiator that the stack collects until the host is known. They have been looked at, and
+    /// are at the front of what is indicated next.
+    pub(crate) collected: u64,
     /// The slot of its stream, if that is edited or held.
     pub(crate) course: Option<CourseHandle>,
     pub(crate) sniffer: HostSniffer,
@@ -122,6 +134,9 @@ impl Flow {
             quic: Quic::Unseen,
             contents: [ContentState::START; 2],
             content: None,
+            has_encrypted_hello: false,
+            changes: [0; 2],
+            collected: 0,
             course: None,
             sniffer: HostSniffer::never(),
             user_length: 0,
@@ -152,6 +167,9 @@ impl Flow {
         self.quic = Quic::Unseen;
         self.contents = [ContentState::START; 2];
         self.content = None;
+        self.has_encrypted_hello = false;
+        self.changes = [0; 2];
+        self.collected = 0;
         self.course = None;
         self.sniffer = if connection.protocol == TCP {
             HostSniffer::stream(connection.responder_port())
@@ -240,6 +258,22 @@ impl Flow {
             && transfer.is_initiators(self.direction)
     }
 
+    /// What of an indication is new, and how many bytes before that were collected and have been looked at.
+    pub(crate) fn take_collected(&mut self, indication: Indication) -> (Indication, u64) {
+        if !indication.transfer.is_initiators(self.direction) {
+            return (indication, 0);
+        }
+        let seen = core::mem::take(&mut self.collected).min(indication.bytes);
+        let bytes = indication.bytes - seen;
+        (
+            Indication {
+                bytes,
+                ..indication
+            },
+            seen,
+        )
+    }
+
     /// Whether its datagrams are DNS.
     pub(crate) fn is_dns(&self) -> bool {
         self.protocol == UDP && self.connection().responder_port() == DNS_PORT
@@ -319,6 +353,8 @@ pub struct FollowedFlow {
     pub protocol: u8,
     /// Whether its addresses are IPv6.
     pub is_v6: bool,
+    /// Whether the stack collects data of its stream.
+    pub is_collecting: bool,
 }
 
 /// The followed flows, over storage of the caller's: `S` is as many slots as flows can be followed at a time.
@@ -412,6 +448,7 @@ impl<R: RawMutex, S: AsRef<[FlowSlot<R>]>> FlowTable<R, S> {
                     system_flow: slot.flow.system_id,
                     protocol: slot.flow.protocol,
                     is_v6: slot.flow.local.address.is_ipv6(),
+                    is_collecting: slot.flow.collected > 0,
                 })
             });
             drop(slot);

@@ -37,7 +37,7 @@ pub use ask::{Asking, Ruling, Subject, Terms, Ticket};
 pub use capture::{CaptureFilter, CaptureRing, Ends, MirrorBucket, MirrorTable, PacketSummary};
 pub use connection::{Application, Binding, Connection, Endpoint, Listener, Socket};
 pub use engine::{
-    Asked, Clock, DatagramVerdict, Detour, Discarded, EventSink, IcmpError, Indication,
+    Asked, Clock, DatagramVerdict, Detour, Discarded, EventSink, IcmpError, Indication, Look,
     NotFollowed, PolicySource, Portcullis, Question, StreamVerdict, Treatment,
 };
 pub use events::EventRing;

@@ -5,7 +5,7 @@ mod shared;
 use portcullis_core::inspect::DNS_PORT;
 use portcullis_core::{
     Action, Application, Connection, DatagramVerdict, Endpoint, FlowHandle, Indication, Listener,
-    NotFollowed, StreamVerdict, Transfer,
+    Look, NotFollowed, StreamVerdict, Transfer,
 };
 use portcullis_proto::event::{HostSource, MAX_PATH_UNITS, Operation};
 use portcullis_proto::{Counter, EventKind, EventRecord};
@@ -197,6 +197,7 @@ fn where_no_host_turns_up_the_block_stands() {
     );
     let end = Indication {
         transfer: Transfer::Sent,
+        look: Look::Inline,
         bytes: 0,
         is_end: true,
     };
@@ -207,6 +208,7 @@ fn where_no_host_turns_up_the_block_stands() {
     // Bytes that could not be mapped.
     let missing = Indication {
         transfer: Transfer::Sent,
+        look: Look::Inline,
         bytes: 100,
         is_end: false,
     };

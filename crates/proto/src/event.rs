@@ -23,7 +23,8 @@ wire_enum! {
         HostName = 2, "host-name";
         /// A followed flow was decided again: the policy changed, or its host name will never be known.
         Reauthorize = 3, "reauthorize";
-        /// A followed flow ended; the counts are final.
+        /// A followed flow ended; the counts are final. `value`: at how many places rules have changed what was sent, and
+        /// what was received.
         FlowClosed = 4, "flow-closed";
         /// An endpoint closed; the counts are those of its flows, `value[0]` is their number. It is told when the last
         /// of them has ended.
@@ -48,6 +49,11 @@ wire_enum! {
         /// The question of number `value[0]` was not answered, and its rule's default decided: its time ran out, or
         /// (`value[1]` is 1) nobody was there to answer any more.
         Unanswered = 14, "unanswered";
+        /// A rule has changed a flow's stream for the first time. `value`: at how many places of what was sent, and of what
+        /// was received.
+        StreamEdited = 15, "stream-edited";
+        /// A direction of a flow's stream has gone out of band: sent (`value[0]` is 1), or received (2).
+        OutOfBand = 16, "out-of-band";
         /// What a bind had assigned was released.
         Released = 32, "released";
         /// An ICMP error came, or is about to be sent; `verdict` says whether it passes. The addresses, ports and the
@@ -301,6 +307,11 @@ impl EventRecord {
     pub const REAUTHORIZATION: u16 = 4;
     /// The matching rule asks for its matches to be logged.
     pub const LOGGED: u16 = 8;
+    /// The host is the name in a `ClientHello` that has an encrypted one in it too (RFC 9849), or what looks like one: it is
+    /// the name of who decrypts that, and need not be the server that is meant.
+    pub const ENCRYPTED_HELLO: u16 = 0x0010;
+    /// It was found, or decided, out of band.
+    pub const OUT_OF_BAND: u16 = 0x0020;
     /// A raw socket is bound.
     pub const RAW_SOCKET: u16 = 0x0100;
     /// The socket is to see all packets of an interface; `value[0]` is what it asks for (`SIO_RCVALL`).

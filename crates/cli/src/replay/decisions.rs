@@ -14,6 +14,10 @@ pub struct Decided {
     /// The host name: the one that was blocked first, otherwise the last that was found. (A flow of DNS queries has
     /// one a query; all others have one at most.)
     pub host: Option<String>,
+    /// Whether that host's `ClientHello` had an encrypted one in it too, or what looks like one.
+    pub has_encrypted_hello: bool,
+    /// At how many places rules changed what was sent, and what was received.
+    pub changes: [u64; 2],
     /// The path of its application, where that is known.
     pub application: Option<String>,
     /// The rule that decided last; `None` is the default action, or no decision.
@@ -56,6 +60,11 @@ impl Decisions {
                     && let Some(host) = event.host()
                 {
                     flow.host = Some(host.to_owned());
+                    flow.has_encrypted_hello =
+                        event.flags.get() & EventRecord::ENCRYPTED_HELLO != 0;
+                }
+                if kind == EventKind::FlowClosed {
+                    flow.changes = event.value.map(zerocopy::little_endian::U64::get);
                 }
                 flow.rule = event.rule();
                 if event.target_port.get() != 0 {
@@ -83,6 +92,10 @@ impl Decisions {
         for later in all {
             if decided.blocked_by.is_none() && later.host.is_some() {
                 decided.host.clone_from(&later.host);
+                decided.has_encrypted_hello = later.has_encrypted_hello;
+            }
+            for (all, more) in decided.changes.iter_mut().zip(later.changes) {
+                *all += more;
             }
             decided.blocked_by = decided.blocked_by.or(later.blocked_by);
             decided.redirected_to = decided.redirected_to.or(later.redirected_to);

@@ -76,7 +76,12 @@ fn connection(line: &mut String, event: &EventRecord, rules: &[String]) {
     }
     if let Some(host) = event.host() {
         let source = HostSource::from_raw(event.host_source).map_or("?", HostSource::name);
-        write!(line, " host {host} ({source})").ok();
+        write!(line, " host {host} ({source}").ok();
+        line.push_str(if event.flags.get() & EventRecord::ENCRYPTED_HELLO == 0 {
+            ")"
+        } else {
+            ", outside an encrypted hello)"
+        });
     }
     if let Some(action) = Action::from_raw(event.verdict) {
         let rule = event
@@ -129,19 +134,32 @@ fn besides(line: &mut String, event: &EventRecord) {
         (EventRecord::RAW_SOCKET, " raw"),
         (EventRecord::PROMISCUOUS, " promiscuous"),
         (EventRecord::ANY_PORT, " port chosen by the system"),
+        (EventRecord::OUT_OF_BAND, ", found out of band"),
     ] {
         if event.flags.get() & flag != 0 {
             line.push_str(text);
         }
     }
-    if EventKind::from_raw(event.kind) == Some(EventKind::EndpointClosed) {
-        let [flows, _] = event.value;
-        write!(
-            line,
-            " {flows} flows, {} bytes sent, {} received",
-            event.bytes_sent, event.bytes_received
-        )
-        .ok();
+    let [first, second] = event.value.map(zerocopy::little_endian::U64::get);
+    match EventKind::from_raw(event.kind) {
+        Some(EventKind::EndpointClosed) => {
+            write!(
+                line,
+                " {first} flows, {} bytes sent, {} received",
+                event.bytes_sent, event.bytes_received
+            )
+            .ok();
+        }
+        Some(EventKind::StreamEdited | EventKind::FlowClosed) if first + second > 0 => {
+            write!(
+                line,
+                ", changed at {first} places of what was sent, {second} of what was received"
+            )
+            .ok();
+        }
+        Some(EventKind::OutOfBand) if first == 1 => line.push_str(": what is sent"),
+        Some(EventKind::OutOfBand) => line.push_str(": what is received"),
+        _ => {}
     }
 }
 

@@ -30,6 +30,12 @@ struct FlowEntry<'a> {
     redirected_to: Option<(IpAddr, u16)>,
     direction: &'static str,
     host: Option<&'a str>,
+    /// The host's hello had an encrypted one in it too; left out where it had not.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    has_encrypted_hello: bool,
+    /// Places at which rules changed what was sent, and what was received; left out where none was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    changes: Option<[u64; 2]>,
     packets: [u64; 2],
     bytes: [u64; 2],
     verdict: &'static str,
@@ -151,6 +157,8 @@ fn flow_entry<'a>(flow: &'a Flow, rules: &'a [String]) -> FlowEntry<'a> {
             .map(|target| (target.ip(), target.port())),
         direction: direction(report.direction),
         host: flow.decided.host.as_deref(),
+        has_encrypted_hello: flow.decided.has_encrypted_hello,
+        changes: Some(flow.decided.changes).filter(|changes| *changes != [0; 2]),
         packets: report.packets,
         bytes: report.bytes,
         verdict: verdict(flow),

@@ -36,6 +36,17 @@ fn end(protocol: u8, end: &End) -> String {
     }
 }
 
+/// A flow's host; `+` says that its hello had an encrypted one in it too.
+fn host(flow: &Flow) -> String {
+    let mark = if flow.decided.has_encrypted_hello {
+        "+"
+    } else {
+        ""
+    };
+    let host = flow.decided.host.as_deref();
+    host.map_or_else(String::new, |host| format!("{host}{mark}"))
+}
+
 /// The flows.
 #[must_use]
 pub fn flows(flows: &[Flow], rules: &[String]) -> String {
@@ -67,7 +78,7 @@ pub fn flows(flows: &[Flow], rules: &[String]) -> String {
             end(report.protocol, &report.local),
             end(report.protocol, &report.remote),
             direction(report.direction).to_owned(),
-            flow.decided.host.clone().unwrap_or_default(),
+            host(flow),
             report.packets[0].to_string(),
             report.packets[1].to_string(),
             report.bytes[0].to_string(),

@@ -33,7 +33,15 @@ where
             outcome = flow.sniffer.end();
         }
         flow.host_source = self.source(outcome);
+        flow.has_encrypted_hello = flow.sniffer.has_encrypted_hello();
+        self.note_encrypted(flow);
         flow.host_source.is_some()
+    }
+
+    fn note_encrypted(&self, flow: &Flow) {
+        if flow.has_encrypted_hello && flow.host_source.is_some() {
+            self.statistics.count(Counter::HostEncrypted);
+        }
     }
 
     /// Looks for the server name in a datagram. Whether the host is now known, or known to be none.
@@ -46,13 +54,15 @@ where
     ) -> Result<bool, NoRoom> {
         let outcome = match (is_initiators, flow.quic) {
             (true, _) => {
-                let name = &mut flow.question;
-                self.assemblies.push(&mut flow.quic, bytes, data, name)?
+                let (name, has_encrypted) = (&mut flow.question, &mut flow.has_encrypted_hello);
+                self.assemblies
+                    .push(&mut flow.quic, bytes, data, name, has_encrypted)?
             }
             (false, Quic::Unseen) => Outcome::None(HostSource::NeverSent),
             (false, Quic::Seeking(_)) => Outcome::NeedMore,
         };
         flow.host_source = self.source(outcome);
+        self.note_encrypted(flow);
         Ok(flow.host_source.is_some())
     }
 

@@ -164,6 +164,9 @@ pub(super) fn flow(event: &mut EventRecord, flow: &Flow) {
     event.bytes_sent = U64::new(flow.sent.bytes);
     event.bytes_received = U64::new(flow.received.bytes);
     event.host_source = flow.host_source.map_or(0, HostSource::raw);
+    if flow.has_encrypted_hello && flow.host_source.is_some() {
+        event.flags |= EventRecord::ENCRYPTED_HELLO;
+    }
     let name = flow.host_name().as_bytes();
     if let Some(host) = event.host.get_mut(..name.len()) {
         host.copy_from_slice(name);

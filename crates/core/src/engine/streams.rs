@@ -1,11 +1,13 @@
 //! What the driver has to know of a flow to edit its stream, or to hold it.
 
-use super::{Clock, EventSink, PolicySource, Portcullis};
-use crate::flow::{FlowHandle, FlowSlot, Transfer};
+use super::{Clock, EventSink, PolicySource, Portcullis, report};
+use crate::flow::{Flow, FlowHandle, FlowSlot, Transfer};
 use crate::inspect::AssemblySlot;
 use crate::stream::{CourseHandle, Edits, Reach, STREAM_EFFECTS};
 use lock_api::RawMutex;
+use portcullis_proto::Counter;
 use portcullis_proto::effect::{EffectKind, EffectSet};
+use portcullis_proto::event::EventKind;
 
 /// How a stream's data is to be treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,8 +56,7 @@ where
             .with(handle, |flow| {
                 let may_be_edited = set.intersects(Edits::KINDS);
                 let is_edited = flow.decision.effects.intersects(Edits::KINDS);
-                let out_of_band =
-                    set.contains(EffectKind::OutOfBand) && flow.decision.content_dependent;
+                let out_of_band = flow.decision.out_of_band;
                 // The name by which a rule is chosen stands in what that rule may change.
                 let is_pending = may_be_edited && flow.awaits_host(transfer);
                 let needs = is_edited || out_of_band || is_pending;
@@ -70,6 +71,51 @@ where
                 }
             })
             .unwrap_or(Treatment::Plain)
+    }
+
+    /// A direction of a flow's stream has been changed at so many places.
+    pub fn stream_edited(&self, handle: FlowHandle, transfer: Transfer, changes: u64) {
+        if changes == 0 {
+            return;
+        }
+        self.statistics.add(Counter::StreamsRewritten, changes);
+        self.tell_of_flow(handle, |flow| {
+            let is_first = flow.changes == [0; 2];
+            if let Some(count) = flow.changes.get_mut(transfer as usize) {
+                *count = count.saturating_add(changes);
+            }
+            is_first.then_some((EventKind::StreamEdited, flow.changes))
+        });
+    }
+
+    /// A direction of a flow's stream has gone out of band.
+    pub fn went_out_of_band(&self, handle: FlowHandle, transfer: Transfer) {
+        self.tell_of_flow(handle, |_| {
+            Some((EventKind::OutOfBand, [transfer as u64 + 1, 0]))
+        });
+    }
+
+    /// Makes an event of what `what` says of a flow, if its events are made.
+    fn tell_of_flow(
+        &self,
+        handle: FlowHandle,
+        what: impl FnOnce(&mut Flow) -> Option<(EventKind, [u64; 2])>,
+    ) {
+        let event = self.flows.with(handle, |flow| {
+            let (kind, value) = what(flow).filter(|_| flow.reported)?;
+            let mut event = self.event(kind, flow.decision, flow.epoch);
+            report::flow(&mut event, flow);
+            event.value = value.map(Into::into);
+            Some(event)
+        });
+        if let Some(event) = event.flatten() {
+            self.send(&event);
+        }
+    }
+
+    /// Nothing is collected any more of what the stack was told to collect last: it passes.
+    pub fn stop_collecting(&self, handle: FlowHandle) {
+        self.flows.with(handle, |flow| flow.collected = 0);
     }
 
     /// Takes the slot of a flow's stream from it: the flow ends.

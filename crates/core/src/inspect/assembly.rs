@@ -78,7 +78,7 @@ impl<R: RawMutex, A: AsRef<[AssemblySlot<R>]>> AssemblyPool<R, A> {
     }
 
     /// The initiator of a flow sent a datagram of `length` bytes, in these pieces. With [`Outcome::Host`] the name is
-    /// in `name`. When something is known the flow has no assembly any more.
+    /// in `name`, and `has_encrypted` says whether an encrypted `ClientHello` was seen besides. When something is known the flow has no assembly any more.
     ///
     /// # Errors
     /// [`NoRoom`]: nothing has changed.
@@ -88,6 +88,7 @@ impl<R: RawMutex, A: AsRef<[AssemblySlot<R>]>> AssemblyPool<R, A> {
         length: u64,
         pieces: impl IntoIterator<Item = &'d [u8]>,
         name: &mut HostName,
+        has_encrypted: &mut bool,
     ) -> Result<Outcome, NoRoom> {
         let slots = self.slots.as_ref();
         let mut pieces = pieces.into_iter().filter(|piece| !piece.is_empty());
@@ -112,6 +113,7 @@ impl<R: RawMutex, A: AsRef<[AssemblySlot<R>]>> AssemblyPool<R, A> {
         let outcome = assembly.push(length, core::iter::once(first).chain(pieces));
         if let Outcome::Host(_) = outcome {
             *name = *assembly.name();
+            *has_encrypted = assembly.has_encrypted_hello();
         }
         drop(assembly);
         if outcome != Outcome::NeedMore {

@@ -54,6 +54,7 @@ pub struct HostSniffer {
     name: HostName,
     seen: u32,
     early: u64,
+    has_encrypted: bool,
     stage: Stage,
 }
 
@@ -77,6 +78,7 @@ impl HostSniffer {
             name: HostName::EMPTY,
             seen: 0,
             early: 0,
+            has_encrypted: false,
             stage: Stage::Start {
                 dns: responder_port == DNS_PORT,
             },
@@ -90,6 +92,7 @@ impl HostSniffer {
             name: HostName::EMPTY,
             seen: 0,
             early: 0,
+            has_encrypted: false,
             stage: Stage::Done(Outcome::None(HostSource::NotRecognized)),
         }
     }
@@ -136,7 +139,7 @@ impl HostSniffer {
         self.seen =
             u32::try_from(bytes.len()).map_or(MAX_STREAM, |more| self.seen.saturating_add(more));
         if outcome == Outcome::NeedMore && self.seen >= MAX_STREAM {
-            outcome = Outcome::None(HostSource::TooLong);
+            outcome = self.without_more(HostSource::TooLong);
         }
         self.conclude(outcome)
     }
@@ -147,7 +150,7 @@ impl HostSniffer {
         let outcome = match self.stage {
             Stage::Done(outcome) => outcome,
             Stage::Start { .. } if bytes > 0 => Outcome::None(HostSource::NeverSent),
-            _ if self.early > MAX_EARLY_RESPONSE => Outcome::None(HostSource::NeverSent),
+            _ if self.early > MAX_EARLY_RESPONSE => self.without_more(HostSource::NeverSent),
             _ => Outcome::NeedMore,
         };
         self.conclude(outcome)
@@ -156,14 +159,32 @@ impl HostSniffer {
     /// Bytes are missing or no more will come: what is not known now will never be.
     pub const fn end(&mut self) -> Outcome {
         let outcome = match self.outcome() {
-            Outcome::NeedMore => Outcome::None(HostSource::NeverSent),
+            Outcome::NeedMore => self.without_more(HostSource::NeverSent),
             known => known,
         };
         self.conclude(outcome)
     }
 
+    /// Whether the name's message has an encrypted `ClientHello` in it too, or what looks like one: then this is the name
+    /// of who can decrypt it, which need not be the server that is meant.
+    #[must_use]
+    pub const fn has_encrypted_hello(&self) -> bool {
+        self.has_encrypted
+    }
+
+    /// What is known if nothing more can be read, and why.
+    const fn without_more(&self, reason: HostSource) -> Outcome {
+        match &self.stage {
+            Stage::Tls(parser) => parser.hello().without_more(reason),
+            _ => Outcome::None(reason),
+        }
+    }
+
     const fn conclude(&mut self, outcome: Outcome) -> Outcome {
         if !matches!(outcome, Outcome::NeedMore) {
+            if let Stage::Tls(parser) = &self.stage {
+                self.has_encrypted = parser.hello().has_encrypted();
+            }
             self.stage = Stage::Done(outcome);
         }
         outcome

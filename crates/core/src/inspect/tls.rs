@@ -1,7 +1,8 @@
 //! The server name of a TLS `ClientHello`.
 //!
 //! RFC 8446, sections 4.1.2 and 5.1; RFC 6066, section 3. The handshake message may be spread over any number of
-//! records, and records of other types between them are passed over.
+//! records, and records of other types between them are passed over. The message is read on behind the name, because
+//! another extension may say that there is an encrypted `ClientHello` too (RFC 9849), with a name of its own.
 
 use super::{HostName, MAX_STREAM, Outcome};
 use portcullis_proto::event::HostSource;
@@ -10,6 +11,7 @@ use portcullis_proto::event::HostSource;
 pub(super) const HANDSHAKE: u8 = 22;
 const CLIENT_HELLO: u32 = 1;
 const SERVER_NAME: u32 = 0;
+const ENCRYPTED_CLIENT_HELLO: u32 = 0xfe0d;
 const HOST_NAME: u32 = 0;
 /// Content types in use: `change_cipher_spec` to `heartbeat`.
 const CONTENT_TYPES: core::ops::RangeInclusive<u8> = 20..=24;
@@ -37,6 +39,11 @@ impl TlsParser {
         }
     }
 
+    /// What has been read of the message.
+    pub(super) const fn hello(&self) -> &ClientHello {
+        &self.hello
+    }
+
     pub(super) fn push(&mut self, mut bytes: &[u8], name: &mut HostName) -> Outcome {
         while !bytes.is_empty() {
             if self.record_left == 0 {
@@ -45,7 +52,7 @@ impl TlsParser {
                 };
                 bytes = rest;
                 if let Err(reason) = self.header_byte(byte) {
-                    return Outcome::None(reason);
+                    return self.hello.without_more(reason);
                 }
                 continue;
             }
@@ -152,6 +159,9 @@ pub(super) struct ClientHello {
     name: u32,
     extension_type: u32,
     name_type: u32,
+    /// The name is complete.
+    is_named: bool,
+    has_encrypted: bool,
 }
 
 impl ClientHello {
@@ -169,10 +179,39 @@ impl ClientHello {
             name: 0,
             extension_type: 0,
             name_type: 0,
+            is_named: false,
+            has_encrypted: false,
         }
     }
 
-    pub(super) fn push(&mut self, mut bytes: &[u8], name: &mut HostName) -> Outcome {
+    /// Whether the name is complete; the rest of the message may not be.
+    pub(super) const fn is_named(&self) -> bool {
+        self.is_named
+    }
+
+    /// Whether an encrypted `ClientHello`, or what looks like one, has been seen in it.
+    pub(super) const fn has_encrypted(&self) -> bool {
+        self.has_encrypted
+    }
+
+    /// What is known if nothing more can be read, and why.
+    pub(super) const fn without_more(&self, reason: HostSource) -> Outcome {
+        if self.is_named {
+            Outcome::Host(HostSource::Tls)
+        } else {
+            Outcome::None(reason)
+        }
+    }
+
+    pub(super) fn push(&mut self, bytes: &[u8], name: &mut HostName) -> Outcome {
+        match self.read_on(bytes, name) {
+            // With a name it does not matter what is wrong behind it.
+            Outcome::None(reason) => self.without_more(reason),
+            outcome => outcome,
+        }
+    }
+
+    fn read_on(&mut self, mut bytes: &[u8], name: &mut HostName) -> Outcome {
         self.begun = true;
         loop {
             if self.skip > 0 {
@@ -212,11 +251,16 @@ impl ClientHello {
         if self.name > 0 {
             return Ok(());
         }
-        Err(if name.finish() {
-            Outcome::Host(HostSource::Tls)
-        } else {
-            MALFORMED
-        })
+        if !name.finish() {
+            return Err(MALFORMED);
+        }
+        self.is_named = true;
+        if self.has_encrypted {
+            return Err(Outcome::Host(HostSource::Tls));
+        }
+        self.skip = self.names;
+        self.field = Field::ExtensionType;
+        self.settle()
     }
 
     fn number_byte(&mut self, byte: u8, name: &mut HostName) -> Result<(), Outcome> {
@@ -265,7 +309,13 @@ impl ClientHello {
             Field::ExtensionLength => {
                 take(&mut self.extensions, 2)?;
                 take(&mut self.extensions, number)?;
-                if self.extension_type == SERVER_NAME {
+                if self.extension_type == ENCRYPTED_CLIENT_HELLO {
+                    self.has_encrypted = true;
+                    if self.is_named {
+                        return Err(Outcome::Host(HostSource::Tls));
+                    }
+                }
+                if self.extension_type == SERVER_NAME && !self.is_named {
                     self.extension = number;
                     self.field = Field::NameListLength;
                 } else {

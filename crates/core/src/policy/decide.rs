@@ -6,7 +6,7 @@ use super::matching::Facts;
 use super::view::PolicyView;
 use crate::ask::Terms;
 use crate::connection::{Binding, Connection, Listener, TCP, UDP};
-use portcullis_proto::effect::EffectSet;
+use portcullis_proto::effect::{EffectKind, EffectSet};
 use portcullis_proto::event::{NO_RULE, Operation};
 use portcullis_proto::policy::{
     Action, Dimension, Direction, HOST_SUFFIX, HostRecord, LEAF, LeafRecord, MAX_DEPTH,
@@ -68,6 +68,8 @@ pub struct Decision {
     pub host_dependent: bool,
     /// What is found in the flow's data may change the decision, unless that is, or becomes, a block.
     pub content_dependent: bool,
+    /// One of the rules that look for contents in it does so out of band.
+    pub out_of_band: bool,
     /// The kinds of effects that the rule has.
     pub effects: EffectSet,
     /// On what terms somebody is asked, if the action says so.
@@ -86,6 +88,7 @@ impl Decision {
             log: false,
             host_dependent: false,
             content_dependent: false,
+            out_of_band: false,
             effects: EffectSet::NONE,
             ask: Terms::NONE,
             undecided: false,
@@ -115,6 +118,7 @@ impl Decision {
         Self {
             action,
             content_dependent: self.content_dependent && matches!(action, Action::Permit),
+            out_of_band: self.out_of_band && matches!(action, Action::Permit),
             ..self
         }
     }
@@ -246,11 +250,21 @@ impl<'p> PolicyView<'p> {
             Host::Never | Host::Pending => definite.map(|(rule, _)| rule),
         };
         let limit = limit.unwrap_or(u32::MAX);
-        decision.content_dependent = decision.action != Action::Block
-            && candidates
-                .contents(self)
-                .take_while(|&(index, _)| index < limit)
-                .any(|(_, rule)| self.matches(rule, facts));
+        if decision.action == Action::Block {
+            return decision;
+        }
+        let mut contents = candidates
+            .contents(self)
+            .take_while(|&(index, _)| index < limit)
+            .filter(|(_, rule)| self.matches(rule, facts));
+        let is_out_of_band = |(_, rule): &Match<'_>| {
+            EffectSet::from_bits(rule.effect_set.get()).contains(EffectKind::OutOfBand)
+        };
+        if let Some(first) = contents.next() {
+            decision.content_dependent = true;
+            decision.out_of_band = self.effect_set().contains(EffectKind::OutOfBand)
+                && (is_out_of_band(&first) || contents.any(|found| is_out_of_band(&found)));
+        }
         decision
     }
 

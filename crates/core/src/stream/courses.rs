@@ -269,7 +269,7 @@ impl<R: RawMutex, S, N> Courses<R, S, N> {
         let Some(index) = self.pieces.take(storage) else {
             return Push::Full(piece);
         };
-        lane.is_out_of_band = true;
+        let is_first = !core::mem::replace(&mut lane.is_out_of_band, true);
         lane.bytes += piece.length;
         lane.taken += piece.length;
         let (place, last, is_end) = (index + 1, lane.last, piece.is_end);
@@ -296,7 +296,7 @@ impl<R: RawMutex, S, N> Courses<R, S, N> {
         }
         drop(slot);
         self.wake(handle);
-        Push::Taken
+        Push::Taken(is_first)
     }
 
     /// An injection of a direction has been completed.

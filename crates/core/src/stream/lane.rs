@@ -32,8 +32,8 @@ pub struct Piece<P> {
 /// What became of a piece that was to wait.
 #[derive(Debug)]
 pub enum Push<P> {
-    /// It waits; the worker has to be woken.
-    Taken,
+    /// It waits; the worker has to be woken. Whether it is the first of its direction.
+    Taken(bool),
     /// Too much waits: ask for it again later (`DEFER`).
     Defer(Piece<P>),
     /// Nothing more can wait, and it can't be asked for again: the connection can't go on.

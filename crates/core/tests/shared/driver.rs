@@ -3,7 +3,7 @@
 use parking_lot::RawMutex;
 use portcullis_core::{
     Application, AssemblyPool, AssemblySlot, Clock, Connection, Direction, Endpoint, EventRing,
-    EventSink, FlowHandle, FlowSlot, FlowTable, Indication, Policy, PolicySource, PolicyView,
+    EventSink, FlowHandle, FlowSlot, FlowTable, Indication, Look, Policy, PolicySource, PolicyView,
     Portcullis, StreamVerdict, Transfer,
 };
 use portcullis_policy::{Options, compile};
@@ -138,6 +138,7 @@ pub const fn indication(transfer: Transfer, bytes: &[u8]) -> Indication {
         transfer,
         bytes: bytes.len() as u64,
         is_end: false,
+        look: Look::Inline,
     }
 }
 

@@ -173,8 +173,18 @@ impl Assembly {
         }
         match self.hello.push(self.stream.take_new(), &mut self.name) {
             Outcome::Host(_) => Outcome::Host(HostSource::Quic),
+            // The name is not held back for what may come in another datagram.
+            Outcome::NeedMore if self.hello.is_named() => Outcome::Host(HostSource::Quic),
             other => other,
         }
+    }
+}
+
+impl Assembly {
+    /// Whether an encrypted `ClientHello` has been seen besides.
+    #[must_use]
+    pub const fn has_encrypted_hello(&self) -> bool {
+        self.hello.has_encrypted()
     }
 }
 
