@@ -639,3 +639,68 @@ fn flows_on_several_processors_are_counted_to_the_last_byte() {
             .all(|event| event.bytes_received.get() == 5 && event.host() == Some("example.com"))
     );
 }
+
+/// What the initiator says, to be collected while its host is sought.
+fn collect(core: &Core, handle: FlowHandle, bytes: &[u8]) -> StreamVerdict {
+    let indication = Indication {
+        look: Look::Collecting,
+        ..indication(Transfer::Sent, bytes)
+    };
+    core.stream(Some(handle), indication, [bytes])
+}
+
+#[test]
+fn what_names_the_host_is_collected_and_each_byte_looked_at_and_counted_once() {
+    let core = core(4, BLOCK_EVIL);
+    for (name, verdict) in [
+        ("www.good.example", StreamVerdict::Permit),
+        ("evil.example", StreamVerdict::DropConnection),
+    ] {
+        let handle = establish(&core, &outgoing(TCP, 443));
+        let hello = tls(name);
+        for length in 1..hello.len() {
+            // All of it is shown again each time.
+            assert_eq!(
+                collect(&core, handle, &hello[..length]),
+                StreamVerdict::NeedMore
+            );
+        }
+        assert!(receive(&core, handle, b"") == StreamVerdict::Permit);
+        assert_eq!(collect(&core, handle, &hello), verdict);
+        let sent = core.flows().with(handle, |flow| flow.sent().bytes);
+        assert_eq!(sent, Some(hello.len() as u64));
+        if verdict == StreamVerdict::Permit {
+            assert_eq!(collect(&core, handle, b"more"), StreamVerdict::Permit);
+        }
+        core.flow_deleted(handle);
+    }
+}
+
+#[test]
+fn where_no_rule_waits_for_the_host_nothing_is_collected() {
+    let core = core(4, "default = 'permit'");
+    let handle = establish(&core, &outgoing(TCP, 443));
+    assert_eq!(
+        collect(&core, handle, &tls("evil.example")[..20]),
+        StreamVerdict::Permit
+    );
+}
+
+#[test]
+fn a_flow_whose_data_a_rule_would_change_or_look_through_does_not_go_on_unwatched() {
+    for (policy, verdict) in [
+        ("default = 'permit'", NotFollowed::Unwatched),
+        (
+            "default = 'permit'\n[[rule]]\naction = 'block'\ncontent = 'secret'",
+            NotFollowed::MustAbort,
+        ),
+        (
+            "default = 'permit'\n[[rule]]\naction = 'permit'\nprotocol = 'tcp'\nreplace = [{ find = 'a', with = 'b' }]",
+            NotFollowed::MustAbort,
+        ),
+    ] {
+        let core = core(4, policy);
+        let handle = establish(&core, &outgoing(TCP, 443));
+        assert_eq!(core.flow_abandoned(handle), verdict, "{policy}");
+    }
+}
