@@ -6,7 +6,7 @@ use crate::inspect::AssemblySlot;
 use crate::stream::{CourseHandle, Edits, Reach, STREAM_EFFECTS};
 use lock_api::RawMutex;
 use portcullis_proto::Counter;
-use portcullis_proto::effect::{EffectKind, EffectSet};
+use portcullis_proto::effect::EffectSet;
 use portcullis_proto::event::EventKind;
 
 /// How a stream's data is to be treated.
