@@ -220,11 +220,10 @@ wire_enum! {
         IcmpErrorsTranslated = 98, "ICMP errors translated";
         /// Connections aborted because BFE stopped while data was out of their streams.
         StreamsInterrupted = 99, "streams interrupted";
-        StreamsInterrupted = 100, "streams interrupted";
         /// Host names in whose `ClientHello` is an encrypted one too, or what looks like one.
-        HostEncrypted = 101, "hosts with an encrypted hello";
+        HostEncrypted = 100, "hosts with an encrypted hello";
         /// Indications of streams that the stack was told to collect until the host is known.
-        StreamsCollected = 102, "collected for the host";
+        StreamsCollected = 101, "collected for the host";
     }
 }
 
