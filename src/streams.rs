@@ -10,7 +10,6 @@ use core::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use kmdf::Driver;
 use portcullis_core::{
     Clock, FlowHandle, Transfer,
     stream::{CourseHandle, CourseSlot, Courses, Insert, PieceSlot},
