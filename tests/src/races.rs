@@ -60,6 +60,32 @@ pub fn try_exhaustively(departures: usize, scenario: Scenario) {
     );
 }
 
+/// Tries it under the plain order, and under about `count` of the schedules that depart from it once, evenly spread: for a
+/// scenario with so many steps that all of them would take minutes.
+pub fn try_sampled(count: usize, scenario: Scenario) {
+    if is_repeated(scenario) {
+        return;
+    }
+    let run = |schedule: &Schedule| -> Result<(), String> {
+        println!("{schedule}");
+        scenario(schedule);
+        Ok(())
+    };
+    let plain = Bound {
+        departures: 0,
+        schedules: 1,
+    };
+    let decisions = explore(plain, run).expect("it panics instead").decisions;
+    let stride = decisions.div_ceil(count).max(1);
+    let steps = (0..decisions).step_by(stride);
+    for step in steps.clone() {
+        run(&named(&format!("trace {step}:1"))).expect("it panics instead");
+    }
+    let departed = steps.count();
+    println!("{departed} of {decisions} departures");
+    assert!(departed > 5, "nothing ran together");
+}
+
 /// Tries it under the schedules of so many seeds.
 pub fn try_many(seeds: u64, scenario: Scenario) {
     if is_repeated(scenario) {
