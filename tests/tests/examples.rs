@@ -382,17 +382,16 @@ fn redirecting(net: &mut Net, port: u16) {
 
 /// Where the connections were to go that were redirected, as their proxy is told.
 fn told(machine: &Machine, net: &mut Net) -> Vec<Vec<u8>> {
-    let handles: Vec<u64> = net
-        .flows()
+    let flows = net.flows();
+    let handles: Vec<u64> = flows
         .iter()
-        .flat_map(|flow| flow.handles.clone())
+        .flat_map(|flow| flow.handles.iter().copied())
         .collect();
-    let records = handles
-        .into_iter()
-        .filter_map(|handle| net.redirection(handle));
-    let mut told: Vec<_> = records
-        .filter_map(|records| machine.kernel.redirect_context(&records))
-        .collect();
+    let mut told = Vec::new();
+    for handle in handles {
+        let records = net.redirection(handle);
+        told.extend(records.and_then(|records| machine.kernel.redirect_context(&records)));
+    }
     told.dedup();
     told
 }

@@ -55,7 +55,7 @@ fn unload_against_a_packet(schedule: &Schedule) {
 
 #[test]
 fn unloading_against_a_packet_that_is_taken() {
-    try_many(10, unload_against_a_packet);
+    try_many(40, unload_against_a_packet);
 }
 
 fn unload_against_the_timer(schedule: &Schedule) {
@@ -68,7 +68,7 @@ fn unload_against_the_timer(schedule: &Schedule) {
 
 #[test]
 fn unloading_against_the_timer_that_puts_packets_back() {
-    try_many(10, unload_against_the_timer);
+    try_many(40, unload_against_the_timer);
 }
 
 fn unload_against_a_completion(schedule: &Schedule) {
@@ -82,7 +82,7 @@ fn unload_against_a_completion(schedule: &Schedule) {
 
 #[test]
 fn unloading_against_the_completion_of_an_injection() {
-    try_many(10, unload_against_a_completion);
+    try_many(40, unload_against_a_completion);
 }
 
 fn a_packet_against_the_timer(schedule: &Schedule) {
@@ -122,12 +122,12 @@ fn world_output(output: impl IntoIterator<Item = Output>) -> Vec<u8> {
 #[test]
 fn a_packet_does_not_overtake_one_that_the_timer_puts_back() {
     try_sampled(30, a_packet_against_the_timer);
-    try_many(10, a_packet_against_the_timer);
+    try_many(20, a_packet_against_the_timer);
 }
 
 #[test]
 fn four_processors_send_changed_and_delayed_packets_of_both_versions() {
-    for seed in 0..3 {
+    for seed in 0..8 {
         let world = World::with_config(&Config {
             processors: 4,
             schedule: Schedule::seeded(seed),
@@ -185,7 +185,7 @@ fn four_processors_send_changed_and_delayed_packets_of_both_versions() {
 
 #[test]
 fn an_unload_on_one_processor_while_three_send() {
-    for round in 0..6_u16 {
+    for round in 0..12_u16 {
         let mut world = World::with_config(&Config {
             processors: 4,
             pool: PoolMode::Fast,
@@ -198,7 +198,7 @@ fn an_unload_on_one_processor_while_three_send() {
                 let kernel = &kernel;
                 scope.spawn(move || {
                     let mut net = Net::new(kernel, processor.into());
-                    for number in 0..30 {
+                    for number in 0..60 {
                         net.packet(&datagram(20_000 + 1_000 * processor + round, number));
                     }
                 });

@@ -67,7 +67,7 @@ fn prose(random: &mut Random) -> Vec<u8> {
 /// Requests, and what they are after the rule for port 83.
 fn requests(random: &mut Random) -> (Vec<u8>, Vec<u8>) {
     let (mut said, mut expected) = (String::new(), String::new());
-    for _ in 0..1 + random.below(3) {
+    for _ in 0..=random.below(3) {
         let body = String::from_utf8(prose(random)).expect("text");
         said += "POST /secret HTTP/1.1\r\n";
         expected += "POST /****** HTTP/1.1\r\n";
@@ -85,8 +85,10 @@ fn requests(random: &mut Random) -> (Vec<u8>, Vec<u8>) {
         if !has_agent {
             expected += "Agent: nobody\r\n";
         }
-        said += &format!("\r\n{body}");
-        expected += &format!("\r\n{}", body.replace("secret", "******"));
+        said += "\r\n";
+        said += &body;
+        expected += "\r\n";
+        expected += &body.replace("secret", "******");
     }
     (said.into_bytes(), expected.into_bytes())
 }
@@ -113,7 +115,7 @@ fn messages(random: &mut Random, port: u16) -> [[Vec<u8>; 2]; 2] {
 }
 
 fn ends(port: u16, server: u16) -> (String, String) {
-    if port % 2 == 0 {
+    if port.is_multiple_of(2) {
         (
             format!("192.0.2.10:{port}"),
             format!("198.51.100.1:{server}"),
@@ -138,9 +140,8 @@ fn with_output(world: &World, processor: u32) -> Net {
 #[track_caller]
 fn assert_whole_or_ended(arrived: &Arrived, expected: &[Vec<u8>; 2], is_over: bool, why: &str) {
     for (data, expected) in arrived.data.iter().zip(expected) {
-        let (data, expected) = [data, expected]
-            .map(|bytes| String::from_utf8_lossy(bytes))
-            .into();
+        let data = String::from_utf8_lossy(data);
+        let expected = String::from_utf8_lossy(expected);
         assert!(
             expected.starts_with(&*data),
             "after {why}: {data:?}, not the beginning of {expected:?}"
@@ -329,24 +330,24 @@ fn unload_against_a_stream(schedule: &Schedule, server: u16, ends_flow: bool) {
 #[test]
 fn unloading_against_a_stream_that_is_edited_loses_nothing() {
     try_many(SEEDS, |schedule| {
-        unload_against_a_stream(schedule, 81, false)
+        unload_against_a_stream(schedule, 81, false);
     });
 }
 
 #[test]
 fn unloading_against_a_stream_out_of_band_loses_nothing() {
     try_many(SEEDS, |schedule| {
-        unload_against_a_stream(schedule, 82, false)
+        unload_against_a_stream(schedule, 82, false);
     });
 }
 
 #[test]
 fn unloading_and_the_flows_end_against_a_stream() {
     try_many(SEEDS, |schedule| {
-        unload_against_a_stream(schedule, 81, true)
+        unload_against_a_stream(schedule, 81, true);
     });
     try_many(SEEDS, |schedule| {
-        unload_against_a_stream(schedule, 82, true)
+        unload_against_a_stream(schedule, 82, true);
     });
 }
 

@@ -177,7 +177,7 @@ fn told(world: &World, kinds: &[EventKind]) -> Vec<(EventKind, Option<u32>, [u64
         Some((
             kind,
             event.rule(),
-            event.value.map(|value| value.get()),
+            event.value.map(zerocopy::little_endian::U64::get),
             is_out_of_band,
         ))
     });

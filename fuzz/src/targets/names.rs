@@ -9,7 +9,7 @@ use portcullis_core::connection::UDP;
 use portcullis_core::inspect::{HostName, HostSniffer, Outcome, question};
 use portcullis_core::{
     Application, AssemblyPool, AssemblySlot, Clock, Connection, Direction, Endpoint, EventRing,
-    FlowSlot, FlowTable, Indication, Policy, PolicySource, PolicyView, Portcullis, Transfer,
+    FlowSlot, FlowTable, Indication, Look, Policy, PolicySource, PolicyView, Portcullis, Transfer,
 };
 use portcullis_policy::{Options, compile};
 use portcullis_proto::EventRecord;
@@ -105,6 +105,7 @@ pub fn quic(bytes: &[u8]) {
                 transfer: Transfer::Sent,
                 bytes: datagram.len() as u64,
                 is_end: false,
+                look: Look::Inline,
             };
             // An indication is a chain of pieces of memory.
             black_box(core.datagram(flow, indication, datagram.chunks(100)));

@@ -131,9 +131,9 @@ mod tests {
     fn its_time_ends_it_and_the_earliest_deadline_counts() {
         let stop = Stop::new();
         stop.request_after(Duration::MAX);
-        stop.request_after(Duration::from_secs(3600));
+        stop.request_after(Duration::from_hours(1));
         stop.request_after(Duration::ZERO);
-        stop.request_after(Duration::from_secs(3600));
+        stop.request_after(Duration::from_hours(1));
         assert!(stop.wait());
     }
 }
