@@ -1,5 +1,6 @@
 //! What continuous integration runs.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
@@ -59,7 +60,9 @@ fn same_bytes_twice(tools: &setup::Tools, first: &Path) -> anyhow::Result<()> {
         "--others",
         "--exclude-standard",
     ]))?;
-    for file in files.lines().filter(|file| path(file).is_file()) {
+    let files: BTreeSet<&str> = files.lines().filter(|file| path(file).is_file()).collect();
+    remove_others(&copy, &copy, &files)?;
+    for file in files {
         let place = copy.join(file);
         let old = std::fs::read(&place).ok();
         let new = std::fs::read(path(file)).with_context(|| format!("cannot read {file}"))?;
@@ -81,6 +84,27 @@ fn same_bytes_twice(tools: &setup::Tools, first: &Path) -> anyhow::Result<()> {
                 first.display(),
                 second.display()
             );
+        }
+    }
+    Ok(())
+}
+
+/// Removes what is in `folder`, of the copy `root`, and is none of `files`, but for what was built: files that there no
+/// longer are must not stay in the copy.
+fn remove_others(root: &Path, folder: &Path, files: &BTreeSet<&str>) -> anyhow::Result<()> {
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return Ok(());
+    };
+    for entry in entries {
+        let place = entry?.path();
+        let name = place.strip_prefix(root)?.to_string_lossy().into_owned();
+        if place.is_dir() {
+            if name != "target" {
+                remove_others(root, &place, files)?;
+            }
+        } else if !files.contains(name.as_str()) {
+            std::fs::remove_file(&place)
+                .with_context(|| format!("cannot remove {}", place.display()))?;
         }
     }
     Ok(())
