@@ -4,6 +4,7 @@
 //! All of it happens in the simulated kernel. `docs/performance.md` explains the rows.
 #![forbid(unsafe_code)]
 
+mod kinds;
 mod machine;
 mod policies;
 mod replay;
@@ -26,7 +27,7 @@ use timing::{Effort, Nanoseconds, timed};
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask bench --")]
 struct Arguments {
-    /// Measures only what has one of these in its name: a row's name, "replay" or "start".
+    /// Measures only what has one of these in its name: a row's name, a kind's, "replay" or "start".
     filter: Vec<String>,
     /// Prints JSON instead of tables.
     #[arg(long)]
@@ -81,6 +82,8 @@ fn main() {
         eprintln!("{} …", row.name);
         report.rows.extend(measure(row, &images, effort));
     }
+    let rounds = if arguments.quick { 11 } else { 101 };
+    report.kinds = kinds::measure(rounds, |name| arguments.wants(name));
     if arguments.wants("start and stop") {
         eprintln!("start and stop …");
         report.life = Some(life(&images.portcullis, effort));

@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::kinds::Cost;
 use crate::replay::Replay;
 use crate::steps::Instructions;
 use crate::timing::Nanoseconds;
@@ -39,6 +40,7 @@ pub(crate) struct Report {
     policy_seed: u64,
     traffic_seed: u64,
     pub(crate) rows: Vec<Measured>,
+    pub(crate) kinds: Vec<Cost>,
     pub(crate) life: Option<Life>,
     pub(crate) replay: Option<Replay>,
 }
@@ -62,6 +64,7 @@ impl Report {
             policy_seed: policies::SEED,
             traffic_seed: traffic::SEED,
             rows: Vec::new(),
+            kinds: Vec::new(),
             life: None,
             replay: None,
         }
@@ -82,6 +85,9 @@ impl fmt::Display for Report {
         )?;
         if !self.rows.is_empty() {
             self.write_rows(f)?;
+        }
+        if !self.kinds.is_empty() {
+            self.write_kinds(f)?;
         }
         if let Some(Life {
             repetitions,
@@ -150,6 +156,31 @@ impl Report {
         }
         if self.rows.iter().any(|row| row.instructions.is_none()) {
             writeln!(f, "n/a: not available here; counting needs ptrace(2)")?;
+        }
+        Ok(())
+    }
+}
+
+impl Report {
+    fn write_kinds(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "\nKinds of rules, ns a unit through the whole machine, medians: with the rule, without, and the difference"
+        )?;
+        for Cost {
+            name,
+            unit,
+            with,
+            without,
+        } in &self.kinds
+        {
+            writeln!(
+                f,
+                "{name:<28}{unit:<12}{:>9.0}{:>9.0}{:>9.0}",
+                with.median,
+                without.median,
+                with.median - without.median
+            )?;
         }
         Ok(())
     }

@@ -15,38 +15,34 @@ impl Machine {
     /// this host: it may have led to more.
     pub fn serve_stack<F: Filtering>(&self, cpu: &Cpu, host: &mut Host<F>) -> bool {
         let mut served = false;
-        // What concerns another host's stream stays where it is, in order.
+        // What concerns another host stays where it is, in order: a packet that is injected behind an operation's
+        // completion must not come before it.
+        let ended = |flow: u64| self.fwp.engine.flow(FlowId::new(flow)).is_none();
         let mine = |request: &StackRequest| match request {
-            StackRequest::InjectStream(InjectedStreamData { flow_handle, .. })
-            | StackRequest::ContinueStream { flow_handle, .. } => {
-                host.has_flow(*flow_handle)
-                    || self.fwp.engine.flow(FlowId::new(*flow_handle)).is_none()
+            // There is nobody else.
+            _ if self.processors() == 1 => true,
+            StackRequest::Inject(packet) => packet.processor % self.processors() == cpu.index(),
+            StackRequest::Complete { completion_handle } => host.awaits(*completion_handle),
+            StackRequest::CompleteClassify { pend_handle, .. } => {
+                host.awaits_classify(*pend_handle)
             }
-            _ => true,
+            StackRequest::InjectStream(InjectedStreamData { flow_handle, .. })
+            | StackRequest::AbortFlow { flow_handle }
+            | StackRequest::ContinueStream { flow_handle, .. } => {
+                host.has_flow(*flow_handle) || ended(*flow_handle)
+            }
         };
         for request in self.fwp.take_requests(mine) {
-            if serve(self, cpu, host, &request) {
-                served = true;
-            } else if self.processors() > 1 {
-                self.fwp.ask(request);
-            }
+            served |= serve(self, host, &request);
         }
         served
     }
 }
 
 /// Whether `request` was for `host`.
-fn serve<F: Filtering>(
-    machine: &Machine,
-    cpu: &Cpu,
-    host: &mut Host<F>,
-    request: &StackRequest,
-) -> bool {
+fn serve<F: Filtering>(machine: &Machine, host: &mut Host<F>, request: &StackRequest) -> bool {
     match request {
         StackRequest::Inject(packet) => {
-            if packet.processor % machine.processors() != cpu.index() {
-                return false;
-            }
             host.inject(&Injection {
                 point: packet.point,
                 bytes: &packet.bytes,

@@ -170,6 +170,20 @@ impl<F: Filtering> Host<F> {
         }
     }
 
+    /// Whether an operation with this completion handle waits here.
+    #[must_use]
+    pub fn awaits(&self, completion_handle: u64) -> bool {
+        let mut pended = self.pended.iter();
+        pended.any(|pended| pended.completion_handle == completion_handle)
+    }
+
+    /// Whether a classify with this pend handle waits here.
+    #[must_use]
+    pub fn awaits_classify(&self, pend_handle: u64) -> bool {
+        let mut pended = self.pended_classifies.iter();
+        pended.any(|pended| pended.pend_handle == pend_handle)
+    }
+
     /// `FwpsCompleteOperation0` for the completion handle of a pended operation.
     ///
     /// A pended connect is reauthorized at once (`IS_REAUTHORIZE`, reason `CLASSIFY_COMPLETION`): if
