@@ -26,7 +26,7 @@ pub struct Quote {
     pub source: Endpoint,
     /// The quoted packet's destination.
     pub destination: Endpoint,
-    /// Where the transport's checksum is, if it is quoted.
+    /// Where the transport's checksum is, if all of it is quoted.
     checksum_at: Option<usize>,
 }
 
