@@ -122,9 +122,8 @@ pub(crate) struct Published<'s> {
 impl Published<'_> {
     /// Withdraws the policy again, after which there is none.
     pub(crate) fn withdraw(self, passive: Passive) {
-        let policy = self.store.current.take(passive);
-        self.store.epoch.fetch_add(1, Ordering::Release);
-        drop(policy);
+        let store = self.store;
+        Successor { store, new: None }.publish(passive);
     }
 }
 

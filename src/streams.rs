@@ -282,16 +282,3 @@ const END: StreamFlags = StreamFlags::RECEIVE_DISCONNECT
     .union(StreamFlags::SEND_DISCONNECT)
     .union(StreamFlags::RECEIVE_ABORT)
     .union(StreamFlags::SEND_ABORT);
-
-/// The pieces behind the first `seen` bytes.
-fn skip<'d>(
-    pieces: impl Iterator<Item = &'d [u8]> + Clone,
-    seen: u64,
-) -> impl Iterator<Item = &'d [u8]> + Clone {
-    let mut left = usize::try_from(seen).unwrap_or(usize::MAX);
-    pieces.map(move |piece| {
-        let here = left.min(piece.len());
-        left -= here;
-        piece.get(here..).unwrap_or_default()
-    })
-}

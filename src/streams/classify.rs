@@ -3,13 +3,13 @@
 use core::num::{NonZeroU32, NonZeroUsize};
 
 use portcullis_core::{
-    FlowHandle, Indication, Look, StreamVerdict, Transfer, Treatment,
+    FlowHandle, Indication, Look, StreamVerdict, Transfer, Treatment, behind,
     stream::{CourseHandle, Inline, Insert, Piece, Push, Reach, inline},
 };
 use portcullis_proto::Counter;
 use wfp::{flow::Association, list::PacketBuffer, schema::IpVersion, stream, verdict};
 
-use super::{Place, STREAMS_IN_USE, Streams, skip};
+use super::{Place, STREAMS_IN_USE, Streams};
 use crate::{
     device,
     state::{self, Core},
@@ -127,7 +127,10 @@ impl Call<'_> {
             look,
         };
         let bytes = self.data.chunks().map_while(core::result::Result::ok);
-        match self.core.stream(self.handle, indication, skip(bytes, seen)) {
+        match self
+            .core
+            .stream(self.handle, indication, behind(bytes, seen))
+        {
             StreamVerdict::Permit => verdict::StreamVerdict::Permit,
             StreamVerdict::NeedMore => verdict::StreamVerdict::NeedMoreData(NonZeroU32::MIN),
             StreamVerdict::DropConnection => verdict::StreamVerdict::DropConnection,

@@ -1,7 +1,7 @@
 //! What the worker does with data that has gone out of band.
 
 use portcullis_core::{
-    Indication, Look, StreamVerdict, Transfer,
+    Indication, Look, StreamVerdict, Transfer, behind,
     stream::{Course, Editor, Outlet, Piece, Reach, Stuck},
 };
 use portcullis_proto::Counter;
@@ -14,7 +14,7 @@ use wfp::{
     stream::{self, ClonedStream},
 };
 
-use super::{Place, Streams, skip};
+use super::{Place, Streams};
 use crate::state::Core;
 
 /// Whether bytes went on.
@@ -110,7 +110,7 @@ impl Outlet<ClonedStream, Place> for Worker<'_> {
             is_end: piece.is_end,
             look: Look::OutOfBand,
         };
-        let bytes = skip(piece.data.chunks(), piece.seen);
+        let bytes = behind(piece.data.chunks(), piece.seen);
         match self.core.stream(Some(course.flow), indication, bytes) {
             StreamVerdict::Permit | StreamVerdict::NeedMore => {
                 self.core.reach(course.flow, course.transfer)

@@ -9,42 +9,17 @@ use ksim::sched::{Bound, Program, explore, sweep};
 use crate::World;
 use crate::world::assert_clean;
 
-/// How much of a scenario is tried.
-#[derive(Clone, Copy, Debug)]
-pub struct Effort {
-    /// Random schedules.
-    pub seeds: u64,
-    /// How often at most the order departs from the plain one in the exhaustive part.
-    pub departures: usize,
-}
-
-impl Effort {
-    /// So many seeds, and every schedule that departs from the plain order once.
-    #[must_use]
-    pub const fn once(seeds: u64) -> Self {
-        Self {
-            seeds,
-            departures: 1,
-        }
-    }
-}
-
 /// What runs under a schedule.
 pub type Scenario = fn(&Schedule);
 
-/// Tries `scenario` under the schedules of `effort`, or under the one that the environment names.
-pub fn try_all(effort: &Effort, scenario: Scenario) {
-    try_exhaustively(effort.departures, scenario);
-    try_many(effort.seeds, scenario);
-}
-
-/// Tries it under every schedule that departs from the plain order at most so often.
-pub fn try_exhaustively(departures: usize, scenario: Scenario) {
+/// Tries `scenario` under every schedule that departs from the plain order once, and under those of so many seeds; or
+/// under the one that the environment names.
+pub fn try_all(seeds: u64, scenario: Scenario) {
     if is_repeated(scenario) {
         return;
     }
     let bound = Bound {
-        departures,
+        departures: 1,
         schedules: 100_000,
     };
     let run = |schedule: &Schedule| -> Result<(), String> {
@@ -58,6 +33,7 @@ pub fn try_exhaustively(departures: usize, scenario: Scenario) {
         explored.schedules > 10,
         "nothing ran together: {explored:?}"
     );
+    try_many(seeds, scenario);
 }
 
 /// Tries it under the plain order, and under about `count` of the schedules that depart from it once, evenly spread: for a

@@ -10,12 +10,15 @@ use portcullis_proto::message::ReadRequest;
 use portcullis_proto::{Action, Counter, EventRecord};
 use portcullis_tests::control::{compile, events_of, plain_request};
 use portcullis_tests::messages::client_hello;
-use portcullis_tests::races::{Effort, Scenario, beside, try_all, unload_beside};
+use portcullis_tests::races::{Scenario, beside, try_all, unload_beside};
 use portcullis_tests::world::assert_clean;
 use portcullis_tests::{Net, Tcp, World, udp};
 use wfp_engine::FlowId;
 use wfp_schema::NtStatus;
 use zerocopy::IntoBytes as _;
+
+/// How many random schedules each race is tried under, beside those that depart from the plain order once.
+const SEEDS: u64 = 40;
 
 /// Two processors, the driver with this policy, and a host on the second one.
 fn begin(schedule: &Schedule, policy: &str) -> (World, Net) {
@@ -47,7 +50,7 @@ fn unload_against_classify(schedule: &Schedule) {
 
 #[test]
 fn unloading_against_a_classify() {
-    try_all(&Effort::once(40), unload_against_classify);
+    try_all(SEEDS, unload_against_classify);
 }
 
 fn unload_against_stream(schedule: &Schedule) {
@@ -60,7 +63,7 @@ fn unload_against_stream(schedule: &Schedule) {
 
 #[test]
 fn unloading_which_deletes_flow_contexts_against_a_stream() {
-    try_all(&Effort::once(40), unload_against_stream);
+    try_all(SEEDS, unload_against_stream);
 }
 
 fn swap_against_classify(schedule: &Schedule) {
@@ -86,7 +89,7 @@ fn swap_against_classify(schedule: &Schedule) {
 
 #[test]
 fn a_policy_swap_against_a_classify() {
-    try_all(&Effort::once(40), swap_against_classify);
+    try_all(SEEDS, swap_against_classify);
 }
 
 /// Nothing but what the driver decides is permitted at boot.
@@ -116,7 +119,7 @@ fn first_policy_against_classify(schedule: &Schedule) {
 
 #[test]
 fn the_first_policy_with_its_protection_at_boot_against_a_classify() {
-    try_all(&Effort::once(40), first_policy_against_classify);
+    try_all(SEEDS, first_policy_against_classify);
 }
 
 fn close_against_stream(schedule: &Schedule) {
@@ -143,7 +146,7 @@ fn close_against_stream(schedule: &Schedule) {
 
 #[test]
 fn the_deletion_of_a_flow_against_its_stream() {
-    try_all(&Effort::once(40), close_against_stream);
+    try_all(SEEDS, close_against_stream);
 }
 
 fn cancel_against_event(schedule: &Schedule) {
@@ -168,7 +171,7 @@ fn cancel_against_event(schedule: &Schedule) {
 
 #[test]
 fn a_read_that_is_cancelled_while_an_event_arrives() {
-    try_all(&Effort::once(40), cancel_against_event);
+    try_all(SEEDS, cancel_against_event);
 }
 
 fn bfe_stop_against_classify(schedule: &Schedule) {
@@ -186,7 +189,7 @@ fn bfe_stop_against_classify(schedule: &Schedule) {
 
 #[test]
 fn the_engine_stops_against_a_classify() {
-    try_all(&Effort::once(40), bfe_stop_against_classify);
+    try_all(SEEDS, bfe_stop_against_classify);
 }
 
 /// Asks about what the scenarios send, for a second.
@@ -234,7 +237,7 @@ fn answer_against_time_out(schedule: &Schedule) {
 
 #[test]
 fn an_answer_against_its_time_out() {
-    try_all(&Effort::once(40), answer_against_time_out);
+    try_all(SEEDS, answer_against_time_out);
 }
 
 fn answer_against_the_programs_end(schedule: &Schedule) {
@@ -270,7 +273,7 @@ fn other_question(question: &EventRecord) -> EventRecord {
 
 #[test]
 fn the_programs_end_against_the_stack() {
-    try_all(&Effort::once(40), answer_against_the_programs_end);
+    try_all(SEEDS, answer_against_the_programs_end);
 }
 
 fn unload_against_hold(schedule: &Schedule) {
@@ -284,7 +287,7 @@ fn unload_against_hold(schedule: &Schedule) {
 
 #[test]
 fn unloading_against_an_operation_that_is_about_to_be_held() {
-    try_all(&Effort::once(40), unload_against_hold);
+    try_all(SEEDS, unload_against_hold);
 }
 
 fn answers_against_each_other(schedule: &Schedule) {
@@ -303,7 +306,7 @@ fn answers_against_each_other(schedule: &Schedule) {
 
 #[test]
 fn two_answers_to_one_question() {
-    try_all(&Effort::once(40), answers_against_each_other);
+    try_all(SEEDS, answers_against_each_other);
 }
 
 #[test]
@@ -367,7 +370,7 @@ fn capture_against_packets(schedule: &Schedule) {
 
 #[test]
 fn a_capture_from_its_start_to_its_end_against_packets() {
-    try_all(&Effort::once(40), capture_against_packets);
+    try_all(SEEDS, capture_against_packets);
 }
 
 /// Who captures dies while packets come by.
@@ -391,5 +394,5 @@ fn death_against_packets(schedule: &Schedule) {
 
 #[test]
 fn the_death_of_who_captures_against_packets() {
-    try_all(&Effort::once(40), death_against_packets);
+    try_all(SEEDS, death_against_packets);
 }

@@ -585,8 +585,8 @@ where
     }
 }
 
-/// What comes behind the first `seen` bytes.
-fn behind<'d>(
+/// What comes behind the first `seen` bytes of these pieces.
+pub fn behind<'d>(
     pieces: impl Iterator<Item = &'d [u8]> + Clone,
     seen: u64,
 ) -> impl Iterator<Item = &'d [u8]> + Clone {

@@ -38,7 +38,7 @@ pub use capture::{CaptureFilter, CaptureRing, Ends, MirrorBucket, MirrorTable, P
 pub use connection::{Application, Binding, Connection, Endpoint, Listener, Socket};
 pub use engine::{
     Asked, Clock, DatagramVerdict, Detour, Discarded, EventSink, IcmpError, Indication, Look,
-    NotFollowed, PolicySource, Portcullis, Question, StreamVerdict, Treatment,
+    NotFollowed, PolicySource, Portcullis, Question, StreamVerdict, Treatment, behind,
 };
 pub use events::EventRing;
 pub use flow::{FlowHandle, FlowSlot, FlowTable, Transfer};

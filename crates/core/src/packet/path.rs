@@ -391,12 +391,14 @@ impl<S> Paths<S> {
             let (fate, next) = way.arrive(&entry.shape, length, now, &self.random);
             *way = next;
             let done = match fate {
-                Fate::Lost => Some(Done::Dropped(Dropped::Lost)),
-                Fate::Full => Some(Done::Dropped(Dropped::Full)),
-                _ if edit.changes(first, layout) => Some(Done::Changed(edit)),
-                _ => None,
+                Fate::Lost => Done::Dropped(Dropped::Lost),
+                Fate::Full => Done::Dropped(Dropped::Full),
+                Fate::Now | Fate::At(_) => Done::Changed(edit),
             };
-            let news = done.filter(|done| entry.told & done.bit() == 0);
+            // Whether the packet is changed is looked at only as long as that is news.
+            let is_news = entry.told & done.bit() == 0
+                && (!matches!(done, Done::Changed(_)) || edit.changes(first, layout));
+            let news = is_news.then_some(done);
             entry.told |= news.map_or(0, Done::bit);
             let treatment = match fate {
                 Fate::Now => Treatment::Now(edit),

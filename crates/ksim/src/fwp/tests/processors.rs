@@ -16,8 +16,9 @@ use crate::fwp::objects::callout::FwpmCalloutAdd0;
 use crate::fwp::objects::filter::FwpmFilterAdd0;
 use crate::fwp::objects::sublayer::FwpmSubLayerAdd0;
 use crate::fwp::session::FwpmEngineClose0;
+use crate::fwp::stack::StackRequest;
 use crate::kernel::Kernel;
-use crate::net::{Filtering, Indication, Metadata};
+use crate::net::{End, Filtering, FlowInfo, Host, Indication, Metadata, Setup, StageId};
 
 const PROCESSORS: u32 = 4;
 const ROUNDS: u64 = 150;
@@ -180,4 +181,53 @@ fn unregistering_succeeds_once_the_last_context_is_gone_and_nothing_is_called_af
         .expect("no bug check");
     let report = kernel.verifier().report();
     assert!(report.is_clean(), "{report:#?}");
+}
+
+#[test]
+fn what_is_asked_of_another_processors_stack_stays_in_order() {
+    let kernel = Kernel::new(&crate::Config {
+        processors: 2,
+        ..crate::Config::default()
+    })
+    .expect("a kernel");
+    let end = |address: [u8; 4]| End {
+        address: address.into(),
+        port: 443,
+    };
+    let flow = FlowInfo {
+        version: wfp_schema::IpVersion::V4,
+        protocol: 6,
+        direction: wfp_schema::Direction::Outbound,
+        local: end([192, 0, 2, 1]),
+        remote: end([192, 0, 2, 2]),
+    };
+    let mut other = kernel.filtering(1);
+    let theirs = kernel
+        .on(1, |_| other.flow_created(&flow))
+        .expect("no bug check");
+    // An operation and a stream of the other processor's stack.
+    let asked = [
+        StackRequest::Complete {
+            completion_handle: 7,
+        },
+        StackRequest::ContinueStream {
+            flow_handle: theirs,
+            stage: StageId(0),
+        },
+    ];
+    let left = kernel
+        .on(0, |cpu| {
+            let machine = cpu.machine();
+            for request in &asked {
+                machine.fwp.ask(request.clone());
+            }
+            let mut host = Host::new(machine.filtering(0), Setup::default());
+            assert!(!machine.serve_stack(cpu, &mut host));
+            Vec::from(machine.take_stack_requests())
+        })
+        .expect("no bug check");
+    assert_eq!(left, asked);
+    kernel
+        .on(1, |_| other.flow_ended(theirs))
+        .expect("no bug check");
 }
