@@ -3,7 +3,8 @@
 //! A [`Plan`] is a table: a row for each callout. [`Callouts`] registers its rows for both IP versions, [`Filters`] then
 //! lets the engine ask them about everything at their layers. They are undone the other way round: without its filter
 //! a callout is not called any more, and can be unregistered; with a filter and without its callout, traffic would be
-//! blocked. A start that fails in between has left nothing.
+//! blocked. A start that fails in between has left nothing. [`Attached`] is both, for a driver that has nothing to do in
+//! between.
 //!
 //! A driver whose filters come and go, or which starts before the base filtering engine does, uses
 //! [`registration`](crate::registration) and [`engine`](crate::engine) themselves.
@@ -215,5 +216,29 @@ impl Filters {
         }
         transaction.commit()?;
         Ok(Self { _session: session })
+    }
+}
+
+/// A plan in force: its callouts are registered and asked. When it is dropped at `PASSIVE_LEVEL` the filters go first, and
+/// then the [callouts](Callouts).
+#[derive(Debug)]
+#[must_use = "what is dropped is undone"]
+pub struct Attached<const N: usize> {
+    // Fields are dropped in this order.
+    _filters: Filters,
+    _callouts: Callouts<N>,
+}
+
+impl<const N: usize> Attached<N> {
+    /// Registers the callouts, then adds the filters.
+    ///
+    /// # Errors
+    /// As [`Callouts::register`] and [`Filters::add`]; nothing is left then.
+    pub fn new(device: Device, plan: &Plan<N>, passive: Passive) -> Result<Self, NtStatus> {
+        let callouts = Callouts::register(device, plan, passive)?;
+        Ok(Self {
+            _filters: Filters::add(plan, passive)?,
+            _callouts: callouts,
+        })
     }
 }

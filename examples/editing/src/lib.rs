@@ -28,7 +28,7 @@ use wdk_alloc::WdkAllocator;
 use wdk_sys::{DRIVER_OBJECT, NTSTATUS, PCUNICODE_STRING};
 use wfp::{
     Result,
-    attachment::{Callouts, Filters, Plan, Row},
+    attachment::{Attached, Plan, Row},
     callout::{Callout, Classify},
     cell::KernelCell,
     engine::CalloutAction,
@@ -75,8 +75,7 @@ struct Means {
 }
 
 static MEANS: KernelCell<Means> = KernelCell::new(TAG);
-static CALLOUTS: KernelCell<Callouts<1>> = KernelCell::new(TAG);
-static FILTERS: KernelCell<Filters> = KernelCell::new(TAG);
+static ATTACHED: KernelCell<Attached<1>> = KernelCell::new(TAG);
 
 /// Starts the driver. When it fails, nothing of it is left.
 ///
@@ -107,19 +106,13 @@ unsafe impl Service for Editing {
             })
         };
         MEANS.try_set_with(means, passive)?;
-        CALLOUTS.try_set_with(
-            || Callouts::register(device.wdm()?, &PLAN, passive),
-            passive,
-        )?;
-        FILTERS.try_set_with(|| Filters::add(&PLAN, passive), passive)?;
+        ATTACHED.try_set_with(|| Attached::new(device.wdm()?, &PLAN, passive), passive)?;
         Ok(())
     }
 
     fn stop(passive: Passive) {
-        // SAFETY: nobody else uses them.
-        drop(unsafe { FILTERS.take(passive) });
-        // SAFETY: as above.
-        drop(unsafe { CALLOUTS.take(passive) });
+        // SAFETY: nobody else uses it.
+        drop(unsafe { ATTACHED.take(passive) });
         // SAFETY: the callouts are gone.
         drop(unsafe { MEANS.take(passive) });
     }

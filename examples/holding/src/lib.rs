@@ -30,7 +30,7 @@ use wdk_alloc::WdkAllocator;
 use wdk_sys::{DRIVER_OBJECT, NTSTATUS, PCUNICODE_STRING, WDFWORKITEM};
 use wfp::{
     Result,
-    attachment::{Callouts, Filters, Plan, Row},
+    attachment::{Attached, Plan, Row},
     callout::{Callout, Classify},
     cell::KernelCell,
     engine::CalloutAction,
@@ -83,8 +83,7 @@ const PLACES: usize = 64;
 static TABLE: SpinLock<[Place; PLACES]> = SpinLock::new([const { Place::Free }; PLACES]);
 
 static WORK: KernelCell<WorkItem> = KernelCell::new(TAG);
-static CALLOUTS: KernelCell<Callouts<2>> = KernelCell::new(TAG);
-static FILTERS: KernelCell<Filters> = KernelCell::new(TAG);
+static ATTACHED: KernelCell<Attached<2>> = KernelCell::new(TAG);
 
 /// Starts the driver. When it fails, nothing of it is left.
 ///
@@ -107,21 +106,15 @@ unsafe impl Service for Holding {
 
     fn start(device: ControlDevice, passive: Passive) -> Result {
         WORK.try_set_with(|| WorkItem::create(device, Some(work)), passive)?;
-        CALLOUTS.try_set_with(
-            || Callouts::register(device.wdm()?, &PLAN, passive),
-            passive,
-        )?;
-        FILTERS.try_set_with(|| Filters::add(&PLAN, passive), passive)?;
+        ATTACHED.try_set_with(|| Attached::new(device.wdm()?, &PLAN, passive), passive)?;
         Ok(())
     }
 
     fn stop(passive: Passive) {
         // What waits is refused, as long as it is this driver that is asked about it again.
         decide(|_| false);
-        // SAFETY: nobody else uses them.
-        drop(unsafe { FILTERS.take(passive) });
-        // SAFETY: as above.
-        drop(unsafe { CALLOUTS.take(passive) });
+        // SAFETY: nobody else uses it.
+        drop(unsafe { ATTACHED.take(passive) });
         // SAFETY: no classify enqueues it any more.
         if let Some(work) = unsafe { WORK.take(passive) } {
             // What the last classify held is decided about in it.

@@ -30,7 +30,7 @@ use wdk_alloc::WdkAllocator;
 use wdk_sys::{DRIVER_OBJECT, NTSTATUS, PCUNICODE_STRING, WDFTIMER};
 use wfp::{
     Result,
-    attachment::{Callouts, Filters, Plan, Row},
+    attachment::{Attached, Plan, Row},
     callout::{Callout, Classify},
     cell::KernelCell,
     engine::CalloutAction,
@@ -120,8 +120,7 @@ struct Means {
 
 static TIMER: KernelCell<Timer> = KernelCell::new(TAG);
 static MEANS: KernelCell<Means> = KernelCell::new(TAG);
-static CALLOUTS: KernelCell<Callouts<1>> = KernelCell::new(TAG);
-static FILTERS: KernelCell<Filters> = KernelCell::new(TAG);
+static ATTACHED: KernelCell<Attached<1>> = KernelCell::new(TAG);
 
 /// Starts the driver. When it fails, nothing of it is left.
 ///
@@ -153,19 +152,13 @@ unsafe impl Service for Pacing {
         };
         MEANS.try_set_with(means, passive)?;
         TIMER.try_set_with(|| Timer::create(device, Some(due)), passive)?;
-        CALLOUTS.try_set_with(
-            || Callouts::register(device.wdm()?, &PLAN, passive),
-            passive,
-        )?;
-        FILTERS.try_set_with(|| Filters::add(&PLAN, passive), passive)?;
+        ATTACHED.try_set_with(|| Attached::new(device.wdm()?, &PLAN, passive), passive)?;
         Ok(())
     }
 
     fn stop(passive: Passive) {
-        // SAFETY: nobody else uses them.
-        drop(unsafe { FILTERS.take(passive) });
-        // SAFETY: as above.
-        drop(unsafe { CALLOUTS.take(passive) });
+        // SAFETY: nobody else uses it.
+        drop(unsafe { ATTACHED.take(passive) });
         if let Some(timer) = TIMER.get() {
             // Nobody is left in the line for whom it would start itself once more.
             while { LINE.lock().pop() }.is_some() {}

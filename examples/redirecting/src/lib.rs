@@ -31,7 +31,7 @@ use wdk_alloc::WdkAllocator;
 use wdk_sys::{DRIVER_OBJECT, NTSTATUS, PCUNICODE_STRING};
 use wfp::{
     NtStatus, Result,
-    attachment::{Callouts, Filters, Plan, Row},
+    attachment::{Attached, Plan, Row},
     callout::{Callout, Classify},
     cell::KernelCell,
     engine::CalloutAction,
@@ -77,8 +77,7 @@ struct Proxy {
 static PROXY: SpinLock<Option<Proxy>> = SpinLock::new(None);
 
 static HANDLE: KernelCell<RedirectHandle> = KernelCell::new(TAG);
-static CALLOUTS: KernelCell<Callouts<1>> = KernelCell::new(TAG);
-static FILTERS: KernelCell<Filters> = KernelCell::new(TAG);
+static ATTACHED: KernelCell<Attached<1>> = KernelCell::new(TAG);
 
 /// Starts the driver. When it fails, nothing of it is left.
 ///
@@ -105,19 +104,13 @@ unsafe impl Service for Redirecting {
     fn start(device: ControlDevice, passive: Passive) -> Result {
         device.create_symbolic_link(wide!(r"\DosDevices\Redirecting"))?;
         HANDLE.try_set_with(|| RedirectHandle::create(PLAN.key, passive), passive)?;
-        CALLOUTS.try_set_with(
-            || Callouts::register(device.wdm()?, &PLAN, passive),
-            passive,
-        )?;
-        FILTERS.try_set_with(|| Filters::add(&PLAN, passive), passive)?;
+        ATTACHED.try_set_with(|| Attached::new(device.wdm()?, &PLAN, passive), passive)?;
         Ok(())
     }
 
     fn stop(passive: Passive) {
-        // SAFETY: nobody else uses them.
-        drop(unsafe { FILTERS.take(passive) });
-        // SAFETY: as above.
-        drop(unsafe { CALLOUTS.take(passive) });
+        // SAFETY: nobody else uses it.
+        drop(unsafe { ATTACHED.take(passive) });
         // SAFETY: the callouts, which use it, are gone.
         if let Some(handle) = unsafe { HANDLE.take(passive) } {
             handle.into_inner().destroy(passive);

@@ -30,7 +30,7 @@ use wdk_alloc::WdkAllocator;
 use wdk_sys::{DRIVER_OBJECT, NTSTATUS, PCUNICODE_STRING, WDFWORKITEM};
 use wfp::{
     NtStatus, Result,
-    attachment::{Callouts, Filters, Plan, Row},
+    attachment::{Attached, Plan, Row},
     callout::{Callout, Classify},
     cell::KernelCell,
     engine::CalloutAction,
@@ -149,8 +149,7 @@ struct Means {
 
 static WORK: KernelCell<WorkItem> = KernelCell::new(TAG);
 static MEANS: KernelCell<Means> = KernelCell::new(TAG);
-static CALLOUTS: KernelCell<Callouts<1>> = KernelCell::new(TAG);
-static FILTERS: KernelCell<Filters> = KernelCell::new(TAG);
+static ATTACHED: KernelCell<Attached<1>> = KernelCell::new(TAG);
 
 /// Starts the driver. When it fails, nothing of it is left.
 ///
@@ -181,20 +180,14 @@ unsafe impl Service for Screening {
         };
         MEANS.try_set_with(means, passive)?;
         WORK.try_set_with(|| WorkItem::create(device, Some(work)), passive)?;
-        CALLOUTS.try_set_with(
-            || Callouts::register(device.wdm()?, &PLAN, passive),
-            passive,
-        )?;
-        FILTERS.try_set_with(|| Filters::add(&PLAN, passive), passive)?;
+        ATTACHED.try_set_with(|| Attached::new(device.wdm()?, &PLAN, passive), passive)?;
         Ok(())
     }
 
     fn stop(passive: Passive) {
         settle(passive);
-        // SAFETY: nobody else uses them.
-        drop(unsafe { FILTERS.take(passive) });
-        // SAFETY: as above.
-        drop(unsafe { CALLOUTS.take(passive) });
+        // SAFETY: nobody else uses it.
+        drop(unsafe { ATTACHED.take(passive) });
         // SAFETY: no classify enqueues it any more.
         if let Some(work) = unsafe { WORK.take(passive) } {
             work.flush();

@@ -26,7 +26,7 @@ use wdk_alloc::WdkAllocator;
 use wdk_sys::{DRIVER_OBJECT, NTSTATUS, PCUNICODE_STRING};
 use wfp::{
     NtStatus, Result,
-    attachment::{Callouts, Filters, Plan, Row},
+    attachment::{Attached, Plan, Row},
     callout::{Callout, Classify},
     cell::KernelCell,
     engine::CalloutAction,
@@ -66,8 +66,7 @@ static PLAN: Plan<1> = Plan {
 /// Packets of each protocol.
 static SEEN: [AtomicU64; 256] = [const { AtomicU64::new(0) }; 256];
 
-static CALLOUTS: KernelCell<Callouts<1>> = KernelCell::new(TAG);
-static FILTERS: KernelCell<Filters> = KernelCell::new(TAG);
+static ATTACHED: KernelCell<Attached<1>> = KernelCell::new(TAG);
 
 /// Starts the driver. When it fails, nothing of it is left.
 ///
@@ -93,20 +92,14 @@ unsafe impl Service for Watching {
 
     fn start(device: ControlDevice, passive: Passive) -> Result {
         device.create_symbolic_link(wide!(r"\DosDevices\Watching"))?;
-        CALLOUTS.try_set_with(
-            || Callouts::register(device.wdm()?, &PLAN, passive),
-            passive,
-        )?;
-        FILTERS.try_set_with(|| Filters::add(&PLAN, passive), passive)?;
+        ATTACHED.try_set_with(|| Attached::new(device.wdm()?, &PLAN, passive), passive)?;
         Ok(())
     }
 
     fn stop(passive: Passive) {
-        // The filters first, so that no packets come.
-        // SAFETY: nobody else uses them.
-        drop(unsafe { FILTERS.take(passive) });
-        // SAFETY: as above.
-        drop(unsafe { CALLOUTS.take(passive) });
+        // The filters go first, so that no packets come, then the callouts.
+        // SAFETY: nobody else uses it.
+        drop(unsafe { ATTACHED.take(passive) });
     }
 
     fn control(code: u32, request: &mut Request, _passive: Passive) -> Result<usize> {
