@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 
 use crate::cpu::{Cpu, SCRATCH_OFFSET};
 use crate::kernel::Bugcheck;
-use crate::loader::memory::{PAGE, Protection, Region};
+use crate::loader::memory::Twin;
 use crate::verifier::STOP_UNSIMULATED;
 
 /// The stubs of one machine.
@@ -19,8 +19,8 @@ pub struct Thunks(Mutex<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    pages: Vec<Region>,
-    /// Bytes used of the last page.
+    memory: Vec<Twin>,
+    /// Bytes used of the last one.
     used: usize,
     by_target: HashMap<(usize, Kind), usize>,
     /// The functions that are not simulated, by the number that their stub passes.
@@ -67,6 +67,9 @@ fn jump(code: &mut Vec<u8>, target: usize) {
 
 /// Stubs begin at multiples of this.
 const ALIGNMENT: usize = 16;
+
+/// Memory for stubs is taken in pieces of so many bytes: enough for the functions of a driver.
+const SIZE: usize = 1 << 17;
 
 impl Thunks {
     /// The stub for the `extern "win64"` function at `target`; one target always has the same stub.
@@ -134,19 +137,15 @@ impl Thunks {
 }
 
 impl Inner {
-    /// Puts `code` on a page and returns its address.
+    /// Puts `code` behind what is there and returns its address.
     fn emit(&mut self, code: &[u8]) -> usize {
-        if self.pages.is_empty() || self.used + code.len() > PAGE {
-            let page = Region::reserve(PAGE).expect("a page of address space");
-            self.pages.push(page);
+        let has_room = |memory: &Twin| self.used + code.len() <= memory.size();
+        if !self.memory.last().is_some_and(has_room) {
+            self.memory.push(Twin::new(SIZE).expect("memory"));
             self.used = 0;
         }
-        // The page that stubs are being added to may be running on another processor: a copy replaces it in one
-        // step, at the same address.
-        let page = self.pages.last().expect("just made sure");
-        page.replace(self.used, code, Protection::ReadExecute)
-            .expect("a page of memory");
-        let address = page.start() + self.used;
+        let memory = self.memory.last().expect("just made sure");
+        let address = memory.put(self.used, code);
         self.used = (self.used + code.len()).next_multiple_of(ALIGNMENT);
         address
     }

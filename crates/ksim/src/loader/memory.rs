@@ -1,6 +1,7 @@
 //! Address space: reserved, filled and protected a page at a time.
 
 use std::io;
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::ptr;
 
 /// A page of x64 memory, in bytes.
@@ -53,6 +54,28 @@ impl Region {
         let size = size.next_multiple_of(PAGE);
         // SAFETY: a fresh anonymous mapping has no preconditions.
         let start = unsafe { libc::mmap(ptr::null_mut(), size, libc::PROT_NONE, ANONYMOUS, -1, 0) };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Self {
+            start: start.cast(),
+            size,
+        })
+    }
+
+    /// The first `size` bytes of `file`, shared with whoever else maps it.
+    fn of_file(file: &OwnedFd, size: usize, protection: Protection) -> io::Result<Self> {
+        // SAFETY: a fresh mapping has no preconditions.
+        let start = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                size,
+                protection.bits(),
+                libc::MAP_SHARED,
+                file.as_raw_fd(),
+                0,
+            )
+        };
         if start == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
@@ -133,40 +156,46 @@ impl Region {
         // SAFETY: inside our own mapping, which no reference points into.
         unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), at, bytes.len()) };
     }
+}
 
-    /// Makes the first page hold `bytes` at `offset` and what it held elsewhere, with `protection`, in one step:
-    /// code that runs there meanwhile sees one or the other.
-    pub(crate) fn replace(
-        &self,
-        offset: usize,
-        bytes: &[u8],
-        protection: Protection,
-    ) -> io::Result<()> {
-        let copy = Self::reserve(PAGE)?;
-        copy.protect(0, PAGE, Protection::ReadWrite)?;
-        if offset > 0 {
-            // SAFETY: the page holds readable code, since something was put before `offset` already.
-            unsafe { ptr::copy_nonoverlapping(self.start, copy.start, PAGE) };
+/// Memory that is there twice: where it is written, and where it runs. No page of either is both writable and executable.
+#[derive(Debug)]
+pub(crate) struct Twin {
+    writable: Region,
+    executable: Region,
+}
+
+impl Twin {
+    /// `size` bytes of zeros, rounded up to pages.
+    pub(crate) fn new(size: usize) -> io::Result<Self> {
+        let size = size.next_multiple_of(PAGE);
+        // SAFETY: the name is a C string.
+        let file = unsafe { libc::memfd_create(c"code".as_ptr(), libc::MFD_CLOEXEC) };
+        if file < 0 {
+            return Err(io::Error::last_os_error());
         }
-        copy.write(offset, bytes);
-        copy.protect(0, PAGE, protection)?;
-        let (from, to) = (copy.start, self.at(0, PAGE));
-        std::mem::forget(copy);
-        // SAFETY: moves our own page over our own page; `from` is not used any more.
-        let moved = unsafe {
-            libc::mremap(
-                from.cast(),
-                PAGE,
-                PAGE,
-                libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED,
-                to.cast::<u8>(),
-            )
-        };
-        if moved == libc::MAP_FAILED {
-            Err(io::Error::last_os_error())
-        } else {
-            Ok(())
+        // SAFETY: just opened, and nobody else's.
+        let file = unsafe { OwnedFd::from_raw_fd(file) };
+        let length = libc::off_t::try_from(size).map_err(io::Error::other)?;
+        // SAFETY: our own file.
+        if unsafe { libc::ftruncate(file.as_raw_fd(), length) } < 0 {
+            return Err(io::Error::last_os_error());
         }
+        Ok(Self {
+            writable: Region::of_file(&file, size, Protection::ReadWrite)?,
+            executable: Region::of_file(&file, size, Protection::ReadExecute)?,
+        })
+    }
+
+    pub(crate) const fn size(&self) -> usize {
+        self.executable.size
+    }
+
+    /// Copies `bytes` to `offset`, where nothing runs yet; the address at which they run. What else is there may run
+    /// meanwhile.
+    pub(crate) fn put(&self, offset: usize, bytes: &[u8]) -> usize {
+        self.writable.write(offset, bytes);
+        self.executable.start() + offset
     }
 }
 
