@@ -23,7 +23,7 @@ use wfp::{NtStatus, Result, irql::Passive};
 use zerocopy::IntoBytes;
 
 use crate::{
-    ask, callouts, capture, device, events, management, policy, redirect,
+    ask, callouts, capture, device, events, flows, management, policy, redirect,
     state::{self, Core},
 };
 
@@ -187,7 +187,7 @@ fn get_status(core: &Core, request: &mut Request) -> Answer {
         policy_hash: policy.hash.into(),
         policy_rules: bounded(policy.rules).into(),
         flows: flows.len().into(),
-        flow_capacity: flows.capacity().into(),
+        flow_capacity: flows::MOST.into(),
         events: bounded(core.events().len()).into(),
         event_capacity: bounded(core.events().capacity()).into(),
         held: ask::held().into(),

@@ -5,7 +5,9 @@ use portcullis_proto::device::{DEVICE_NAME, DEVICE_TYPE, SECURITY_DESCRIPTOR, SY
 use wdk_sys::{WDFFILEOBJECT, WDFTIMER, WDFWORKITEM};
 use wfp::{NtStatus, Result, cell::KernelCell, device::Device, irql::Passive, wide};
 
-use crate::{ask, capture, control, events, management, packets, redirect, state::tag, streams};
+use crate::{
+    ask, capture, control, events, flows, management, packets, redirect, state::tag, streams,
+};
 
 static DEVICE: KernelCell<ControlDevice> = KernelCell::new(tag::GLOBAL);
 static QUEUES: KernelCell<Queues> = KernelCell::new(tag::GLOBAL);
@@ -24,6 +26,8 @@ struct Queues {
     capture_work: WorkItem,
     /// Follows the base filtering engine.
     bfe_work: WorkItem,
+    /// Makes room for more flows.
+    flow_work: WorkItem,
     /// Puts packets back that have waited.
     packet_timer: Timer,
     /// Holds requests for questions until there are some.
@@ -77,6 +81,7 @@ pub(crate) fn create_queues(_driver: Driver, passive: Passive) -> Result {
         capture: Queue::create_manual(device)?,
         capture_work: WorkItem::create(device, Some(capture_work))?,
         bfe_work: WorkItem::create(device, Some(bfe_work))?,
+        flow_work: WorkItem::create(device, Some(flow_work))?,
         packet_timer: Timer::create(device, Some(packets::serve))?,
         questions: Queue::create_manual(device)?,
         ask_work: WorkItem::create(device, Some(ask_work))?,
@@ -185,6 +190,13 @@ pub(crate) fn enqueue_bfe_work() {
     }
 }
 
+/// Asks for a run of [`flows::grow`].
+pub(crate) fn enqueue_flow_work() {
+    if let Some(queues) = QUEUES.get() {
+        queues.flow_work.enqueue();
+    }
+}
+
 /// Asks for a run of [`streams::serve`].
 pub(crate) fn enqueue_stream_work() {
     if let Some(queues) = QUEUES.get() {
@@ -212,6 +224,7 @@ pub(crate) fn stop_streams(passive: Passive) {
 pub(crate) fn flush_work() {
     if let Some(queues) = QUEUES.get() {
         queues.bfe_work.flush();
+        queues.flow_work.flush();
         queues.event_work.flush();
         queues.capture_work.flush();
     }
@@ -256,6 +269,14 @@ unsafe extern "C" fn bfe_work(_item: WDFWORKITEM) {
     // SAFETY: work items run at PASSIVE_LEVEL.
     let passive = unsafe { Passive::assume() };
     management::follow_bfe(passive);
+}
+
+/// # Safety
+/// Called by the framework.
+unsafe extern "C" fn flow_work(_item: WDFWORKITEM) {
+    // SAFETY: work items run at PASSIVE_LEVEL.
+    let passive = unsafe { Passive::assume() };
+    flows::grow(passive);
 }
 
 /// # Safety

@@ -23,7 +23,7 @@ pub(crate) struct Events {
 
 impl Events {
     pub(crate) fn try_new() -> Result<Self> {
-        let records = PoolVec::try_from_fn(tag::EVENTS, EVENTS, |_| EventRecord::default())?;
+        let records = PoolVec::try_zeroed(tag::EVENTS, EVENTS)?;
         Ok(Self {
             ring: EventRing::new(records),
             readers: Readers::new(device::read_queue, device::enqueue_event_work),

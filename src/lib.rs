@@ -22,6 +22,7 @@ mod capture;
 mod control;
 mod device;
 mod events;
+mod flows;
 mod lifecycle;
 mod management;
 mod packets;

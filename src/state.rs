@@ -3,9 +3,7 @@
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 
 use kmdf::Driver;
-use portcullis_core::{
-    AssemblyPool, AssemblySlot, Clock, EventSink, FlowSlot, FlowTable, Portcullis,
-};
+use portcullis_core::{AssemblyPool, AssemblySlot, Clock, EventSink, FlowTable, Portcullis};
 use portcullis_proto::{
     Counter, DriverState, EventKind, EventRecord, LifecycleStep, status::STEP_SLOTS,
 };
@@ -13,20 +11,18 @@ use wfp::{
     NtStatus, Result, cell::KernelCell, irql::Passive, pool::PoolVec, sync::RawSpinLock, time,
 };
 
-use crate::{device, events::Events, policy::PolicyStore};
+use crate::{device, events::Events, flows::Flows, policy::PolicyStore};
 
 /// The core over the kernel's locks and memory.
 pub(crate) type Core = Portcullis<
     RawSpinLock,
-    PoolVec<FlowSlot<RawSpinLock>>,
+    Flows,
     PoolVec<AssemblySlot<RawSpinLock>>,
     PolicyStore,
     Events,
     SystemClock,
 >;
 
-/// Flows that can be followed at a time.
-const FLOWS: usize = 16_384;
 /// QUIC connections whose host name can be sought at a time: each takes a few milliseconds and 7 KiB.
 const ASSEMBLIES: usize = 128;
 
@@ -76,10 +72,9 @@ impl Clock for SystemClock {
 
 /// Allocates the core.
 pub(crate) fn create(_driver: Driver, passive: Passive) -> Result {
-    let slots = PoolVec::try_from_fn(tag::FLOWS, FLOWS, |_| FlowSlot::new())?;
     let assemblies = PoolVec::try_from_fn(tag::QUIC, ASSEMBLIES, |_| AssemblySlot::new())?;
     let core = Portcullis::new(
-        FlowTable::new(slots),
+        FlowTable::new(Flows::try_new(passive)?),
         AssemblyPool::new(assemblies),
         PolicyStore::try_new()?,
         Events::try_new()?,

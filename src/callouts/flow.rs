@@ -13,7 +13,7 @@ use wfp::{
 };
 
 use super::connection;
-use crate::{ask, redirect, state};
+use crate::{ask, flows, redirect, state};
 
 /// Established connections, and exchanges of datagrams with a peer.
 pub(super) struct FlowEstablished;
@@ -53,7 +53,10 @@ fn follow(core: &state::Core, call: &Classify<'_, AleFlowEstablished>, id: FlowI
         }
     };
     let handle = match core.flow_answered(&connection, answer) {
-        Ok(handle) => handle,
+        Ok(handle) => {
+            flows::began(core);
+            handle
+        }
         // The answer is forgotten before the flow is over: it may be asked about again.
         Err(NotFollowed::Unwatched) => return forget(),
         Err(NotFollowed::MustAbort) => {

@@ -52,10 +52,12 @@ const FREE: Entry = Entry {
 };
 
 /// A few endpoints, under one lock.
-pub(crate) struct EndpointBucket<R>(Mutex<R, [Entry; WAYS]>);
+pub struct EndpointBucket<R>(Mutex<R, [Entry; WAYS]>);
 
 impl<R: RawMutex> EndpointBucket<R> {
-    pub(crate) const fn new() -> Self {
+    /// An empty bucket.
+    #[must_use]
+    pub const fn new() -> Self {
         Self(Mutex::new([FREE; WAYS]))
     }
 
@@ -79,6 +81,12 @@ impl<R: RawMutex> EndpointBucket<R> {
     /// The endpoint has closed. The totals; `None` if one of its flows is still to end.
     pub(crate) fn close(&self, endpoint: u64) -> Option<EndpointTotals> {
         close(&mut *self.0.lock(), endpoint)
+    }
+}
+
+impl<R: RawMutex> Default for EndpointBucket<R> {
+    fn default() -> Self {
+        Self::new()
     }
 }
 

@@ -26,7 +26,7 @@ pub use asking::{Asked, Question};
 
 use crate::ask::Subject;
 use crate::connection::{Connection, Listener, TCP};
-use crate::flow::{Flow, FlowHandle, FlowSlot, FlowTable, Transfer};
+use crate::flow::{Flow, FlowHandle, FlowStorage, FlowTable, Transfer};
 use crate::inspect::{AssemblyPool, AssemblySlot};
 use crate::policy::{ContentState, Decision, Host, PolicyView};
 use crate::redirect::Way;
@@ -150,7 +150,7 @@ pub struct Portcullis<R, S, A, P, E, C> {
 impl<R, S, A, P, E, C> Portcullis<R, S, A, P, E, C>
 where
     R: RawMutex,
-    S: AsRef<[FlowSlot<R>]>,
+    S: FlowStorage<R>,
     A: AsRef<[AssemblySlot<R>]>,
     P: PolicySource,
     E: EventSink,

@@ -3,11 +3,12 @@
 use crate::connection::{Application, Connection, Endpoint, TCP, UDP};
 use crate::endpoint::EndpointBucket;
 use crate::engine::Indication;
-use crate::free_list::{FreeList, Link, Linked};
+use crate::free_list::{FreeList, Link, Linked, Links};
 use crate::handle::slot_handle;
 use crate::inspect::{DNS_PORT, HostName, HostSniffer, Quic};
 use crate::policy::{ContentMatch, ContentState, Decision, Host};
 use crate::stream::CourseHandle;
+use core::marker::PhantomData;
 use core::net::{IpAddr, Ipv4Addr};
 use lock_api::{Mutex, MutexGuard, RawMutex};
 use portcullis_proto::event::{HostSource, MAX_PATH_UNITS, MAX_SID};
@@ -304,7 +305,6 @@ fn keep(to: &mut [u8], from: &[u8]) -> Option<usize> {
 pub struct FlowSlot<R> {
     slot: Mutex<R, Slot>,
     link: Link,
-    endpoints: EndpointBucket<R>,
 }
 
 #[derive(Debug)]
@@ -325,7 +325,6 @@ impl<R: RawMutex> FlowSlot<R> {
                 flow: Flow::new(),
             }),
             link: Link::new(),
-            endpoints: EndpointBucket::new(),
         }
     }
 }
@@ -357,27 +356,84 @@ pub struct FollowedFlow {
     pub is_collecting: bool,
 }
 
-/// The followed flows, over storage of the caller's: `S` is as many slots as flows can be followed at a time.
+/// Where a [`FlowTable`] keeps its flows, and what is known of their endpoints.
+pub trait FlowStorage<R> {
+    /// How many slots there are: so many flows can be followed at a time. It may rise, by one caller at a time, and never
+    /// falls.
+    fn count(&self) -> usize;
+
+    /// The slot with this index, of which there is one for each below [`count`](Self::count).
+    fn slot(&self, index: u32) -> Option<&FlowSlot<R>>;
+
+    /// Places for the statistics of endpoints.
+    fn endpoints(&self) -> &[EndpointBucket<R>];
+}
+
+/// Storage that stays as large as it is.
+impl<R, S: AsRef<[FlowSlot<R>]>, E: AsRef<[EndpointBucket<R>]>> FlowStorage<R> for (S, E) {
+    fn count(&self) -> usize {
+        self.0.as_ref().len()
+    }
+
+    fn slot(&self, index: u32) -> Option<&FlowSlot<R>> {
+        self.0.as_ref().get(index as usize)
+    }
+
+    fn endpoints(&self) -> &[EndpointBucket<R>] {
+        self.1.as_ref()
+    }
+}
+
+/// The followed flows, over storage of the caller's.
 ///
 /// Taking and freeing a slot costs one short lock on the free list; everything else locks only the flow's own slot.
 /// The two are never held together.
 pub struct FlowTable<R, S> {
     free: FreeList<R>,
-    slots: S,
+    storage: S,
 }
 
-impl<R: RawMutex, S: AsRef<[FlowSlot<R>]>> FlowTable<R, S> {
+/// What the free list sees of the storage.
+struct Slots<'a, R, S>(&'a S, PhantomData<R>);
+
+impl<R: RawMutex, S: FlowStorage<R>> Links for Slots<'_, R, S> {
+    fn count(&self) -> usize {
+        self.0.count()
+    }
+
+    fn link(&self, index: u32) -> Option<&Link> {
+        Some(self.0.slot(index)?.link())
+    }
+}
+
+impl<R: RawMutex, S: FlowStorage<R>> FlowTable<R, S> {
     /// A table over free slots. Slots beyond 2³² − 2 are not used.
-    pub fn new(slots: S) -> Self {
+    pub fn new(storage: S) -> Self {
         Self {
-            free: FreeList::new(slots.as_ref()),
-            slots,
+            free: FreeList::new(&Slots(&storage, PhantomData)),
+            storage,
         }
+    }
+
+    /// The storage.
+    pub const fn storage(&self) -> &S {
+        &self.storage
+    }
+
+    /// Takes the slots into use that the storage has more than before. Only one caller at a time may do so.
+    pub fn grow(&self) {
+        self.free.extend(&self.slots());
+    }
+
+    /// Whether less than half of the slots are free.
+    #[must_use]
+    pub fn is_filling(&self) -> bool {
+        self.len() > self.capacity() / 2
     }
 
     /// Flows that can be followed at a time.
     #[must_use]
-    pub const fn capacity(&self) -> u32 {
+    pub fn capacity(&self) -> u32 {
         self.free.capacity()
     }
 
@@ -405,8 +461,8 @@ impl<R: RawMutex, S: AsRef<[FlowSlot<R>]>> FlowTable<R, S> {
         connection: &Connection<'_>,
         prepare: impl FnOnce(&mut Flow),
     ) -> Option<FlowHandle> {
-        let index = self.free.take(self.slots.as_ref())?;
-        let entry = self.slots.as_ref().get(index as usize)?;
+        let index = self.free.take(&self.slots())?;
+        let entry = self.storage.slot(index)?;
         let mut slot = entry.slot.lock();
         slot.generation = slot.generation.wrapping_add(1);
         slot.used = true;
@@ -431,7 +487,7 @@ impl<R: RawMutex, S: AsRef<[FlowSlot<R>]>> FlowTable<R, S> {
         let result = last(&mut slot.flow);
         slot.used = false;
         drop(slot);
-        self.free.give(self.slots.as_ref(), index);
+        self.free.give(&self.slots(), index);
         Some(result)
     }
 
@@ -439,7 +495,8 @@ impl<R: RawMutex, S: AsRef<[FlowSlot<R>]>> FlowTable<R, S> {
     ///
     /// Only slots that are taken are locked: most are not.
     pub fn for_each(&self, mut show: impl FnMut(FollowedFlow)) {
-        let slots = (0..self.capacity()).zip(self.slots.as_ref());
+        let slots =
+            (0..self.capacity()).filter_map(|index| Some((index, self.storage.slot(index)?)));
         for (index, entry) in slots.filter(|(_, entry)| entry.link().is_taken()) {
             let slot = entry.slot.lock();
             let followed = slot.used.then(|| {
@@ -458,16 +515,20 @@ impl<R: RawMutex, S: AsRef<[FlowSlot<R>]>> FlowTable<R, S> {
         }
     }
 
-    /// Where the endpoint's statistics are. There are as many places as slots.
+    /// Where the endpoint's statistics are.
     pub(crate) fn endpoints(&self, endpoint: u64) -> Option<&EndpointBucket<R>> {
         // Handles are counted up, or are addresses: the lowest bits tell little.
         let hash = endpoint.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-        let place = usize::try_from(hash).ok()? % self.slots.as_ref().len().max(1);
-        Some(&self.slots.as_ref().get(place)?.endpoints)
+        let buckets = self.storage.endpoints();
+        buckets.get(usize::try_from(hash).ok()? % buckets.len().max(1))
+    }
+
+    const fn slots(&self) -> Slots<'_, R, S> {
+        Slots(&self.storage, PhantomData)
     }
 
     fn lock(&self, handle: FlowHandle) -> Option<MutexGuard<'_, R, Slot>> {
-        let entry = self.slots.as_ref().get(handle.index()? as usize)?;
+        let entry = self.storage.slot(handle.index()?)?;
         let slot = entry.slot.lock();
         (slot.used && slot.generation == handle.generation()).then_some(slot)
     }

@@ -23,39 +23,76 @@ impl Link {
     }
 }
 
-/// Storage that a free list can be made of.
+/// A slot of storage that a free list can be made of.
 pub(crate) trait Linked {
     /// The slot's place in the list.
     fn link(&self) -> &Link;
 }
 
-/// The free ones of a slice of slots. Taking one and giving it back cost one short lock.
+/// Storage that a free list can be made of: slots by their index.
+pub(crate) trait Links {
+    /// How many slots there are; more as time goes by, never fewer.
+    fn count(&self) -> usize;
+    /// The link of a slot, of which there is one for each index below [`count`](Self::count).
+    fn link(&self, index: u32) -> Option<&Link>;
+}
+
+impl<T: Linked> Links for [T] {
+    fn count(&self) -> usize {
+        self.len()
+    }
+
+    fn link(&self, index: u32) -> Option<&Link> {
+        Some(self.get(index as usize)?.link())
+    }
+}
+
+/// The free ones of a number of slots. Taking one and giving it back cost one short lock.
 pub(crate) struct FreeList<R> {
     /// Index plus one of the first free slot, 0 for none.
     first: Mutex<R, u32>,
     used: AtomicU32,
-    capacity: u32,
+    capacity: AtomicU32,
 }
 
 impl<R: RawMutex> FreeList<R> {
     /// All of `slots` free. Slots beyond 2³² − 2 are not used.
-    pub(crate) fn new<T: Linked>(slots: &[T]) -> Self {
-        let capacity = u32::try_from(slots.len())
+    pub(crate) fn new(slots: &(impl Links + ?Sized)) -> Self {
+        let list = Self {
+            first: Mutex::new(0),
+            used: AtomicU32::new(0),
+            capacity: AtomicU32::new(0),
+        };
+        list.extend(slots);
+        list
+    }
+
+    /// Adds the slots that have come since: they are taken first, in their order. Only one caller at a time may add.
+    pub(crate) fn extend(&self, slots: &(impl Links + ?Sized)) {
+        let count = u32::try_from(slots.count())
             .unwrap_or(u32::MAX - 1)
             .min(u32::MAX - 1);
-        for (slot, next) in slots.iter().zip(2..=capacity) {
-            slot.link().0.store(next, Ordering::Relaxed);
+        let old = self.capacity();
+        // Nobody sees the new ones yet, so that the lock is held for the last one only.
+        for index in old..count.saturating_sub(1) {
+            if let Some(link) = slots.link(index) {
+                link.0.store(index + 2, Ordering::Relaxed);
+            }
         }
-        Self {
-            first: Mutex::new(u32::from(capacity > 0)),
-            used: AtomicU32::new(0),
-            capacity,
-        }
+        let last = count.checked_sub(1).filter(|_| count > old);
+        let Some(link) = last.and_then(|last| slots.link(last)) else {
+            return;
+        };
+        let mut first = self.first.lock();
+        link.0.store(*first, Ordering::Relaxed);
+        *first = old + 1;
+        drop(first);
+        self.capacity.store(count, Ordering::Release);
     }
 
     /// How many slots there are.
-    pub(crate) const fn capacity(&self) -> u32 {
-        self.capacity
+    pub(crate) fn capacity(&self) -> u32 {
+        self.capacity.load(Ordering::Acquire)
     }
 
     /// How many are taken.
@@ -64,10 +101,10 @@ impl<R: RawMutex> FreeList<R> {
     }
 
     /// Takes a free slot; its index.
-    pub(crate) fn take<T: Linked>(&self, slots: &[T]) -> Option<u32> {
+    pub(crate) fn take(&self, slots: &(impl Links + ?Sized)) -> Option<u32> {
         let mut first = self.first.lock();
         let index = first.checked_sub(1)?;
-        let link = &slots.get(index as usize)?.link().0;
+        let link = &slots.link(index)?.0;
         *first = link.swap(Link::TAKEN, Ordering::AcqRel);
         drop(first);
         self.used.fetch_add(1, Ordering::Relaxed);
@@ -75,12 +112,12 @@ impl<R: RawMutex> FreeList<R> {
     }
 
     /// Gives a slot back that was taken.
-    pub(crate) fn give<T: Linked>(&self, slots: &[T], index: u32) {
-        let Some(slot) = slots.get(index as usize) else {
+    pub(crate) fn give(&self, slots: &(impl Links + ?Sized), index: u32) {
+        let Some(link) = slots.link(index) else {
             return;
         };
         let mut first = self.first.lock();
-        slot.link().0.store(*first, Ordering::Release);
+        link.0.store(*first, Ordering::Release);
         *first = index + 1;
         drop(first);
         self.used.fetch_sub(1, Ordering::Relaxed);

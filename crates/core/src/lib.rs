@@ -36,12 +36,13 @@ pub mod stream;
 pub use ask::{Asking, Ruling, Subject, Terms, Ticket};
 pub use capture::{CaptureFilter, CaptureRing, Ends, MirrorBucket, MirrorTable, PacketSummary};
 pub use connection::{Application, Binding, Connection, Endpoint, Listener, Socket};
+pub use endpoint::EndpointBucket;
 pub use engine::{
     Asked, Clock, DatagramVerdict, Detour, Discarded, EventSink, IcmpError, Indication, Look,
     NotFollowed, PolicySource, Portcullis, Question, StreamVerdict, Treatment, behind,
 };
 pub use events::EventRing;
-pub use flow::{FlowHandle, FlowSlot, FlowTable, Transfer};
+pub use flow::{FlowHandle, FlowSlot, FlowStorage, FlowTable, Transfer};
 pub use inspect::{AssemblyPool, AssemblySlot};
 pub use policy::boot;
 pub use policy::{

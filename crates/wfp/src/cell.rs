@@ -1,4 +1,4 @@
-//! The driver's one global.
+//! A place for what is made later than its owner.
 
 use core::{
     fmt,
@@ -13,7 +13,8 @@ use crate::{
     pool::{PoolBox, Tag},
 };
 
-/// A place in a `static` for a value that lives from a driver's start to its stop.
+/// A place for a value that is made later: in a `static`, for what lives from a driver's start to its stop, or in
+/// something that grows, with which it is dropped.
 ///
 /// The protocol: [`try_set`](Self::try_set) once, at start or later, by one thread at a time;
 /// [`get`](Self::get) from callbacks at any time; [`take`](Self::take) at stop, after the
@@ -93,6 +94,14 @@ impl<T> KernelCell<T> {
     }
 }
 
+impl<T> Drop for KernelCell<T> {
+    fn drop(&mut self) {
+        let value = NonNull::new(*self.value.get_mut());
+        // SAFETY: the pointer came from `into_raw` of a box with this tag, and the cell is borrowed exclusively.
+        drop(value.map(|value| unsafe { PoolBox::from_raw(value, self.tag) }));
+    }
+}
+
 impl<T> fmt::Debug for KernelCell<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("KernelCell")
@@ -103,6 +112,8 @@ impl<T> fmt::Debug for KernelCell<T> {
 
 #[cfg(test)]
 mod tests {
+    extern crate std;
+
     use super::KernelCell;
     use crate::{irql::Passive, pool::Tag};
 
@@ -121,5 +132,18 @@ mod tests {
         assert_eq!(cell.try_set(3, passive), Ok(&3));
         // SAFETY: no reference is left.
         drop(unsafe { cell.take(passive) });
+    }
+
+    #[test]
+    fn a_cell_drops_its_value_with_itself() {
+        // SAFETY: a program's threads have no IRQL to violate.
+        let passive = unsafe { Passive::assume() };
+        let witness = std::sync::Arc::new(());
+        let cell = KernelCell::new(Tag::new(*b"Test"));
+        cell.try_set(std::sync::Arc::clone(&witness), passive)
+            .unwrap();
+        assert_eq!(std::sync::Arc::strong_count(&witness), 2);
+        drop(cell);
+        assert_eq!(std::sync::Arc::strong_count(&witness), 1);
     }
 }

@@ -12,6 +12,7 @@ use core::{
 };
 
 use wfp_schema::NtStatus;
+use zerocopy::FromZeros;
 
 /// A pool tag, shown by debuggers in the order of its letters.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -277,6 +278,19 @@ impl<T> PoolVec<T> {
     }
 }
 
+impl<T: FromZeros> PoolVec<T> {
+    /// A full vector whose elements are zeros: the pool's own, so that nothing is written.
+    ///
+    /// # Errors
+    /// `STATUS_INSUFFICIENT_RESOURCES`.
+    pub fn try_zeroed(tag: Tag, length: usize) -> Result<Self, NtStatus> {
+        let mut vector = Self::try_with_capacity(tag, length)?;
+        // `ExAllocatePool2` gives zeros, and zeros are a value of such a type.
+        vector.length = length;
+        Ok(vector)
+    }
+}
+
 impl<T: Copy> PoolVec<T> {
     /// A full vector with a copy of `source`.
     ///
@@ -424,6 +438,11 @@ mod tests {
         vector.push(Rc::clone(&witness)).unwrap();
         drop(vector);
         assert_eq!(Rc::strong_count(&witness), 1);
+    }
+
+    #[test]
+    fn a_zeroed_vector_is_full() {
+        assert_eq!(*PoolVec::<u16>::try_zeroed(TAG, 3).unwrap(), [0; 3]);
     }
 
     #[test]

@@ -8,8 +8,9 @@ use parking_lot::RawMutex;
 use portcullis_core::connection::UDP;
 use portcullis_core::inspect::{HostName, HostSniffer, Outcome, question};
 use portcullis_core::{
-    Application, AssemblyPool, AssemblySlot, Clock, Connection, Direction, Endpoint, EventRing,
-    FlowSlot, FlowTable, Indication, Look, Policy, PolicySource, PolicyView, Portcullis, Transfer,
+    Application, AssemblyPool, AssemblySlot, Clock, Connection, Direction, Endpoint,
+    EndpointBucket, EventRing, FlowSlot, FlowTable, Indication, Look, Policy, PolicySource,
+    PolicyView, Portcullis, Transfer,
 };
 use portcullis_policy::{Options, compile};
 use portcullis_proto::EventRecord;
@@ -225,7 +226,7 @@ impl Clock for Noon {
 
 type Core = Portcullis<
     RawMutex,
-    Vec<FlowSlot<RawMutex>>,
+    (Vec<FlowSlot<RawMutex>>, Vec<EndpointBucket<RawMutex>>),
     Vec<AssemblySlot<RawMutex>>,
     InForce,
     EventRing<RawMutex, Vec<EventRecord>>,
@@ -235,7 +236,7 @@ type Core = Portcullis<
 fn core() -> Core {
     let ring = EventRing::new(vec![EventRecord::default(); 16]);
     Portcullis::new(
-        FlowTable::new(vec![FlowSlot::new()]),
+        FlowTable::new((vec![FlowSlot::new()], vec![EndpointBucket::new()])),
         AssemblyPool::new(vec![AssemblySlot::new()]),
         InForce,
         ring,

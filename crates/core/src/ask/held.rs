@@ -96,7 +96,7 @@ impl<R: RawMutex, H: AsRef<[HeldSlot<R, T>]>, T> Held<R, H, T> {
         }
     }
 
-    pub(super) const fn capacity(&self) -> u32 {
+    pub(super) fn capacity(&self) -> u32 {
         self.free.capacity()
     }
 

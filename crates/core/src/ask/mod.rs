@@ -160,7 +160,7 @@ where
 
     /// How many can be held.
     #[must_use]
-    pub const fn capacity(&self) -> u32 {
+    pub fn capacity(&self) -> u32 {
         self.held.capacity()
     }
 

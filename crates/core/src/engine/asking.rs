@@ -2,7 +2,7 @@
 
 use super::{Clock, EventSink, PolicySource, Portcullis, report};
 use crate::connection::{Connection, Listener};
-use crate::flow::FlowSlot;
+use crate::flow::FlowStorage;
 use crate::inspect::AssemblySlot;
 use crate::policy::{Decision, Host, PolicyView};
 use crate::redirect::Way;
@@ -37,7 +37,7 @@ pub enum Asked {
 impl<R, S, A, P, E, C> Portcullis<R, S, A, P, E, C>
 where
     R: RawMutex,
-    S: AsRef<[FlowSlot<R>]>,
+    S: FlowStorage<R>,
     A: AsRef<[AssemblySlot<R>]>,
     P: PolicySource,
     E: EventSink,

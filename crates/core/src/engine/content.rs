@@ -1,7 +1,7 @@
 //! Looking for literals in a flow's data, and deciding by them.
 
 use super::{Clock, EventSink, PolicySource, Portcullis};
-use crate::flow::{Flow, FlowSlot};
+use crate::flow::{Flow, FlowStorage};
 use crate::inspect::AssemblySlot;
 use crate::policy::{ContentState, Decision, PolicyView};
 use lock_api::RawMutex;
@@ -11,7 +11,7 @@ use portcullis_proto::event::{EventKind, EventRecord};
 impl<R, S, A, P, E, C> Portcullis<R, S, A, P, E, C>
 where
     R: RawMutex,
-    S: AsRef<[FlowSlot<R>]>,
+    S: FlowStorage<R>,
     A: AsRef<[AssemblySlot<R>]>,
     P: PolicySource,
     E: EventSink,

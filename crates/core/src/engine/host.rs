@@ -1,7 +1,7 @@
 //! Finding out which host a flow is meant for, and deciding by it.
 
 use super::{Clock, EventSink, Indication, PolicySource, Portcullis};
-use crate::flow::{Flow, FlowSlot};
+use crate::flow::{Flow, FlowStorage};
 use crate::inspect::{AssemblySlot, HostName, HostSniffer, NoRoom, Outcome, Quic, question};
 use crate::policy::{Decision, Host};
 use lock_api::RawMutex;
@@ -11,7 +11,7 @@ use portcullis_proto::event::{EventKind, EventRecord, HostSource};
 impl<R, S, A, P, E, C> Portcullis<R, S, A, P, E, C>
 where
     R: RawMutex,
-    S: AsRef<[FlowSlot<R>]>,
+    S: FlowStorage<R>,
     A: AsRef<[AssemblySlot<R>]>,
     P: PolicySource,
     E: EventSink,

@@ -3,7 +3,7 @@
 use super::{Clock, EventSink, PolicySource, Portcullis, report};
 use crate::capture::Ends;
 use crate::connection::{Application, Connection};
-use crate::flow::FlowSlot;
+use crate::flow::FlowStorage;
 use crate::inspect::AssemblySlot;
 use crate::packet::{Done, PathNews};
 use crate::policy::Decision;
@@ -35,7 +35,7 @@ pub struct Discarded<'a> {
 impl<R, S, A, P, E, C> Portcullis<R, S, A, P, E, C>
 where
     R: RawMutex,
-    S: AsRef<[FlowSlot<R>]>,
+    S: FlowStorage<R>,
     A: AsRef<[AssemblySlot<R>]>,
     P: PolicySource,
     E: EventSink,

@@ -2,7 +2,7 @@
 
 use super::{Clock, EventSink, PolicySource, Portcullis, report};
 use crate::connection::{Binding, Connection, Endpoint, TCP, UDP};
-use crate::flow::FlowSlot;
+use crate::flow::FlowStorage;
 use crate::inspect::AssemblySlot;
 use crate::policy::{Decision, Effect, Host, PolicyView};
 use core::net::IpAddr;
@@ -26,7 +26,7 @@ pub struct Detour {
 impl<R, S, A, P, E, C> Portcullis<R, S, A, P, E, C>
 where
     R: RawMutex,
-    S: AsRef<[FlowSlot<R>]>,
+    S: FlowStorage<R>,
     A: AsRef<[AssemblySlot<R>]>,
     P: PolicySource,
     E: EventSink,

@@ -3,7 +3,7 @@
 use super::{Clock, EventSink, PolicySource, Portcullis, report};
 use crate::connection::{Connection, Socket};
 use crate::endpoint::EndpointTotals;
-use crate::flow::{Flow, FlowHandle, FlowSlot};
+use crate::flow::{Flow, FlowHandle, FlowStorage};
 use crate::inspect::AssemblySlot;
 use crate::policy::Decision;
 use lock_api::RawMutex;
@@ -15,7 +15,7 @@ use zerocopy::little_endian::{U16, U64};
 impl<R, S, A, P, E, C> Portcullis<R, S, A, P, E, C>
 where
     R: RawMutex,
-    S: AsRef<[FlowSlot<R>]>,
+    S: FlowStorage<R>,
     A: AsRef<[AssemblySlot<R>]>,
     P: PolicySource,
     E: EventSink,

@@ -1,7 +1,7 @@
 //! What the driver has to know of a flow to edit its stream, or to hold it.
 
 use super::{Clock, EventSink, PolicySource, Portcullis, report};
-use crate::flow::{Flow, FlowHandle, FlowSlot, Transfer};
+use crate::flow::{Flow, FlowHandle, FlowStorage, Transfer};
 use crate::inspect::AssemblySlot;
 use crate::stream::{CourseHandle, Edits, Reach, STREAM_EFFECTS};
 use lock_api::RawMutex;
@@ -25,7 +25,7 @@ pub enum Treatment {
 impl<R, S, A, P, E, C> Portcullis<R, S, A, P, E, C>
 where
     R: RawMutex,
-    S: AsRef<[FlowSlot<R>]>,
+    S: FlowStorage<R>,
     A: AsRef<[AssemblySlot<R>]>,
     P: PolicySource,
     E: EventSink,

@@ -2,15 +2,15 @@
 
 use parking_lot::RawMutex;
 use portcullis_core::{
-    Application, AssemblyPool, AssemblySlot, Clock, Connection, Direction, Endpoint, EventRing,
-    EventSink, FlowHandle, FlowSlot, FlowTable, Indication, Look, Policy, PolicySource, PolicyView,
-    Portcullis, StreamVerdict, Transfer,
+    Application, AssemblyPool, AssemblySlot, Clock, Connection, Direction, Endpoint,
+    EndpointBucket, EventRing, EventSink, FlowHandle, FlowSlot, FlowStorage, FlowTable, Indication,
+    Look, Policy, PolicySource, PolicyView, Portcullis, StreamVerdict, Transfer,
 };
 use portcullis_policy::{Options, compile};
 use portcullis_proto::{Counter, EventKind, EventRecord};
 use std::net::IpAddr;
 use std::sync::RwLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// The policy in force.
 #[derive(Default)]
@@ -40,27 +40,60 @@ impl Clock for CountingClock {
     }
 }
 
-pub type Core = Portcullis<
-    RawMutex,
-    Vec<FlowSlot<RawMutex>>,
-    Vec<AssemblySlot<RawMutex>>,
-    CurrentPolicy,
-    Ring,
-    CountingClock,
->;
+pub type Core =
+    Portcullis<RawMutex, Flows, Vec<AssemblySlot<RawMutex>>, CurrentPolicy, Ring, CountingClock>;
 
 /// QUIC connections whose host can be sought at a time.
 pub const ASSEMBLIES: usize = 2;
 
 pub type Ring = EventRing<RawMutex, Vec<EventRecord>>;
 
+/// Room for flows, of which there may be more later.
+pub struct Flows {
+    slots: Vec<FlowSlot<RawMutex>>,
+    /// How many of the slots are in use.
+    pub count: AtomicUsize,
+    endpoints: Vec<EndpointBucket<RawMutex>>,
+}
+
+impl Flows {
+    /// Of `most` slots, `first` to begin with.
+    pub fn new(first: usize, most: usize) -> Self {
+        Self {
+            slots: std::iter::repeat_with(FlowSlot::new).take(most).collect(),
+            count: AtomicUsize::new(first),
+            endpoints: std::iter::repeat_with(EndpointBucket::new)
+                .take(most)
+                .collect(),
+        }
+    }
+}
+
+impl FlowStorage<RawMutex> for Flows {
+    fn count(&self) -> usize {
+        self.count.load(Ordering::Acquire)
+    }
+
+    fn slot(&self, index: u32) -> Option<&FlowSlot<RawMutex>> {
+        self.slots.get(index as usize)
+    }
+
+    fn endpoints(&self) -> &[EndpointBucket<RawMutex>] {
+        &self.endpoints
+    }
+}
+
 /// A core with room for so many flows and plenty of events, and this policy.
 pub fn core(flows: usize, policy: &str) -> Core {
-    let slots = std::iter::repeat_with(FlowSlot::new).take(flows).collect();
+    core_over(Flows::new(flows, flows), policy)
+}
+
+/// The same over this storage.
+pub fn core_over(flows: Flows, policy: &str) -> Core {
     let ring = EventRing::new(vec![EventRecord::default(); 4096]);
     let assemblies = std::iter::repeat_with(AssemblySlot::new).take(ASSEMBLIES);
     let core = Portcullis::new(
-        FlowTable::new(slots),
+        FlowTable::new(flows),
         AssemblyPool::new(assemblies.collect()),
         CurrentPolicy::default(),
         ring,
