@@ -43,7 +43,7 @@ pub(crate) use self::{
     release::HeldPacket,
 };
 use crate::{
-    device,
+    callouts, device,
     state::{self, Core, tag},
 };
 
@@ -239,7 +239,8 @@ pub(crate) fn ask<L: LayerType>(
             _ => Asked::Elsewhere,
         };
     }
-    let version = call.fields.version();
+    let local = call.fields.known().local_address;
+    let version = local.map_or_else(|| call.fields.version(), callouts::version_of);
     let may_hold = call.may_pend()
         && !flags.contains(ConditionFlags::IS_REAUTHORIZE)
         && packet.is_none_or(|packet| !holding.is_own(version, packet));

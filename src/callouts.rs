@@ -36,6 +36,7 @@ use wfp::{
     wide::{Wide, WideString},
 };
 
+pub(crate) use connection::version_of;
 use discard::Discard;
 
 /// A set of flags.

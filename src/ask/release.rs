@@ -103,7 +103,11 @@ impl HeldPacket {
             way: Way::Out(Departure {
                 endpoint: metadata.endpoint().ok_or(NtStatus::UNSUCCESSFUL)?,
                 // Where it goes, which is a proxy if it was redirected.
-                remote: call.fields.remote_address().ok_or(NtStatus::UNSUCCESSFUL)?,
+                remote: call
+                    .fields
+                    .remote_address()
+                    .ok_or(NtStatus::UNSUCCESSFUL)?
+                    .to_canonical(),
                 scope: metadata.remote_scope().unwrap_or(0),
                 compartment: metadata.compartment().unwrap_or(0),
                 control,

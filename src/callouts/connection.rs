@@ -30,6 +30,15 @@ pub(super) const fn unspecified(version: IpVersion) -> IpAddr {
     }
 }
 
+/// The IP version of what is sent between addresses like this one: an IPv4-mapped one is a dual-mode socket's, whose packets
+/// are IPv4's whichever layer shows the socket.
+pub(crate) const fn version_of(address: IpAddr) -> IpVersion {
+    match address.to_canonical() {
+        IpAddr::V4(_) => IpVersion::V4,
+        IpAddr::V6(_) => IpVersion::V6,
+    }
+}
+
 /// The application that owns the endpoint.
 pub(super) fn application<'a, L: LayerType>(call: &Classify<'a, L>) -> Application<'a> {
     call.fields

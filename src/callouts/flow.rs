@@ -67,7 +67,8 @@ fn follow(core: &state::Core, call: &Classify<'_, AleFlowEstablished>, id: FlowI
     if let Some(endpoint) = call.metadata.endpoint() {
         core.flow_joins(handle, endpoint);
     }
-    let associated = super::association(id.get(), connection.protocol, call.fields.version())
+    let version = connection::version_of(connection.local.address);
+    let associated = super::association(id.get(), connection.protocol, version)
         .zip(NonZeroU64::new(handle.raw()))
         .is_some_and(|(at, context)| flow::associate(at, context).is_ok());
     if !associated {

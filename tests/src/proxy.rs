@@ -2,13 +2,14 @@
 
 use std::net::SocketAddr;
 
-use ksim::net::{Identity, Processes, Sid};
-use ksim::{Caller, Kernel};
+use ksim::net::{Identity, Processes, Setup, Sid};
+use ksim::{Caller, Config, Kernel};
 use portcullis_proto::Family;
+use wfp_engine::DualModeLayer;
 use wfp_schema::NtStatus;
 
 use crate::packets::SYN;
-use crate::{Device, Tcp, World, udp};
+use crate::{Device, Net, Tcp, World, udp};
 
 /// IP protocol number of TCP.
 pub const TCP: u8 = 6;
@@ -130,6 +131,24 @@ pub fn owners() -> Processes {
 pub fn world(policy: &str) -> World {
     let mut world = World::with_policy(policy);
     world.owned_by(owners());
+    drop(world.events());
+    world
+}
+
+/// A world with this policy and these owners, whose IPv4 connections are those of IPv6 sockets without `IPV6_V6ONLY`, shown
+/// at these layers.
+#[must_use]
+pub fn dual_mode_world(layers: DualModeLayer, policy: &str) -> World {
+    let mut config = Config::default();
+    config.fwp.options.dual_mode_layer = layers;
+    let mut world = World::with_config(&config);
+    let setup = Setup {
+        dual_mode: true,
+        processes: owners(),
+        ..Setup::default()
+    };
+    world.net = Net::with_setup(&world.kernel, 0, setup);
+    world.set_policy(policy);
     drop(world.events());
     world
 }

@@ -7,8 +7,11 @@ use portcullis_proto::policy::Action;
 use portcullis_proto::redirect::RedirectContext;
 use portcullis_proto::{CalloutKind, Counter, Family};
 use portcullis_tests::packets::SYN;
-use portcullis_tests::proxy::{CASES, POLICY, PROXY, TCP, UDP, proxy_program, with_proxy, world};
+use portcullis_tests::proxy::{
+    CASES, Case, POLICY, PROXY, TCP, UDP, dual_mode_world, proxy_program, with_proxy, world,
+};
 use portcullis_tests::{Product, Tcp, World, udp};
+use wfp_engine::DualModeLayer;
 use wfp_schema::{Action as FilterAction, FilterFlags, IpVersion, Layer, LayerKind, NtStatus};
 
 fn address(family: u8, octets: [u8; 16]) -> IpAddr {
@@ -47,76 +50,98 @@ fn only(events: &[EventRecord], kind: EventKind, operation: Option<Operation>) -
 #[test]
 fn a_connection_is_sent_to_the_proxy_which_learns_where_it_was_to_go() {
     for case in CASES {
-        let mut world = world(POLICY);
-        let proxy = with_proxy(&world);
-        assert!(world.net.passes(case.first(0)), "{case:?}");
-        let events = world.events();
-        let redirected = only(&events, EventKind::Redirected, None);
-        assert_eq!(remote(&redirected), case.server());
-        assert_eq!(target(&redirected), case.proxy.parse().ok());
-        assert_eq!(redirected.value[0].get(), u64::from(PROXY));
-        assert_eq!(redirected.process_id.get(), 600);
-        // It is authorized as what it is, not as what it was made.
-        let connects: Vec<_> = events
-            .iter()
-            .filter(|event| event.operation == Operation::Connect.raw())
-            .collect();
-        assert_eq!(
-            connects.len(),
-            2,
-            "for where it was to go, then for the way there"
-        );
-        for event in &connects {
-            assert_eq!(remote(event), case.server(), "{case:?}");
-            assert_eq!(
-                (event.verdict, event.rule()),
-                (Action::Permit.raw(), Some(0))
-            );
-        }
-        assert_eq!(target(connects[0]), None);
-        assert_eq!(target(connects[1]), case.proxy.parse().ok());
-        // The proxy accepts it, and asks its socket.
-        let accept = only(&events, EventKind::Authorize, Some(Operation::Accept));
-        let records = world.net.redirection(accept.flow.get()).expect("records");
-        let told = world.kernel.redirect_context(&records).expect("a context");
-        let told = RedirectContext::read(&told).expect("one of ours");
-        assert_eq!(told.remote(), case.server());
-        assert_eq!(told.local(), case.client.parse().expect("an address"));
-        assert_eq!((told.protocol, told.process_id.get()), (case.protocol, 600));
-        assert_eq!((told.rule.get(), told.epoch.get()), (0, 1));
-        // It goes on by itself, and is not sent to itself.
-        let own = match case.family() {
-            Family::V4 => "192.0.2.10:60000",
-            Family::V6 => "[2001:db8::10]:60000",
-        };
-        world.net.serve(
-            case.protocol,
-            own.parse().expect("an address"),
-            records.clone(),
-        );
-        let onward = if case.protocol == TCP {
-            Tcp::new(own, case.server).segment(true, SYN, &[])
-        } else {
-            udp(own, case.server, b"question")
-        };
-        assert!(world.net.passes(onward));
-        let onward = only(&world.events(), EventKind::Authorize, None);
-        assert_eq!((target(&onward), onward.rule()), (None, Some(1)));
-        assert_eq!(world.counter(Counter::Redirected), 1);
-        assert_eq!(world.counter(Counter::ProxyMissing), 0);
-        assert_eq!(
-            world
-                .callout(CalloutKind::ConnectRedirect, case.family())
-                .permit
-                .get(),
-            1
-        );
-        // What the proxy was told is the system's, and goes with the connection.
-        world.net.finish();
-        assert_eq!(world.kernel.redirect_context(&records), None);
-        proxy.close();
-        world.end();
+        is_sent_to_the_proxy(world(POLICY), &case, case.family());
     }
+}
+
+#[test]
+fn an_ipv4_connection_of_a_dual_mode_socket_is_one_whichever_layers_show_it() {
+    for (layers, redirected_at) in [
+        (DualModeLayer::V4, Family::V4),
+        (DualModeLayer::V6Mapped, Family::V6),
+        (DualModeLayer::V6Redirect, Family::V6),
+    ] {
+        for case in CASES {
+            let world = dual_mode_world(layers, POLICY);
+            let at = match case.family() {
+                Family::V4 => redirected_at,
+                Family::V6 => Family::V6,
+            };
+            is_sent_to_the_proxy(world, &case, at);
+        }
+    }
+}
+
+/// The connection, whose redirection the callout of this version sees.
+fn is_sent_to_the_proxy(mut world: World, case: &Case, redirected_at: Family) {
+    let proxy = with_proxy(&world);
+    assert!(world.net.passes(case.first(0)), "{case:?}");
+    let events = world.events();
+    let redirected = only(&events, EventKind::Redirected, None);
+    assert_eq!(remote(&redirected), case.server());
+    assert_eq!(target(&redirected), case.proxy.parse().ok());
+    assert_eq!(redirected.value[0].get(), u64::from(PROXY));
+    assert_eq!(redirected.process_id.get(), 600);
+    // It is authorized as what it is, not as what it was made.
+    let connects: Vec<_> = events
+        .iter()
+        .filter(|event| event.operation == Operation::Connect.raw())
+        .collect();
+    assert_eq!(
+        connects.len(),
+        2,
+        "for where it was to go, then for the way there"
+    );
+    for event in &connects {
+        assert_eq!(remote(event), case.server(), "{case:?}");
+        assert_eq!(
+            (event.verdict, event.rule()),
+            (Action::Permit.raw(), Some(0))
+        );
+    }
+    assert_eq!(target(connects[0]), None);
+    assert_eq!(target(connects[1]), case.proxy.parse().ok());
+    // The proxy accepts it, and asks its socket.
+    let accept = only(&events, EventKind::Authorize, Some(Operation::Accept));
+    let records = world.net.redirection(accept.flow.get()).expect("records");
+    let told = world.kernel.redirect_context(&records).expect("a context");
+    let told = RedirectContext::read(&told).expect("one of ours");
+    assert_eq!(told.remote(), case.server());
+    assert_eq!(told.local(), case.client.parse().expect("an address"));
+    assert_eq!((told.protocol, told.process_id.get()), (case.protocol, 600));
+    assert_eq!((told.rule.get(), told.epoch.get()), (0, 1));
+    // It goes on by itself, and is not sent to itself.
+    let own = match case.family() {
+        Family::V4 => "192.0.2.10:60000",
+        Family::V6 => "[2001:db8::10]:60000",
+    };
+    world.net.serve(
+        case.protocol,
+        own.parse().expect("an address"),
+        records.clone(),
+    );
+    let onward = if case.protocol == TCP {
+        Tcp::new(own, case.server).segment(true, SYN, &[])
+    } else {
+        udp(own, case.server, b"question")
+    };
+    assert!(world.net.passes(onward));
+    let onward = only(&world.events(), EventKind::Authorize, None);
+    assert_eq!((target(&onward), onward.rule()), (None, Some(1)));
+    assert_eq!(world.counter(Counter::Redirected), 1);
+    assert_eq!(world.counter(Counter::ProxyMissing), 0);
+    assert_eq!(
+        world
+            .callout(CalloutKind::ConnectRedirect, redirected_at)
+            .permit
+            .get(),
+        1
+    );
+    // What the proxy was told is the system's, and goes with the connection.
+    world.net.finish();
+    assert_eq!(world.kernel.redirect_context(&records), None);
+    proxy.close();
+    world.end();
 }
 
 #[test]
@@ -149,6 +174,121 @@ fn a_flow_that_was_redirected_is_followed_by_where_it_was_to_go() {
             "{case:?}"
         );
         proxy.close();
+        world.end();
+    }
+}
+
+/// The ways to show a dual-mode socket's IPv4 traffic to ALE.
+const LAYERS: [DualModeLayer; 3] = [
+    DualModeLayer::V4,
+    DualModeLayer::V6Mapped,
+    DualModeLayer::V6Redirect,
+];
+
+#[test]
+fn the_data_of_a_dual_mode_sockets_connection_are_seen_and_decided() {
+    for layers in LAYERS {
+        // Without a proxy in between, so that what is sent is looked at.
+        let mut world = dual_mode_world(
+            layers,
+            "default = 'permit'\n[[rule]]\naction = 'block'\nremote_address = '198.51.100.0/24'\ncontent = ['secret']",
+        );
+        let mut talk = Tcp::new(CASES[0].client, CASES[0].server);
+        assert!(world.net.all_pass(&talk.handshake()), "{layers:?}");
+        assert!(world.net.passes(talk.client_says(b"hello")), "{layers:?}");
+        assert!(!world.net.passes(talk.client_says(b"secret")), "{layers:?}");
+        assert!(
+            !world
+                .net
+                .passes(udp(CASES[2].client, CASES[2].server, b"secret")),
+            "{layers:?}"
+        );
+        world.net.finish();
+        let events = world.events();
+        let closed: Vec<_> = events
+            .iter()
+            .filter(|event| event.kind == EventKind::FlowClosed.raw())
+            .collect();
+        assert_eq!(closed.len(), 2, "{layers:?}: {events:?}");
+        for event in closed {
+            assert!(remote(event).is_ipv4(), "{layers:?}: {event:?}");
+            assert_ne!(event.bytes_sent.get(), 0, "{layers:?}: {event:?}");
+        }
+        assert_eq!(world.counter(Counter::StreamsDropped), 1, "{layers:?}");
+        assert_eq!(world.counter(Counter::DatagramsBlocked), 1, "{layers:?}");
+        world.end();
+    }
+}
+
+#[test]
+fn a_dual_mode_sockets_connection_is_authorized_again_when_the_policy_changes() {
+    for layers in LAYERS {
+        for case in CASES {
+            let mut world = dual_mode_world(layers, POLICY);
+            let proxy = with_proxy(&world);
+            let mut talk = Tcp::new(case.client, case.server);
+            let next = if case.protocol == TCP {
+                assert!(world.net.passes(talk.segment(true, SYN, &[])));
+                let mut there = talk.at(case.proxy);
+                assert!(world.net.all_pass(&there.handshake_rest()));
+                there.client_says(b"data")
+            } else {
+                assert!(world.net.passes(case.first(0)));
+                case.first(0)
+            };
+            drop(world.events());
+            world.set_policy(&format!(
+                "default = 'permit'\n[[rule]]\naction = 'block'\nremote_address = '{}'",
+                case.server().ip()
+            ));
+            assert!(!world.net.passes(next), "{layers:?} {case:?}");
+            proxy.close();
+            world.end();
+        }
+    }
+}
+
+#[test]
+fn a_dual_mode_sockets_first_datagram_waits_and_is_sent_as_what_it_is() {
+    for layers in LAYERS {
+        let mut world = dual_mode_world(
+            layers,
+            "default = 'permit'\n[[rule]]\naction = 'ask'\nprotocol = 'udp'",
+        );
+        assert!(world.device().questions().is_empty());
+        let packet = udp(CASES[2].client, CASES[2].server, b"question");
+        assert!(!world.net.passes(&packet), "{layers:?}");
+        let mut questions = world.device().questions();
+        let question = questions.pop().expect("a question");
+        assert!(remote(&question).is_ipv4(), "{layers:?}: {question:?}");
+        assert!(world.device().reply(&question, Action::Permit));
+        let settled = world.net.settle();
+        assert!(settled.iter().any(|(_, passed)| *passed), "{layers:?}");
+        assert_eq!(world.counter(Counter::HeldPacketLost), 0, "{layers:?}");
+        // What follows finds the answer.
+        assert!(world.net.passes(&packet), "{layers:?}");
+        world.net.finish();
+        world.end();
+    }
+}
+
+#[test]
+fn a_dual_mode_socket_that_is_bound_to_an_ipv4_address_gets_the_rules_ipv4_address() {
+    for layers in LAYERS {
+        let mut world = dual_mode_world(
+            layers,
+            "default = 'permit'\n[[rule]]\naction = 'permit'\nbind = ['192.0.2.99', '2001:db8::99']",
+        );
+        for case in CASES {
+            assert!(world.net.passes(case.first(0)), "{layers:?} {case:?}");
+            let bound = only(&world.events(), EventKind::Bound, None);
+            let target = target(&bound).map(|target| target.ip().to_string());
+            let wanted = match case.family() {
+                Family::V4 => "192.0.2.99",
+                Family::V6 => "2001:db8::99",
+            };
+            assert_eq!(target.as_deref(), Some(wanted), "{layers:?} {case:?}");
+        }
         world.end();
     }
 }

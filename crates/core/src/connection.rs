@@ -18,7 +18,8 @@ pub(crate) const fn is_icmp(protocol: u8) -> bool {
 /// An address and a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Endpoint {
-    /// The IP address.
+    /// The IP address. Never an IPv4-mapped one: what a dual-mode socket sends over IPv4 is IPv4 traffic, at whichever layers
+    /// WFP shows it.
     pub address: IpAddr,
     /// The port in the processor's byte order, as WFP gives it. For ICMP WFP puts the message's type into the local
     /// port and its code into the remote one.
@@ -26,10 +27,13 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// An endpoint.
+    /// An endpoint; an IPv4-mapped address is taken for the IPv4 one.
     #[must_use]
     pub const fn new(address: IpAddr, port: u16) -> Self {
-        Self { address, port }
+        Self {
+            address: address.to_canonical(),
+            port,
+        }
     }
 
     /// The address as the policy's 128-bit number: IPv4 as IPv4-mapped IPv6.

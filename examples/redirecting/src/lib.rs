@@ -39,7 +39,7 @@ use wfp::{
     layer::AleConnectRedirect,
     pool::Tag,
     redirect::{ConnectRequest, LocalProxy, RedirectContext, RedirectHandle},
-    schema::{Guid, IpVersion, codes::ConnectionRedirectState},
+    schema::{Guid, codes::ConnectionRedirectState},
     sync::SpinLock,
     verdict::Authorization,
     wide,
@@ -165,18 +165,19 @@ fn send(
     handle: &RedirectHandle,
     proxy: Proxy,
 ) -> Option<()> {
-    let told = told(call.data?.remote()?);
+    let original = call.data?.remote()?;
     let proxy = LocalProxy {
         address: SocketAddr::new(
-            match call.fields.version() {
-                IpVersion::V4 => Ipv4Addr::LOCALHOST.into(),
-                IpVersion::V6 => Ipv6Addr::LOCALHOST.into(),
+            // A dual-mode socket asks the IPv6 layer to connect to an IPv4-mapped address: that is IPv4.
+            match original.ip().to_canonical() {
+                IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+                IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
             },
             PROXY_PORT,
         ),
         process: proxy.process,
         handle,
-        context: RedirectContext::try_copy_of(TAG, &told).ok()?,
+        context: RedirectContext::try_copy_of(TAG, &told(original)).ok()?,
     };
     let mut classify = call.acquire().ok()?;
     classify.writable().ok()?.redirect_to(proxy).then_some(())

@@ -72,7 +72,7 @@ where
         self.policy.with(|policy, epoch| {
             let policy = policy?;
             let decision = policy.decide_bind(binding);
-            let like = binding.local.address.to_canonical();
+            let like = binding.local.address;
             let address = policy
                 .effects(decision.rule)
                 .find_map(|effect| match effect {
@@ -146,7 +146,7 @@ where
     }
 }
 
-/// Whether both are one place; an IPv4-mapped address is an IPv4 one.
+/// Whether both are one place.
 const fn is_one(one: Endpoint, other: Endpoint) -> bool {
     one.number() == other.number() && one.port == other.port
 }

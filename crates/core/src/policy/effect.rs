@@ -124,7 +124,7 @@ impl<'p> PolicyView<'p> {
     /// IPv4-mapped address is an IPv4 one.
     #[must_use]
     pub fn redirect(&self, rule: Option<RuleIndex>, like: IpAddr) -> Option<(Endpoint, Action)> {
-        let is_v4 = like.to_canonical().is_ipv4();
+        let is_v4 = like.is_ipv4();
         self.effects(rule).find_map(|effect| match effect {
             Effect::Redirect { to, otherwise } if to.address.is_ipv4() == is_v4 => {
                 Some((to, otherwise))

@@ -45,7 +45,8 @@ pub(super) fn check_applied(call: &Call<'_>, version: &Request) {
             format!("localRedirectHandle {handle:#x} is no redirect handle"),
         );
     }
-    if version.remote.address.is_loopback() && (handle == 0 || version.target_process == 0) {
+    let is_loopback = version.remote.address.to_canonical().is_loopback();
+    if is_loopback && (handle == 0 || version.target_process == 0) {
         call.violation(
             &LAYER_DATA,
             "a connection is redirected to this machine without localRedirectHandle and localRedirectTargetPID",

@@ -26,10 +26,8 @@ pub(super) const fn authorizing_point(direction: Direction) -> Point {
 impl<F: Filtering> Host<F> {
     pub(super) fn authorizing_layer(&self, flow: usize) -> LayerId {
         let entry = &self.flows.all[flow];
-        self.indicator.layer(
-            authorizing_point(entry.direction),
-            entry.conversation.version,
-        )
+        self.indicator
+            .layer_of(authorizing_point(entry.direction), &entry.conversation)
     }
 
     /// Asks whether the flow may be.
@@ -47,7 +45,7 @@ impl<F: Filtering> Host<F> {
         self.reports[report.0].handles.push(handle);
         let epoch = self
             .indicator
-            .epoch(authorizing_point(direction), conversation.version);
+            .epoch_of(authorizing_point(direction), &conversation);
         let profile = self.indicator.interfaces.of(conversation.link).profile;
         let entry = &mut self.flows.all[flow];
         (entry.handle, entry.epoch) = (handle, epoch);
@@ -159,8 +157,11 @@ impl<F: Filtering> Host<F> {
     /// Indicates `ALE_FLOW_ESTABLISHED`. A block there ends the flow.
     pub(super) fn establish(&mut self, flow: usize, transit: &Transit<'_>) -> Result<(), Reason> {
         let entry = &self.flows.all[flow];
-        let (direction, version) = (entry.direction, entry.conversation.version);
-        if !self.indicator.wants(Point::Established, version) {
+        let direction = entry.direction;
+        if !self
+            .indicator
+            .wants_of(Point::Established, &entry.conversation)
+        {
             return Ok(());
         }
         let conversation = self.shown(flow, transit);
@@ -176,7 +177,7 @@ impl<F: Filtering> Host<F> {
         {
             return Ok(());
         }
-        let layer = self.indicator.layer(Point::Established, version);
+        let layer = self.indicator.layer_of(Point::Established, &conversation);
         self.kill(flow, layer);
         Err(Reason::Blocked(layer))
     }
@@ -185,7 +186,7 @@ impl<F: Filtering> Host<F> {
     pub(super) fn recheck(&mut self, flow: usize, transit: &Transit<'_>) -> Result<(), Reason> {
         let entry = &self.flows.all[flow];
         let point = authorizing_point(entry.direction);
-        let epoch = self.indicator.epoch(point, entry.conversation.version);
+        let epoch = self.indicator.epoch_of(point, &entry.conversation);
         let mut reason = entry.reauthorize;
         if epoch == entry.epoch && reason == ReauthorizeReason::NONE {
             return Ok(());

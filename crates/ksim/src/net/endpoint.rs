@@ -207,7 +207,7 @@ impl<F: Filtering> Host<F> {
                 Err(self.pend(completion_handle, Point::Bind, None, packet))
             }
             Outcome::Block | Outcome::Absorb => {
-                let layer = self.indicator.layer(Point::Bind, conversation.version);
+                let layer = self.indicator.layer_of(Point::Bind, &conversation);
                 self.kill(flow, layer);
                 Err(Reason::Blocked(layer))
             }
@@ -244,7 +244,7 @@ impl<F: Filtering> Host<F> {
                 ..Details::new(Direction::Outbound)
             };
             let outcome = self.classify_socket(point, &conversation, &details);
-            let layer = self.indicator.layer(point, conversation.version);
+            let layer = self.indicator.layer_of(point, &conversation);
             let Some(endpoint) = self.endpoints.get_mut(&key) else {
                 return;
             };

@@ -1,11 +1,13 @@
 //! Builds indications from what the stack knows and hands them to [`Filtering`].
 
+use std::net::IpAddr;
+
 use wfp_engine::{DualModeLayer, Options, UserIdType};
 use wfp_schema::{Direction, IpVersion, LayerId, MetadataFields};
 
 use super::indicate::{
-    Filtering, Indication, Outcome, StageId, StreamInjection, StreamOutcome, StreamSegment, Token,
-    Value,
+    End, Filtering, Indication, Outcome, StageId, StreamInjection, StreamOutcome, StreamSegment,
+    Token, Value,
 };
 use super::interface::{Interface, Interfaces};
 use super::key::Link;
@@ -75,12 +77,41 @@ impl<F: Filtering> Indicator<F> {
     /// IPv6.
     fn shown_as(&self, point: Point, conversation: &Conversation) -> IpVersion {
         let mapped = conversation.dual
-            && self.options.dual_mode_layer == DualModeLayer::V6Mapped
-            && self.plan(point, conversation.version).is_ale;
+            && match self.options.dual_mode_layer {
+                DualModeLayer::V4 => false,
+                DualModeLayer::V6Mapped => self.plan(point, conversation.version).is_ale,
+                DualModeLayer::V6Redirect => point.redirects(),
+            };
         if mapped {
             IpVersion::V6
         } else {
             conversation.version
+        }
+    }
+
+    /// The identifier of the layer that sees the conversation.
+    pub(super) fn layer_of(&self, point: Point, conversation: &Conversation) -> LayerId {
+        self.layer(point, self.shown_as(point, conversation))
+    }
+
+    /// Whether anybody wants to see the conversation there.
+    pub(super) fn wants_of(&self, point: Point, conversation: &Conversation) -> bool {
+        self.wants(point, self.shown_as(point, conversation))
+    }
+
+    /// The number that changes with the filters of the layer that sees the conversation.
+    pub(super) fn epoch_of(&self, point: Point, conversation: &Conversation) -> u64 {
+        self.epoch(point, self.shown_as(point, conversation))
+    }
+
+    /// An end of the conversation as the layer's data have it.
+    pub(super) fn end_of(&self, point: Point, conversation: &Conversation, end: End) -> End {
+        match (self.shown_as(point, conversation), end.address) {
+            (IpVersion::V6, IpAddr::V4(address)) => End {
+                address: address.to_ipv6_mapped().into(),
+                ..end
+            },
+            _ => end,
         }
     }
 

@@ -293,7 +293,7 @@ impl<F: Filtering> Host<F> {
             ..Details::new(Direction::Outbound)
         };
         let outcome = self.classify_socket(pended.at, &conversation, &details);
-        let layer = self.indicator.layer(pended.at, conversation.version);
+        let layer = self.indicator.layer_of(pended.at, &conversation);
         let blocked = (outcome != Outcome::Permit).then_some(layer);
         if let Some(endpoint) = pended.endpoint.and_then(|key| self.endpoints.get_mut(&key)) {
             (endpoint.pended, endpoint.blocked) = (None, blocked);
@@ -345,7 +345,7 @@ impl<F: Filtering> Host<F> {
                     redirection.apply(*change);
                 }
                 let entry = &mut self.flows.all[waiting.flow];
-                let layer = self.indicator.layer(at, entry.conversation.version);
+                let layer = self.indicator.layer_of(at, &entry.conversation);
                 if completion == Completion::Permit {
                     let which = usize::from(at == Point::ConnectRedirect);
                     entry.decided[which] = Some(Box::new(redirection));

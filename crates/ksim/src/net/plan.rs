@@ -214,6 +214,11 @@ points! {
 }
 
 impl Point {
+    /// Whether callouts may change there what was asked for.
+    pub(super) const fn redirects(self) -> bool {
+        matches!(self, Self::BindRedirect | Self::ConnectRedirect)
+    }
+
     const fn is_ale(self) -> bool {
         matches!(
             self,

@@ -32,6 +32,14 @@ const fn unspecified(like: IpAddr) -> IpAddr {
     }
 }
 
+/// The end as the wire knows it: an IPv4-mapped address is an IPv4 one. Only a dual-mode socket has such an address.
+const fn unmapped(end: End) -> End {
+    End {
+        address: end.address.to_canonical(),
+        ..end
+    }
+}
+
 impl<F: Filtering> Host<F> {
     /// What a proxy says of its next connection from a local end: that it serves a connection with these redirect
     /// records (`SIO_SET_WFP_CONNECTION_REDIRECT_RECORDS`).
@@ -65,19 +73,22 @@ impl<F: Filtering> Host<F> {
         endpoint: Option<EndpointKey>,
     ) -> Option<Reason> {
         let conversation = self.flows.all[flow].conversation;
-        let local = conversation.local_end();
+        let point = Point::BindRedirect;
+        let local = self
+            .indicator
+            .end_of(point, &conversation, conversation.local_end());
         let nowhere = End {
             address: unspecified(local.address),
             port: 0,
         };
         let redirection = Redirection::new(Request::of(local, nowhere));
-        let decided =
-            self.ask_redirectors(flow, transit, Point::BindRedirect, redirection, endpoint);
+        let decided = self.ask_redirectors(flow, transit, point, redirection, endpoint);
         let redirection = match decided {
             Ok(redirection) => redirection?,
             Err(reason) => return Some(reason),
         };
-        let to = redirection.current().local;
+        let to = unmapped(redirection.current().local);
+        let local = conversation.local_end();
         if to == local || to.address.is_ipv4() != local.address.is_ipv4() {
             return None;
         }
@@ -113,17 +124,16 @@ impl<F: Filtering> Host<F> {
         if entry.direction != Direction::Outbound {
             return Ok(());
         }
-        let (local, remote) = (
-            entry.conversation.local_end(),
-            entry.conversation.remote_end(),
-        );
-        let asked = Request::of(local, remote);
+        let point = Point::ConnectRedirect;
+        let conversation = &entry.conversation;
+        let (local, remote) = (conversation.local_end(), conversation.remote_end());
+        let shown = |end| self.indicator.end_of(point, conversation, end);
+        let asked = Request::of(shown(local), shown(remote));
         let proxied = (entry.conversation.protocol, local.address, local.port);
         let redirection = self.records.get(&proxied).map_or_else(
             || Redirection::new(asked),
             |records| Redirection::on_behalf(asked, records),
         );
-        let point = Point::ConnectRedirect;
         if let Some(redirection) = self.ask_redirectors(flow, transit, point, redirection, None)? {
             self.move_flow(flow, redirection);
         }
@@ -145,7 +155,7 @@ impl<F: Filtering> Host<F> {
         }
         let mut conversation = self.shown(flow, transit);
         conversation.has_peer = point == Point::ConnectRedirect;
-        if !self.indicator.wants(point, conversation.version) {
+        if !self.indicator.wants_of(point, &conversation) {
             return Ok(redirection.is_proxied().then_some(redirection));
         }
         let pend_handle = self.handle();
@@ -172,7 +182,7 @@ impl<F: Filtering> Host<F> {
                 Err(self.pend_redirection(pend_handle, point, redirection, flow, transit))
             }
             Outcome::Block | Outcome::Absorb => {
-                let layer = self.indicator.layer(point, conversation.version);
+                let layer = self.indicator.layer_of(point, &conversation);
                 self.indicator.filtering.redirection_ended(&redirection);
                 self.kill(flow, layer);
                 Err(Reason::Blocked(layer))
@@ -189,7 +199,7 @@ impl<F: Filtering> Host<F> {
             .redirection
             .as_ref()
             .map_or(conversation, |redirected| redirected.original);
-        let (local, remote) = (request.local, request.remote);
+        let (local, remote) = (unmapped(request.local), unmapped(request.remote));
         let is_bind = redirection.original().remote.address.is_unspecified();
         let same_version =
             |end: End| end.address.is_ipv4() == conversation.local_end().address.is_ipv4();

@@ -94,6 +94,9 @@ pub enum DualModeLayer {
     V4,
     /// The IPv6 layers, with IPv4-mapped addresses.
     V6Mapped,
+    /// The redirect layers of IPv6, with IPv4-mapped addresses: what the application asked for is still an IPv6 one. All
+    /// others are those of IPv4.
+    V6Redirect,
 }
 
 /// The type of the value that a user identifier field has at run time.
@@ -341,7 +344,9 @@ questions! {
 
     /// The layers that see IPv4 traffic of a dual-mode socket.
     Network dual_mode_layer: DualModeLayer, "Application Layer Enforcement (ALE)" {
-        "v4" = DualModeLayer::V4, "v6-mapped" = DualModeLayer::V6Mapped
+        "v4" = DualModeLayer::V4,
+        "v6-mapped" = DualModeLayer::V6Mapped,
+        "v6-redirect" = DualModeLayer::V6Redirect,
     }
 
     /// When the fast layers (`INBOUND_TRANSPORT_FAST` and their like) are indicated.

@@ -405,11 +405,18 @@ fn a_link_local_peer_has_its_zone() {
 
 #[test]
 fn ale_may_see_a_dual_mode_socket_as_ipv6_with_mapped_addresses() {
-    for mapped in [false, true] {
+    use wfp_engine::DualModeLayer::{V4, V6Mapped, V6Redirect};
+    use wfp_schema::LayerId;
+
+    const MAPPED: (LayerId, u64) = (LayerId::ALE_AUTH_CONNECT_V6, 0xffff_0a00_0001);
+    const PLAIN: (LayerId, u64) = (LayerId::ALE_AUTH_CONNECT_V4, 0x0a00_0001);
+    for (layers, expected, redirect) in [
+        (V4, PLAIN, LayerId::ALE_CONNECT_REDIRECT_V4),
+        (V6Mapped, MAPPED, LayerId::ALE_CONNECT_REDIRECT_V6),
+        (V6Redirect, PLAIN, LayerId::ALE_CONNECT_REDIRECT_V6),
+    ] {
         let mut recorder = Recorder::of_everything();
-        if mapped {
-            recorder.options.dual_mode_layer = wfp_engine::DualModeLayer::V6Mapped;
-        }
+        recorder.options.dual_mode_layer = layers;
         let dual = Setup {
             dual_mode: true,
             ..setup()
@@ -420,16 +427,13 @@ fn ale_may_see_a_dual_mode_socket_as_ipv6_with_mapped_addresses() {
             &udp(socket("10.0.0.1:5000"), socket("192.0.2.1:53"), b"?"),
         );
         let asked = host.filtering().last("ALE_AUTH_CONNECT").clone();
-        let expected = if mapped {
-            (wfp_schema::LayerId::ALE_AUTH_CONNECT_V6, 0xffff_0a00_0001)
-        } else {
-            (wfp_schema::LayerId::ALE_AUTH_CONNECT_V4, 0x0a00_0001)
-        };
         assert_eq!(
             (asked.layer, asked.fields["IP_LOCAL_ADDRESS"]),
             (Some(expected.0), expected.1)
         );
         let transport = host.filtering().last("OUTBOUND_TRANSPORT").layer;
-        assert_eq!(transport, Some(wfp_schema::LayerId::OUTBOUND_TRANSPORT_V4));
+        assert_eq!(transport, Some(LayerId::OUTBOUND_TRANSPORT_V4));
+        let asked = host.filtering().last("ALE_CONNECT_REDIRECT").layer;
+        assert_eq!(asked, Some(redirect), "{layers:?}");
     }
 }

@@ -108,6 +108,50 @@ fn a_redirected_connection_goes_to_its_new_destination() {
 }
 
 #[test]
+fn a_dual_mode_sockets_connection_is_redirected_by_its_mapped_address() {
+    use wfp_engine::DualModeLayer::{V4, V6Mapped, V6Redirect};
+
+    for (layers, shown, to_v4, to_v6) in [
+        (V4, "192.0.2.1:443", "192.0.2.9:8443", None),
+        (
+            V6Mapped,
+            "[::ffff:192.0.2.1]:443",
+            "[::ffff:192.0.2.9]:8443",
+            Some("[2001:db8::9]:8443"),
+        ),
+        (
+            V6Redirect,
+            "[::ffff:192.0.2.1]:443",
+            "[::ffff:192.0.2.9]:8443",
+            Some("[2001:db8::9]:8443"),
+        ),
+    ] {
+        for (proxy, port) in [(Some(to_v4), "8443"), (to_v6, "443")] {
+            let Some(proxy) = proxy else { continue };
+            let mut recorder = Recorder::of_everything();
+            recorder.options.dual_mode_layer = layers;
+            recorder.redirector = Some(Box::new(move |kind, redirection| {
+                if kind == LayerKind::AleConnectRedirect {
+                    assert_eq!(redirection.original().remote, end(shown), "{layers:?}");
+                    to(redirection, proxy, 1, 0);
+                }
+                Outcome::Permit
+            }));
+            let dual = Setup {
+                output: true,
+                dual_mode: true,
+                ..setup()
+            };
+            let mut host = Host::new(recorder, dual);
+            let packet = udp(socket("10.0.0.1:5000"), socket("192.0.2.1:443"), b"?");
+            assert!(host.packet(0, &packet).passed);
+            // What is asked to go to another IP version goes where it was to go.
+            assert_eq!(sent(&mut host), [port], "{layers:?} {proxy}");
+        }
+    }
+}
+
+#[test]
 fn the_checksums_of_a_rewritten_packet_are_right() {
     let mut host = redirecting(LayerKind::AleConnectRedirect, |redirection| {
         to(redirection, "192.0.2.99:5353", 1, 0);
