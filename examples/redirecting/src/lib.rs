@@ -62,7 +62,8 @@ static PLAN: Plan<1> = Plan {
     description: wide!("Connections to port 80 go to a proxy"),
     service: wide!("redirecting"),
     key: Guid::from_u128(0x0D47_9AE1_63B5_4E0F_8C2B_F518_46D3_0000),
-    weight: 0x100,
+    // As heavy as others that redirect: who is asked first redirects, and this driver leaves alone what another has.
+    weight: 0x1000,
     rows: [Row::of::<Redirecting>(CalloutAction::Unknown)],
 };
 

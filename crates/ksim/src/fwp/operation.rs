@@ -63,7 +63,7 @@ impl LayerData {
         let mut data = Self {
             is_bind,
             told: versions.versions().len(),
-            versions: Redirection::new(*versions.original()),
+            versions: versions.unchanged(),
             newest: Out::null(),
             writable: None,
             memory: Arena::default(),

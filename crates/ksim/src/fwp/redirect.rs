@@ -27,8 +27,9 @@ pub(super) type State = Mutex<HashMap<usize, Redirection>>;
 
 /// What `records` means to the redirector with `handle`, and the context that it gave.
 fn state(records: &Redirection, handle: u64) -> (ConnectionRedirectState, u64) {
-    let versions = records.versions().iter().rev();
-    let redirections = versions
+    let redirections = records
+        .records()
+        .rev()
         .filter(|version| version.redirect_handle != 0)
         .map(|version| (version.redirect_handle, version.context));
     let state = Provenance::of(redirections, &handle);

@@ -36,9 +36,19 @@ impl Redirection {
         }
     }
 
+    /// The same before anybody changed it.
+    #[must_use]
+    pub fn unchanged(&self) -> Self {
+        Self {
+            versions: vec![*self.original()],
+            inherited: self.inherited.clone(),
+        }
+    }
+
     /// Who redirected it: the versions that redirectors made, oldest first, those of the connection that a proxy
     /// serves with this one before its own.
-    pub fn records(&self) -> impl Iterator<Item = &Request> {
+    #[must_use]
+    pub fn records(&self) -> impl DoubleEndedIterator<Item = &Request> {
         self.inherited.iter().chain(&self.versions[1..])
     }
 

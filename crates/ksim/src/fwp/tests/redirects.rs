@@ -286,6 +286,49 @@ fn a_second_redirector_sees_the_first_ones_version_in_the_same_classify() {
 }
 
 #[test]
+fn a_proxys_connection_has_the_records_of_the_one_that_it_serves() {
+    run_clean(Config::default(), |driver| {
+        let at_connect = v4(LayerKind::AleConnectRedirect);
+        driver.filtered(at_connect, Action::CalloutUnknown);
+        driver.filtered(at_connect, Action::CalloutUnknown);
+        let handles = [handle(), handle()];
+        let mut served = connect();
+        served.apply(Request {
+            remote: v4_end(90, 8080),
+            redirect_handle: handles[0] as u64,
+            ..*connect().original()
+        });
+        let mut redirection = Redirection::on_behalf(*connect().original(), &served);
+        let turn = Rc::new(Cell::new(0_usize));
+        let count = Rc::clone(&turn);
+        behave(move |classify| {
+            let me = count.replace(count.get() + 1);
+            let records = classify.metadata.redirect_records;
+            let state =
+                |of: usize| FwpsQueryConnectionRedirectState0(records, handles[of], Out::null());
+            let expected = if me == 0 {
+                [State::RedirectedBySelf, State::RedirectedByOther]
+            } else {
+                [State::PreviouslyRedirectedBySelf, State::RedirectedBySelf]
+            };
+            assert_eq!([state(0), state(1)], expected.map(State::value), "{me}");
+            change::<RawConnectRequest>(classify, |raw| {
+                raw.remote = SockAddr::of(v4_end(91, 8081));
+                raw.redirect_handle = handles[1];
+            });
+            classify.out.action = Action::Continue.value();
+            classify.out.rights = 1;
+        });
+        driver.redirect(at_connect, &mut redirection, 7);
+        assert_eq!(turn.get(), 2);
+        assert_eq!(redirection.records().count(), 3, "one inherited, two made");
+        for handle in handles {
+            FwpsRedirectHandleDestroy0(handle);
+        }
+    });
+}
+
+#[test]
 fn the_records_of_a_connection_are_given_in_the_form_that_sockets_take() {
     run_clean(Config::default(), |driver| {
         driver.filtered(v4(LayerKind::AleAuthConnect), Action::CalloutUnknown);
