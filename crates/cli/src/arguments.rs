@@ -48,11 +48,11 @@ pub enum Command {
     /// Check or compile a policy
     #[command(subcommand)]
     Policy(Policy),
-    /// Take the TCP connections that a policy redirects, and pass them on to where they were to go
+    /// Take the connections and datagrams that a policy redirects, and pass them on to where they were to go
     ///
-    /// The program registers itself with the driver, learns of each connection where it was to go, connects there on
-    /// its behalf, and copies both ways. It says what became of each. When it ends, the policy's `redirect_default`
-    /// decides.
+    /// The program registers itself with the driver for TCP and UDP, learns of each connection and each datagram where it was
+    /// to go, connects or sends there on its behalf, and copies both ways. It says what became of each connection, and of each
+    /// exchange of datagrams that has been quiet for a minute. When it ends, the policy's `redirect_default` decides.
     Proxy(Proxy),
     /// Say what a driver image is: sections, flags, imports, KMDF version
     Image(Image),
@@ -324,7 +324,7 @@ pub struct Proxy {
     /// Where to listen, as the policy's `redirect` says; may be given more than once
     #[arg(long, value_name = "ADDR:PORT", conflicts_with = "demo")]
     pub listen: Vec<SocketAddr>,
-    /// Show it in the simulated kernel: a connection through the driver, to a real proxy and a real server
+    /// Show it in the simulated kernel: a connection and a datagram through the driver, to a real proxy and real servers
     #[arg(long)]
     pub demo: bool,
     /// The driver to run, instead of the portcullis.sys in this program

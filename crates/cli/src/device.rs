@@ -1,14 +1,14 @@
 //! The driver on this machine.
 
 use std::io;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 
 use portcullis_proto::device::{ControlCode, WIN32_PATH};
 use portcullis_proto::redirect::RedirectContext;
 use wfp_schema::NtStatus;
 
 use crate::control::{ControlError, Device};
-use crate::proxy::Way;
+use crate::proxy::{Way, datagrams};
 
 /// The driver's control device on this machine.
 #[derive(Debug)]
@@ -56,5 +56,50 @@ impl Way for Sockets {
     fn connect(&self, accepted: &TcpStream, to: SocketAddr) -> io::Result<TcpStream> {
         let records = portcullis_win32::redirect_records(accepted)?;
         portcullis_win32::connect_with_records(to, &records)
+    }
+}
+
+/// A UDP socket of the proxy on this machine: the control messages of its datagrams are asked.
+#[derive(Debug)]
+pub struct Datagrams(portcullis_win32::RedirectedDatagrams);
+
+impl Datagrams {
+    /// Listens there.
+    ///
+    /// # Errors
+    /// What the system answers.
+    pub fn bind(address: SocketAddr) -> io::Result<Self> {
+        let socket = UdpSocket::bind(address)?;
+        socket.set_read_timeout(Some(datagrams::TICK))?;
+        portcullis_win32::RedirectedDatagrams::new(socket).map(Self)
+    }
+}
+
+impl datagrams::Way for Datagrams {
+    fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<datagrams::Arrived>> {
+        match self.0.receive(buffer) {
+            Ok(datagram) => Ok(Some(datagrams::Arrived {
+                length: datagram.length,
+                from: datagram.from,
+                context: RedirectContext::read(&datagram.context),
+                records: datagram.records,
+            })),
+            Err(error) if datagrams::is_passing(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn send_on(
+        &self,
+        by: &UdpSocket,
+        data: &[u8],
+        to: SocketAddr,
+        records: &[u8],
+    ) -> io::Result<()> {
+        portcullis_win32::send_with_records(by, data, to, records)
+    }
+
+    fn answer(&self, data: &[u8], to: SocketAddr) -> io::Result<()> {
+        self.0.socket().send_to(data, to).map(drop)
     }
 }

@@ -1,6 +1,9 @@
-//! A small TCP proxy: it learns where a connection was to go, connects there, and copies both ways.
+//! A small proxy. For TCP it learns where a connection was to go, connects there, and copies both ways; for UDP see
+//! [`datagrams`].
 //!
 //! How it learns is the caller's: on Windows the accepted socket is asked, in the simulated kernel the simulated one.
+
+pub mod datagrams;
 
 use std::io;
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -8,7 +11,7 @@ use std::thread;
 
 use portcullis_proto::redirect::RedirectContext;
 
-/// What became of a connection.
+/// What became of a connection, or of an exchange of datagrams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Served {
     /// What the driver told of it.

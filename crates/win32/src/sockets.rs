@@ -152,12 +152,12 @@ fn control(raw: SOCKET, code: u32, input: &[u8], output: &mut [u8]) -> io::Resul
     Ok(usize::try_from(written).unwrap_or(0).min(output.len()))
 }
 
-fn last_error() -> io::Error {
+pub(crate) fn last_error() -> io::Error {
     // SAFETY: no pointer is passed.
     io::Error::from_raw_os_error(unsafe { WSAGetLastError() })
 }
 
-const fn size_of_i32<T>() -> i32 {
+pub(crate) const fn size_of_i32<T>() -> i32 {
     const { assert!(size_of::<T>() < 1 << 16) };
     #[expect(
         clippy::cast_possible_truncation,

@@ -34,9 +34,11 @@ fn listen(_arguments: &Proxy) -> Result<Ending, BadInput> {
 #[cfg(windows)]
 fn listen(arguments: &Proxy) -> Result<Ending, BadInput> {
     use std::net::TcpListener;
+    use std::sync::atomic::AtomicBool;
 
     use crate::control;
-    use crate::device::{Sockets, WindowsDevice};
+    use crate::device::{Datagrams, Sockets, WindowsDevice};
+    use crate::proxy::datagrams;
 
     if arguments.listen.is_empty() {
         return Err(BadInput::new(
@@ -49,8 +51,16 @@ fn listen(arguments: &Proxy) -> Result<Ending, BadInput> {
         for &address in &arguments.listen {
             let listener = TcpListener::bind(address)
                 .map_err(|error| BadInput::new(format!("{address}: {error}")))?;
-            control::register_proxy(&device, address, TCP).map_err(BadInput::new)?;
+            let datagrams = Datagrams::bind(address)
+                .map_err(|error| BadInput::new(format!("{address}, UDP: {error}")))?;
+            control::register_proxy(&device, address, BOTH).map_err(BadInput::new)?;
             say!("listening at {address}");
+            scope.spawn(move || {
+                let never = AtomicBool::new(false);
+                if let Err(error) = datagrams::serve(&datagrams, datagrams::IDLE, &never, ended) {
+                    eprintln!("error: {address}, UDP: {error}");
+                }
+            });
             scope.spawn(move || {
                 for accepted in listener.incoming().flatten() {
                     std::thread::spawn(move || report(&accepted, &Sockets));
@@ -61,14 +71,26 @@ fn listen(arguments: &Proxy) -> Result<Ending, BadInput> {
     })
 }
 
-/// IP protocol number of TCP.
+/// What a proxy registers that serves TCP and UDP.
 #[cfg(any(windows, target_os = "linux"))]
-pub(super) const TCP: u8 = 6;
+pub(super) const BOTH: u8 = 0;
 
 /// Serves a connection and says what became of it.
 #[cfg(any(windows, target_os = "linux"))]
 pub(super) fn report(accepted: &std::net::TcpStream, way: &impl crate::proxy::Way) {
-    match crate::proxy::serve(accepted, way) {
+    let served = crate::proxy::serve(accepted, way);
+    ended(served.map_err(|error| {
+        let from = accepted
+            .peer_addr()
+            .map_or_else(|_| "?".to_owned(), |peer| peer.to_string());
+        std::io::Error::other(format!("{from}: {error}"))
+    }));
+}
+
+/// Says what became of a connection, or of an exchange of datagrams.
+#[cfg(any(windows, target_os = "linux"))]
+pub(super) fn ended(served: std::io::Result<crate::proxy::Served>) {
+    match served {
         Ok(served) => say!(
             "{} → {}: {} bytes there, {} back, process {}",
             served.context.local(),
@@ -77,11 +99,6 @@ pub(super) fn report(accepted: &std::net::TcpStream, way: &impl crate::proxy::Wa
             served.received,
             served.context.process_id
         ),
-        Err(error) => {
-            let from = accepted
-                .peer_addr()
-                .map_or_else(|_| "?".to_owned(), |peer| peer.to_string());
-            eprintln!("error: {from}: {error}");
-        }
+        Err(error) => eprintln!("error: {error}"),
     }
 }

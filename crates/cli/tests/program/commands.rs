@@ -197,17 +197,20 @@ fn help_and_version_are_no_errors() {
 }
 
 #[test]
-fn the_demonstration_of_the_proxy_shows_where_a_connection_was_to_go() {
+fn the_demonstration_of_the_proxy_shows_where_a_connection_and_a_datagram_were_to_go() {
     let ran = portcullis(&["proxy", "--demo"]);
     assert_eq!((ran.status, ran.errors.as_str()), (0, ""), "{}", ran.output);
     for said in [
         "The proxy learns that it was to go to 198.51.100.7:80",
         "192.0.2.10:50000 → 198.51.100.7:80: 10 bytes there, 25 back, process 600",
-        "The application reads: an answer to \"a question\"",
+        "The proxy learns that it was to go to 198.51.100.7:53",
+        "192.0.2.10:50001 → 198.51.100.7:53: 10 bytes there, 25 back, process 600",
         "Verifier: no violation, no leak",
     ] {
         assert!(ran.output.contains(said), "{said}\n{}", ran.output);
     }
+    let answers = "The application reads: an answer to \"a question\"";
+    assert_eq!(ran.output.matches(answers).count(), 2, "{}", ran.output);
 }
 
 #[test]
