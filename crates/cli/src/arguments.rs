@@ -120,7 +120,7 @@ pub struct ReplayOptions {
     /// Write the report as JSON ("-" is standard output, and replaces the tables)
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
-    /// Write the packets that passed, as pcapng
+    /// Write what the receiving ends got, as pcapng: what passed, as rules changed it and when it went on
     #[arg(long, value_name = "OUT.pcapng")]
     pub write: Option<PathBuf>,
     /// Write all packets, as pcapng, each with what was decided about it as its comment

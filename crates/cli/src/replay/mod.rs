@@ -1,6 +1,7 @@
 //! Replaying captures through the driver.
 
 mod decisions;
+mod delivery;
 mod local;
 mod shard;
 mod write;
@@ -22,6 +23,7 @@ use portcullis_proto::counter::Counter;
 use portcullis_proto::event::EventRecord;
 use portcullis_proto::status::{CalloutStatus, StatusReply};
 
+use self::delivery::Delivery;
 pub use decisions::{Decided, Decisions, address};
 pub use shard::{Fate, FrameReport, Shard};
 
@@ -161,6 +163,7 @@ pub struct Outcome {
 /// A batch of frames on its way to a processor.
 type Batch = Vec<(u64, OwnedFrame)>;
 
+#[derive(Debug)]
 struct OwnedFrame {
     link: capture::LinkType,
     time: u64,
@@ -222,6 +225,7 @@ pub fn run(plan: &Plan, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Outcome,
         // A capture may be of several hosts, all of which are taken for this one, and shows each conversation.
         both_halves: false,
         group_flows: false,
+        journal: plan.write.is_some(),
         ..Setup::default()
     };
     let boot_time = first_time(&plan.captures)?;
@@ -288,7 +292,7 @@ pub fn run(plan: &Plan, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Outcome,
     in_order(&mut results);
     let flows = join(results.flows, &results.events);
     if let Some(file) = &plan.write {
-        write::passed(&plan.captures, file, &results.frames)?;
+        write::passed(&plan.captures, file, &results.frames, &results.delivery)?;
     }
     if let Some(file) = &plan.annotate {
         write::annotated(plan, file, &results.frames, &flows)?;
@@ -332,6 +336,7 @@ struct Results {
     flows: Vec<FlowReport>,
     events: Vec<EventRecord>,
     frames: Vec<FrameReport>,
+    delivery: Delivery,
 }
 
 /// The replay's progress, shared by its processors.
@@ -375,6 +380,7 @@ impl Tally<'_> {
         results.frames.extend(frames);
         results.flows.extend_from_slice(shard.flows());
         results.events.extend(events);
+        results.delivery.add(shard.take_delivery());
         drop(results);
     }
 }
@@ -406,6 +412,7 @@ fn in_place(
     for file in &plan.captures {
         let mut failed: Option<ReplayError> = None;
         capture::read(file, |frame| {
+            shard.until(cpu, &frame);
             shard.frame(number, &frame);
             number += 1;
             failed = answer(&mut shard).err().map(ReplayError::from);
@@ -515,6 +522,7 @@ fn from_batches(
     let mut events = Vec::new();
     for batch in receiver {
         for (number, frame) in &batch {
+            shard.until(cpu, &frame.frame());
             shard.frame(*number, &frame.frame());
             if number % STRIDE == 0 {
                 shard.settle(cpu);

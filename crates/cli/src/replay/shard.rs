@@ -9,10 +9,13 @@ use ksim::net::{FlowIndex, FlowReport, Host, PacketId, Reason, Setup};
 use ksim::time::UNIX_EPOCH;
 use wfp_schema::LayerId;
 
+use super::delivery::{Delivery, Recorder};
 use crate::capture::{self, Frame, LinkError, LinkType};
 
 /// Flows that end, or endpoints that close, before somebody looks at the events: a flow makes four at most.
 const FINISHED_AT_ONCE: usize = 512;
+/// How long what waits may go on behind the last frame.
+const LONGEST_DELAY: u64 = 60 * 10_000_000;
 
 /// What happened to a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +50,8 @@ pub struct Shard<'k> {
     open: HashMap<PacketId, FrameReport>,
     /// Frames that were decided since the last [`Shard::take_frames`].
     frames: Vec<FrameReport>,
+    /// What receiving ends got, if that is to be written.
+    recorder: Option<Recorder>,
 }
 
 impl<'k> Shard<'k> {
@@ -55,6 +60,7 @@ impl<'k> Shard<'k> {
         let machine = cpu.machine();
         Self {
             machine,
+            recorder: setup.journal.then(Recorder::default),
             host: Host::new(machine.filtering(cpu.index()), setup),
             open: HashMap::new(),
             frames: Vec::new(),
@@ -96,15 +102,42 @@ impl<'k> Shard<'k> {
             Fate::Passed if packet.is_err() => Fate::NotIp,
             fate => fate,
         };
+        let is_pending = report.reason.is_some_and(Reason::is_pending);
+        if let Some(recorder) = &mut self.recorder {
+            let at = frame.data.len() - packet.map_or(0, <[u8]>::len);
+            let journal = self.host.journal();
+            recorder.frame(number, frame, at, report.id, is_pending, journal);
+        }
         let frame = FrameReport {
             number,
             fate,
             flow: report.flow,
             blocked_at: report.reason.and_then(Reason::layer),
         };
-        match report.reason {
-            Some(reason) if reason.is_pending() => drop(self.open.insert(report.id, frame)),
-            _ => self.frames.push(frame),
+        if is_pending {
+            self.open.insert(report.id, frame);
+        } else {
+            self.frames.push(frame);
+        }
+    }
+
+    /// Lets the time pass until that of `frame`, if what happens meanwhile is to be written: what waits goes on when it is
+    /// due.
+    pub fn until(&mut self, cpu: &Cpu, frame: &Frame<'_>) {
+        self.pass_time(cpu, UNIX_EPOCH + frame.time / 100);
+    }
+
+    fn pass_time(&mut self, cpu: &Cpu, until: u64) {
+        if self.recorder.is_none() {
+            return;
+        }
+        self.settle(cpu);
+        while let Some(due) = self.machine.time().next_due()
+            && due <= until
+        {
+            self.machine.time().advance_to(due);
+            self.host.advance_to(due);
+            self.settle(cpu);
         }
     }
 
@@ -114,7 +147,12 @@ impl<'k> Shard<'k> {
         while self.machine.serve_stack(cpu, &mut self.host) {
             self.machine.run_pending(cpu);
         }
-        for (packet, passed) in self.host.settled() {
+        let settled = self.host.settled();
+        if let Some(recorder) = &mut self.recorder {
+            let now = self.machine.time().now();
+            recorder.settled(now, self.host.journal(), &settled);
+        }
+        for (packet, passed) in settled {
             if let Some(frame) = self.open.remove(&packet) {
                 self.frames.push(FrameReport {
                     fate: fate(passed),
@@ -132,6 +170,8 @@ impl<'k> Shard<'k> {
     /// As [`finish`](Self::finish), but a part of it, with which the driver's event ring does not overflow. Returns
     /// whether there is more to do.
     pub fn finish_some(&mut self, cpu: &Cpu) -> bool {
+        let now = self.machine.time().now();
+        self.pass_time(cpu, now + LONGEST_DELAY);
         self.settle(cpu);
         let more = self.host.finish_some(FINISHED_AT_ONCE);
         self.settle(cpu);
@@ -146,6 +186,14 @@ impl<'k> Shard<'k> {
     /// The frames decided since the last call, in no order.
     pub fn take_frames(&mut self) -> Vec<FrameReport> {
         std::mem::take(&mut self.frames)
+    }
+
+    /// What receiving ends got since the last call, where that is not what the capture has.
+    pub(super) fn take_delivery(&mut self) -> Delivery {
+        self.recorder
+            .as_mut()
+            .map(Recorder::take)
+            .unwrap_or_default()
     }
 
     /// The flows so far.

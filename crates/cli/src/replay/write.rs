@@ -6,19 +6,23 @@ use std::path::{Path, PathBuf};
 
 use ksim::net::FlowIndex;
 
+use super::delivery::{Delivery, Made};
 use super::{Fate, Flow, FrameReport, Plan, ReplayError};
 use crate::capture::{self, Writer};
 
-/// Copies the frames that passed into `file`, as they were captured and in their order.
+/// Writes what the receiving ends got into `file`: the frames that passed, as they were captured and in their order, and
+/// what stands for those that came to nobody as they were.
 pub(super) fn passed(
     captures: &[PathBuf],
     file: &Path,
     frames: &[FrameReport],
+    delivery: &Delivery,
 ) -> Result<(), ReplayError> {
-    copy(captures, file, frames, |frame| {
+    let choose = |number, frame: Option<&FrameReport>| {
         let is_blocked = frame.is_some_and(|frame| frame.fate == Fate::Blocked);
-        (!is_blocked).then(String::new)
-    })
+        (!is_blocked && !delivery.left_out.contains(&number)).then(String::new)
+    };
+    copy(captures, file, frames, &delivery.made, choose)
 }
 
 /// Copies all frames into `file`, with what was decided about each, and about its flow, as its comment.
@@ -28,7 +32,7 @@ pub(super) fn annotated(
     frames: &[FrameReport],
     flows: &[Flow],
 ) -> Result<(), ReplayError> {
-    copy(&plan.captures, file, frames, |frame| {
+    copy(&plan.captures, file, frames, &[], |_, frame| {
         Some(frame.map_or_else(String::new, |frame| comment(frame, flows, &plan.rules)))
     })
 }
@@ -62,12 +66,14 @@ fn comment(frame: &FrameReport, flows: &[Flow], rules: &[String]) -> String {
     comment
 }
 
-/// Copies those frames for which `choose` gives a comment; an empty one is left out.
+/// Copies those frames for which `choose` gives a comment (an empty one is left out), and writes each that was made
+/// behind its place.
 fn copy(
     captures: &[PathBuf],
     file: &Path,
     frames: &[FrameReport],
-    choose: impl Fn(Option<&FrameReport>) -> Option<String>,
+    made: &[Made],
+    choose: impl Fn(u64, Option<&FrameReport>) -> Option<String>,
 ) -> Result<(), ReplayError> {
     let failed = |source| ReplayError::Write {
         file: file.to_owned(),
@@ -76,18 +82,24 @@ fn copy(
     let mut writer = Writer::create(file).map_err(failed)?;
     let mut number = 0;
     let mut frames = frames.iter().peekable();
+    let mut made = made.iter().peekable();
     for capture in captures {
         let mut error = None;
         capture::read(capture, |frame| {
             let report = frames.next_if(|decided| decided.number == number);
+            let copied =
+                choose(number, report).map_or(Ok(()), |comment| writer.write(&frame, &comment));
+            let mut here = std::iter::from_fn(|| made.next_if(|made| made.after <= number));
+            let written =
+                copied.and_then(|()| here.try_for_each(|made| writer.write(&made.frame(), "")));
             number += 1;
-            if let Some(comment) = choose(report)
-                && let Err(cause) = writer.write(&frame, &comment)
-            {
-                error = Some(cause);
-                return ControlFlow::Break(());
+            match written {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(cause) => {
+                    error = Some(cause);
+                    ControlFlow::Break(())
+                }
             }
-            ControlFlow::Continue(())
         })?;
         if let Some(cause) = error {
             return Err(failed(cause));

@@ -64,6 +64,8 @@ pub struct Setup {
     pub switch: Option<Switch>,
     /// Whether [`Host::output`] tells what leaves the stack.
     pub output: bool,
+    /// Whether [`Host::journal`] tells what comes through the stack.
+    pub journal: bool,
     /// What the network card does for the stack: it computes checksums of what is sent, and splits TCP data into segments of so many
     /// bytes. `None`: nothing.
     pub card: Option<u32>,
@@ -85,6 +87,7 @@ impl Default for Setup {
             dual_mode: false,
             switch: None,
             output: false,
+            journal: false,
             card: None,
         }
     }
@@ -226,6 +229,7 @@ impl<F: Filtering> Host<F> {
         let interfaces = std::mem::take(&mut setup.interfaces);
         let mut indicator = Indicator::new(filtering, processes, interfaces);
         indicator.output = setup.output.then(Vec::new);
+        indicator.journal = setup.journal.then(Vec::new);
         Self {
             link_layers: LinkLayers::new(indicator.options.fast_layers),
             switch: setup.switch.take().map(SwitchState::new),

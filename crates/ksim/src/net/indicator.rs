@@ -10,6 +10,7 @@ use super::indicate::{
     Token, Value,
 };
 use super::interface::{Interface, Interfaces};
+use super::journal::Passage;
 use super::key::Link;
 use super::metadata::{Discard, Metadata};
 use super::output::Output;
@@ -29,6 +30,8 @@ pub(super) struct Indicator<F> {
     pub(super) options: Options,
     /// What has left the stack, if anybody wants to know.
     pub(super) output: Option<Vec<Output>>,
+    /// What has come through the stack, if anybody wants to know.
+    pub(super) journal: Option<Vec<Passage>>,
     plans: Vec<[Plan; 2]>,
     stages: Vec<StageId>,
 }
@@ -46,6 +49,7 @@ impl<F: Filtering> Indicator<F> {
         Self {
             options: filtering.options(),
             output: None,
+            journal: None,
             filtering,
             processes,
             interfaces,

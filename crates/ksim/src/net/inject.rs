@@ -269,6 +269,9 @@ impl<F: Filtering> Host<F> {
             if report.reason.is_some_and(Reason::is_pending) {
                 self.share_fate(absorbed.id, absorbed.fragments);
             } else {
+                if report.passed {
+                    self.indicator.pieces(&absorbed.fragments);
+                }
                 self.settle(&absorbed, report.passed);
             }
         }
@@ -288,6 +291,7 @@ impl<F: Filtering> Host<F> {
             );
         }
         self.sent(transit.packet.bytes);
+        self.passage(None, transit, false, Ok(()));
         PacketReport {
             id: transit.id,
             flow: None,
@@ -309,6 +313,9 @@ impl<F: Filtering> Host<F> {
             Point::Datagram
         };
         let layer = self.indicator.layer(point, version);
+        if entry.connection.is_some() {
+            self.indicator.aborted(flow_handle);
+        }
         self.kill(flow, layer);
         true
     }
@@ -375,6 +382,7 @@ impl<F: Filtering> Host<F> {
         self.flows.all[flow].connection = Some(connection);
         if delivered.dropped {
             let layer = self.indicator.layer(Point::Stream, conversation.version);
+            self.indicator.aborted(flow_handle);
             self.kill(flow, layer);
         } else if is_over && delivered.end_injected {
             self.close(flow, State::Closed);

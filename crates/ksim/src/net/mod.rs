@@ -24,6 +24,7 @@
 //! plan, conversation, indicator
 //!                     field values and metadata of each layer, from the schema
 //! inject, output      what drivers send back, and what leaves the stack
+//! journal             what comes through it, packet for packet
 //! ```
 //!
 //! # What is made of Windows's rules
@@ -72,6 +73,7 @@ pub mod indicate;
 mod indicator;
 mod inject;
 mod interface;
+mod journal;
 mod key;
 mod link;
 mod local;
@@ -102,6 +104,7 @@ pub use indicate::{
 };
 pub use inject::{Injection, InjectionPoint};
 pub use interface::{Interface, Interfaces};
+pub use journal::Passage;
 pub use key::{Ends, Link, flow_hash, sender_begins};
 pub use local::{Discovery, Found, LocalSide, Scope};
 pub use metadata::{Discard, FragmentData, LinkMetadata, Metadata};

@@ -58,6 +58,7 @@ impl<F: Filtering> Host<F> {
 impl<F: Filtering> Indicator<F> {
     /// A piece of a stream, or its end, has passed all stages.
     pub(super) fn release(&mut self, flow_handle: u64, flags: StreamFlags, bytes: &[u8]) {
+        self.released(flow_handle, flags, bytes);
         if let Some(output) = &mut self.output {
             output.push(Output::Stream {
                 flow_handle,

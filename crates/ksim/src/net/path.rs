@@ -128,15 +128,18 @@ impl<F: Filtering> Host<F> {
 
     fn inbound(&mut self, flow: usize, transit: &Transit<'_>, from: Entry) -> Result<(), Reason> {
         let rewritten = self.translated(flow, transit.packet, false);
-        match rewritten.as_deref().map(Packet::parse) {
-            Some(Ok(packet)) => {
-                let transit = Transit {
-                    packet: &packet,
-                    ..*transit
-                };
-                self.inbound_as(flow, &transit, from)
-            }
-            _ => self.inbound_as(flow, transit, from),
+        if let Some(Ok(packet)) = rewritten.as_deref().map(Packet::parse) {
+            let transit = Transit {
+                packet: &packet,
+                ..*transit
+            };
+            let result = self.inbound_as(flow, &transit, from);
+            self.passage(Some(flow), &transit, true, result);
+            result
+        } else {
+            let result = self.inbound_as(flow, transit, from);
+            self.passage(Some(flow), transit, false, result);
+            result
         }
     }
 
@@ -179,15 +182,18 @@ impl<F: Filtering> Host<F> {
             }
         }
         let rewritten = self.translated(flow, transit.packet, true);
-        match rewritten.as_deref().map(Packet::parse) {
-            Some(Ok(packet)) => {
-                let transit = Transit {
-                    packet: &packet,
-                    ..*transit
-                };
-                self.outbound_as(flow, &transit, from, opening)
-            }
-            _ => self.outbound_as(flow, transit, from, opening),
+        if let Some(Ok(packet)) = rewritten.as_deref().map(Packet::parse) {
+            let transit = Transit {
+                packet: &packet,
+                ..*transit
+            };
+            let result = self.outbound_as(flow, &transit, from, opening);
+            self.passage(Some(flow), &transit, true, result);
+            result
+        } else {
+            let result = self.outbound_as(flow, transit, from, opening);
+            self.passage(Some(flow), transit, false, result);
+            result
         }
     }
 
@@ -588,6 +594,7 @@ impl<F: Filtering> Host<F> {
         let layer = self.indicator.layer(Point::Stream, conversation.version);
         let delivered = step.delivered;
         if delivered.dropped {
+            self.indicator.aborted(details.flow_handle);
             self.kill(flow, layer);
             return Err(Reason::Blocked(layer));
         }

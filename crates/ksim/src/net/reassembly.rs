@@ -85,14 +85,14 @@ impl Reassembler {
     }
 
     /// Takes a segment: `bytes` of the `wire_len` bytes that it had before the capture cut it, and the end
-    /// of the stream behind them if `fin`. `deliver` gets what is now in order.
+    /// of the stream behind them if `fin`. `deliver` gets what is now in order, with the sequence number of its first byte.
     pub(super) fn push(
         &mut self,
         sequence: u32,
         bytes: &[u8],
         wire_len: u32,
         fin: bool,
-        deliver: &mut impl FnMut(&[u8]) -> Flow,
+        deliver: &mut impl FnMut(u32, &[u8]) -> Flow,
     ) -> Flow {
         let next = *self.next.get_or_insert(sequence);
         let end = sequence.wrapping_add(wire_len);
@@ -117,7 +117,7 @@ impl Reassembler {
         } else if !fresh.is_empty() {
             self.next = Some(next.wrapping_add(length(fresh)));
             self.progress();
-            deliver(fresh)?;
+            deliver(next, fresh)?;
         }
         self.drain(deliver)?;
         if bytes.len() < wire_len as usize {
@@ -131,7 +131,7 @@ impl Reassembler {
         sequence: u32,
         bytes: &[u8],
         ahead: u32,
-        deliver: &mut impl FnMut(&[u8]) -> Flow,
+        deliver: &mut impl FnMut(u32, &[u8]) -> Flow,
     ) -> Flow {
         if ahead > MAX_AHEAD {
             self.far += 1;
@@ -143,7 +143,7 @@ impl Reassembler {
             self.skipped += u64::from(ahead);
             self.next = Some(sequence.wrapping_add(length(bytes)));
             self.progress();
-            deliver(bytes)?;
+            deliver(sequence, bytes)?;
             return self.finish_at_fin();
         }
         self.keep(sequence, bytes);
@@ -193,7 +193,7 @@ impl Reassembler {
     }
 
     /// Delivers what has become next.
-    pub(super) fn drain(&mut self, deliver: &mut impl FnMut(&[u8]) -> Flow) -> Flow {
+    pub(super) fn drain(&mut self, deliver: &mut impl FnMut(u32, &[u8]) -> Flow) -> Flow {
         while let (Some(next), Some(first)) = (self.next, self.early.front()) {
             if distance(next, first.sequence) > 0 {
                 break;
@@ -207,7 +207,7 @@ impl Reassembler {
             if !fresh.is_empty() {
                 self.next = Some(next.wrapping_add(length(fresh)));
                 self.progress();
-                deliver(fresh)?;
+                deliver(next, fresh)?;
             }
         }
         self.finish_at_fin()
@@ -232,7 +232,7 @@ impl Reassembler {
     }
 
     /// Skips what the capture cut off the segment that ends at `end`, except what came otherwise.
-    fn skip_cut(&mut self, end: u32, deliver: &mut impl FnMut(&[u8]) -> Flow) -> Flow {
+    fn skip_cut(&mut self, end: u32, deliver: &mut impl FnMut(u32, &[u8]) -> Flow) -> Flow {
         while let Some(next) = self.next
             && distance(next, end) > 0
             && !self.finished
@@ -247,7 +247,7 @@ impl Reassembler {
     }
 
     /// Gives up the data before what waits, and delivers that.
-    pub(super) fn skip_gap(&mut self, deliver: &mut impl FnMut(&[u8]) -> Flow) -> Flow {
+    pub(super) fn skip_gap(&mut self, deliver: &mut impl FnMut(u32, &[u8]) -> Flow) -> Flow {
         let Some(next) = self.next else {
             return Flow::Continue(());
         };
@@ -263,7 +263,7 @@ impl Reassembler {
     }
 
     /// Gives up every gap: nothing comes any more.
-    pub(super) fn skip_all(&mut self, deliver: &mut impl FnMut(&[u8]) -> Flow) -> Flow {
+    pub(super) fn skip_all(&mut self, deliver: &mut impl FnMut(u32, &[u8]) -> Flow) -> Flow {
         while self.has_gap() {
             self.skip_gap(deliver)?;
         }

@@ -125,8 +125,13 @@ impl Half {
             ..
         } = self;
         let course = around.course(outbound, false);
-        let mut deliver =
-            |bytes: &[u8]| add(total, waterfall.data(around.indicator, &course, bytes));
+        let mut deliver = |sequence, bytes: &[u8]| {
+            let flow_handle = course.details.flow_handle;
+            around
+                .indicator
+                .arrived(flow_handle, outbound, sequence, bytes);
+            add(total, waterfall.data(around.indicator, &course, bytes))
+        };
         let _stopped = if all {
             reassembler.skip_all(&mut deliver)
         } else {
@@ -234,7 +239,13 @@ impl Connection {
             bytes,
             wire_len,
             tcp.has(tcp_flag::FIN),
-            &mut |bytes| add(&mut here, waterfall.data(around.indicator, &course, bytes)),
+            &mut |sequence, bytes| {
+                let flow_handle = course.details.flow_handle;
+                around
+                    .indicator
+                    .arrived(flow_handle, outbound, sequence, bytes);
+                add(&mut here, waterfall.data(around.indicator, &course, bytes))
+            },
         );
         *end_kept &= !here.end_injected;
         if here.passed == 0 && here.blocked > 0 && blocked.len() < MAX_BLOCKED {
@@ -255,6 +266,10 @@ impl Connection {
         if half.reassembler.is_finished() && !half.disconnected && !total.dropped {
             half.disconnected = true;
             let course = around.course(outbound, false);
+            let behind = half.reassembler.next().unwrap_or(0);
+            let flow_handle = course.details.flow_handle;
+            let indicator = &mut *around.indicator;
+            indicator.end_arrived(flow_handle, outbound, behind.wrapping_sub(1));
             let delivered =
                 half.waterfall
                     .disconnect(around.indicator, &course, disconnect_flag(outbound));

@@ -8,6 +8,7 @@ mod conserved;
 mod engine;
 mod fragments;
 mod inject;
+mod journal;
 mod layers;
 mod local;
 mod loopback;

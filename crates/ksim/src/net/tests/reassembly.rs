@@ -20,7 +20,7 @@ fn assemble(
         let sequence = start.wrapping_add(u32::try_from(*offset).expect("small"));
         let fin = end == Some(offset + bytes.len());
         let wire_len = u32::try_from(bytes.len()).expect("small");
-        let _ = reassembler.push(sequence, bytes, wire_len, fin, &mut |bytes| {
+        let _ = reassembler.push(sequence, bytes, wire_len, fin, &mut |_, bytes| {
             out.extend_from_slice(bytes);
             ControlFlow::Continue(())
         });
@@ -85,13 +85,13 @@ proptest! {
         for (sequence, length, cut, fin) in segments {
             given += length;
             let wire_len = u32::try_from(length).expect("small") + cut;
-            let _ = reassembler.push(sequence, &vec![0; length], wire_len, fin, &mut |bytes| {
+            let _ = reassembler.push(sequence, &vec![0; length], wire_len, fin, &mut |_, bytes| {
                 out += bytes.len();
                 ControlFlow::Continue(())
             });
             reassembler.acknowledged(sequence.wrapping_add(100));
         }
-        let _ = reassembler.skip_all(&mut |bytes| { out += bytes.len(); ControlFlow::Continue(()) });
+        let _ = reassembler.skip_all(&mut |_, bytes| { out += bytes.len(); ControlFlow::Continue(()) });
         prop_assert!(out <= given);
     }
 }

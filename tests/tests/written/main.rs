@@ -1,0 +1,100 @@
+//! What `portcullis replay --write` writes, read back packet for packet: recorded traffic through the real portcullis.sys.
+
+mod kinds;
+mod reader;
+mod streams;
+mod tshark;
+
+use std::path::{Path, PathBuf};
+
+use portcullis_cli::ask::Answers;
+use portcullis_cli::replay::{Outcome, Plan, run};
+use portcullis_tests::image;
+
+use crate::reader::{Frame, frames};
+
+/// A replay, with the packets that went in and those that were written.
+struct Replayed {
+    outcome: Outcome,
+    before: Vec<Frame>,
+    after: Vec<Frame>,
+    file: PathBuf,
+}
+
+/// One of the project's captures.
+fn own(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("captures")
+        .join(name)
+}
+
+/// One of the captures beside the project, where they are.
+fn shared(name: &str) -> Option<PathBuf> {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../shared/captures")
+        .join(name);
+    if !file.exists() {
+        println!("SKIPPED: {name} is not beside the project");
+        return None;
+    }
+    Some(file)
+}
+
+/// Replays a capture under a policy, for the test of this name.
+fn replay(test: &str, capture: &Path, policy: &str, cpus: u32) -> Replayed {
+    replay_with(test, capture, policy, cpus, &[], &[])
+}
+
+fn replay_with(
+    test: &str,
+    capture: &Path,
+    policy: &str,
+    cpus: u32,
+    local: &[&str],
+    answers: &[&str],
+) -> Replayed {
+    let options = portcullis_policy::Options {
+        file_name: "(test)".to_owned(),
+        events_all: true,
+    };
+    let compiled = portcullis_policy::compile(policy, &options)
+        .unwrap_or_else(|mistakes| panic!("{mistakes:?}"));
+    let folder = std::env::temp_dir().join(format!("portcullis-written-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let name = capture.file_name().expect("a name").to_string_lossy();
+    let file = folder.join(format!("{test}-{name}-{cpus}.written"));
+    let script = answers
+        .iter()
+        .map(|answer| answer.parse().expect("an answer"));
+    let plan = Plan {
+        captures: vec![capture.to_path_buf()],
+        policy: Some(compiled.blob),
+        local: local.iter().map(|&local| local.to_owned()).collect(),
+        processes: Vec::new(),
+        driver: image::portcullis().to_vec(),
+        pdb: None,
+        cpus,
+        write: Some(file.clone()),
+        annotate: None,
+        rules: compiled.rule_names,
+        capture: None,
+        answers: Answers {
+            script: script.collect(),
+            terminal: false,
+        },
+    };
+    let outcome = run(&plan, &|_, _| ()).unwrap_or_else(|error| panic!("{name}: {error}"));
+    let found = &outcome.verifier;
+    assert!(
+        found.is_clean(),
+        "{name}: {:?} {:?}",
+        found.violations,
+        found.leaks
+    );
+    Replayed {
+        outcome,
+        before: frames(capture),
+        after: frames(&file),
+        file,
+    }
+}
