@@ -9,7 +9,7 @@ use portcullis_proto::{
 };
 use wfp::{
     callout::{Callout, Classify, Counters},
-    layer::{InboundIpPacket, IpForward, LayerType, OutboundIpPacket},
+    layer::{InboundIpPacket, IpForward, Known, LayerType, OutboundIpPacket},
     nbl::{Buffer, Packet},
     schema::{ConditionFlags, IpVersion},
     verdict::Authorization,
@@ -92,6 +92,16 @@ impl Callout for Forward {
     }
 }
 
+/// Copies a packet to who captures, which begins with its IP header and is shown for the first time.
+pub(super) fn copy_one<L: LayerType>(call: &Classify<'_, L>, buffer: Buffer<'_>, direction: u8) {
+    if capture::is_running()
+        && let Some(core) = state::core()
+    {
+        let known = call.fields.known();
+        copy_buffer(core, &record(call, &known, direction), &known, buffer, 0);
+    }
+}
+
 /// Copies packets to who captures.
 fn copy<L: LayerType>(
     call: &Classify<'_, L>,
@@ -116,17 +126,33 @@ fn copy<L: LayerType>(
     if known.flags.intersects(again) {
         return;
     }
+    let record = record(call, &known, direction);
+    for buffer in packet.buffers() {
+        copy_buffer(core, &record, &known, buffer, before);
+    }
+}
+
+/// What is said of a packet.
+fn record<L: LayerType>(call: &Classify<'_, L>, known: &Known<'_>, direction: u8) -> CaptureRecord {
     let mut record = CaptureRecord {
         start: CaptureStart::IpHeader.raw(),
         direction,
         ..CaptureRecord::zeroed(CaptureKind::Packet)
     };
-    discard::place(&mut record, &call.fields, &known);
-    let is_sent = direction != policy::Direction::Inbound.raw();
-    for buffer in packet.buffers() {
-        let ends = || ends(core, buffer, before, is_sent).unwrap_or_else(|| discard::ends(&known));
-        capture::packet(&record, Some((buffer, before)), ends);
-    }
+    discard::place(&mut record, &call.fields, known);
+    record
+}
+
+fn copy_buffer(
+    core: &Core,
+    record: &CaptureRecord,
+    known: &Known<'_>,
+    buffer: Buffer<'_>,
+    before: usize,
+) {
+    let is_sent = record.direction != policy::Direction::Inbound.raw();
+    let ends = || ends(core, buffer, before, is_sent).unwrap_or_else(|| discard::ends(known));
+    capture::packet(record, Some((buffer, before)), ends);
 }
 
 /// The ends of the packet in a buffer whose IP header is `before` bytes before its offset.

@@ -1,16 +1,17 @@
 //! `INBOUND_IPPACKET` and `OUTBOUND_IPPACKET`: packets that rules change or shape.
 
 use portcullis_core::Transfer;
-use portcullis_proto::Counter;
+use portcullis_proto::{Counter, policy};
 use wfp::{
     callout::{Callout, Classify, Counters},
     inject::Arrival,
     layer::{InboundIpPacket, LayerType, OutboundIpPacket},
-    nbl::Packet,
+    nbl::{Buffer, Packet},
     schema::{ConditionFlags, Direction, IpVersion},
     verdict::Authorization,
 };
 
+use super::network;
 use crate::{
     packets::{self, Shown},
     state,
@@ -82,12 +83,19 @@ fn treat<L: LayerType>(
         return Authorization::Continue;
     };
     let version = call.fields.version();
+    // What has arrived is captured when it goes on, so that what does not is captured here; what is sent has been.
+    let dropped = |buffer: Buffer<'_>| {
+        if transfer == Transfer::Received {
+            network::copy_one(call, buffer, policy::Direction::Inbound.raw());
+        }
+    };
     let taken = packet.with_retreated(behind, |packet| {
         let shown = Shown {
             packet,
             version,
             transfer,
             at,
+            dropped: &dropped,
         };
         packets::take(packets, &shown)
     });

@@ -22,6 +22,8 @@ pub(crate) struct Shown<'a> {
     pub(crate) version: IpVersion,
     pub(crate) transfer: Transfer,
     pub(crate) at: Arrival,
+    /// Who is told of a packet that goes on nowhere, in whose buffer it begins.
+    pub(crate) dropped: &'a dyn Fn(Buffer<'_>),
 }
 
 /// The packet's headers.
@@ -134,7 +136,7 @@ fn take_one(
     offload: Offload,
 ) -> bool {
     let length = head.layout.total;
-    let treatment = treat(packets, shown, head, length);
+    let treatment = treat(packets, shown, buffer, head, length);
     let is_as_it_was = match treatment {
         Treatment::Pass => true,
         Treatment::Now(edit) => !edit.changes(head.first(), &head.layout),
@@ -162,7 +164,7 @@ fn take_each(
         large_send(shown, offload).and_then(|size| Segments::new(head.first(), &head.layout, size));
     let Some(segments) = segments else {
         let length = head.layout.total;
-        let treatment = treat(packets, shown, head, length);
+        let treatment = treat(packets, shown, buffer, head, length);
         return apply(packets, shown, treatment, head, length, |memory| {
             buffer.copy_to(0, memory).ok()?;
             Some((head.layout, checksums(shown.transfer, offload)))
@@ -170,7 +172,7 @@ fn take_each(
     };
     for index in 0..segments.count() {
         let length = segments.length(index);
-        let treatment = treat(packets, shown, head, length);
+        let treatment = treat(packets, shown, buffer, head, length);
         apply(packets, shown, treatment, head, length, |memory| {
             let (headers, data) = memory.split_at_mut_checked(segments.headers())?;
             headers.copy_from_slice(head.first().get(..segments.headers())?);
@@ -180,7 +182,13 @@ fn take_each(
     }
 }
 
-fn treat(packets: &Packets, shown: &Shown<'_>, head: &Head, length: usize) -> Treatment {
+fn treat(
+    packets: &Packets,
+    shown: &Shown<'_>,
+    buffer: Buffer<'_>,
+    head: &Head,
+    length: usize,
+) -> Treatment {
     let now = SystemClock.now();
     let first = head.first();
     let treated = packets
@@ -188,6 +196,9 @@ fn treat(packets: &Packets, shown: &Shown<'_>, head: &Head, length: usize) -> Tr
         .packet(shown.transfer, first, &head.layout, length as u64, now);
     if let Some(news) = &treated.news {
         tell(news);
+    }
+    if matches!(treated.treatment, Treatment::Lost | Treatment::Full) {
+        (shown.dropped)(buffer);
     }
     treated.treatment
 }

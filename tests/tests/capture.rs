@@ -318,6 +318,37 @@ fn flows_of_rules_with_mirror_are_captured_though_the_filter_does_not_take_them(
 }
 
 #[test]
+fn what_a_rule_loses_is_captured_whichever_way_it_goes() {
+    let policy = r"
+        default = 'permit'
+        [[rule]]
+        name = 'lossy'
+        action = 'permit'
+        remote_port = 53
+        loss = '100 %'
+    ";
+    let mut world = World::with_policy(policy);
+    let running = start(&world, everything(), &["lossy"], "lossy");
+    for (host, server) in [
+        ("192.0.2.10:50000", "198.51.100.1:53"),
+        ("[2001:db8::10]:50000", "[2001:db8::80]:53"),
+    ] {
+        assert!(!world.net.passes(udp(host, server, b"question")));
+        assert!(!world.net.passes(udp(server, host, b"answer")));
+    }
+    assert_eq!(world.counter(Counter::PacketsLost), 4);
+    let (_, contents) = running.finish();
+    for data in [b"question" as &[u8], b"answer"] {
+        let comments = comments(&contents, data);
+        assert_eq!(comments.len(), 2, "once of each family");
+        for comment in comments {
+            assert!(comment.starts_with("permit by rule \"lossy\""), "{comment}");
+        }
+    }
+    world.end();
+}
+
+#[test]
 fn a_ring_that_is_full_drops_and_the_file_says_how_many() {
     let mut world = World::with_policy(POLICY);
     let mut running = start(
