@@ -25,6 +25,7 @@ struct Inner {
     by_target: HashMap<(usize, Kind), usize>,
     /// The functions that are not simulated, by the number that their stub passes.
     missing: Vec<String>,
+    by_name: HashMap<String, usize>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -88,10 +89,13 @@ impl Thunks {
         self.cached(target, Kind::Variadic)
     }
 
-    /// A stub that stops the machine and says that `name` is not simulated.
+    /// A stub that stops the machine and says that `name` is not simulated; one name always has the same stub.
     #[must_use]
     pub fn make_missing(&self, name: &str) -> usize {
         let mut inner = self.0.lock();
+        if let Some(&stub) = inner.by_name.get(name) {
+            return stub;
+        }
         let mut code = Vec::new();
         note_caller(&mut code);
         // mov ecx, number
@@ -103,7 +107,9 @@ impl Thunks {
         );
         jump(&mut code, missing as *const () as usize);
         inner.missing.push(name.to_owned());
-        inner.emit(&code)
+        let stub = inner.emit(&code);
+        inner.by_name.insert(name.to_owned(), stub);
+        stub
     }
 
     fn cached(&self, target: usize, kind: Kind) -> usize {

@@ -2,8 +2,8 @@
 //!
 //! Every block has pages of its own and the page behind them, which stays inaccessible, as does the page before the
 //! first block: so one is also before each block. Freed pages are given back
-//! to the host and stay inaccessible; their addresses are used again, oldest first, only when the arena has none
-//! that were never used.
+//! to the host and stay inaccessible; their addresses are used again, oldest first, only when many of a size have been
+//! freed since, or the arena has none that were never used.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -68,6 +68,28 @@ struct Inner {
     free: HashMap<usize, VecDeque<usize>>,
     /// Blocks that are not freed.
     live: usize,
+}
+
+/// So many freed runs of a size stay inaccessible at least, as long as there are other addresses.
+const RESTING: usize = 4096;
+
+impl Inner {
+    /// Where a run of `total` bytes may be, in an arena of `size`.
+    fn take(&mut self, total: usize, size: usize) -> Option<usize> {
+        let has_more = self.used + total <= size;
+        let least = if has_more { RESTING } else { 0 };
+        let freed = self.free.get_mut(&total);
+        let rested = freed.filter(|runs| runs.len() > least);
+        if let Some(start) = rested.and_then(VecDeque::pop_front) {
+            return Some(start);
+        }
+        if !has_more {
+            return None;
+        }
+        let start = self.used;
+        self.used += total;
+        Some(start)
+    }
 }
 
 /// So many blocks an arena may have whatever others in the process have: what a small driver's faults are is not a
@@ -147,16 +169,7 @@ impl Arena {
         let padded = size.next_multiple_of(alignment.max(ALIGNMENT));
         let body = padded.next_multiple_of(PAGE);
         let total = body + PAGE;
-        let start = {
-            let mut inner = self.inner.lock();
-            if inner.used + total <= self.region.size() {
-                let start = inner.used;
-                inner.used += total;
-                start
-            } else {
-                inner.free.get_mut(&total)?.pop_front()?
-            }
-        };
+        let start = self.inner.lock().take(total, self.region.size())?;
         self.region
             .protect(start, body, Protection::ReadWrite)
             .ok()?;
