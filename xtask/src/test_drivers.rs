@@ -72,6 +72,7 @@ const DRIVERS: &[TestDriver] = &[
             "THREAD_LEFT",
             "THREAD_EARLY",
             "DEEP_STACK",
+            "DEEP_UNLOAD",
         ],
     },
 ];

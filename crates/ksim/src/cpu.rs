@@ -19,6 +19,7 @@ use crate::kernel::{Bugcheck, Kernel, Machine};
 use crate::nt::held::HeldLocks;
 use crate::sched::{Job, Thread};
 use crate::trap;
+use crate::verifier::KERNEL_STACK;
 
 /// `PASSIVE_LEVEL`.
 pub const PASSIVE: u8 = 0;
@@ -60,8 +61,10 @@ pub struct Cpu {
     machine: std::sync::Weak<Machine>,
     /// The function that the driver called last.
     export: AtomicPtr<Export>,
-    /// The lowest stack pointer of a driver's calls since it was last reset.
+    /// The lowest stack pointer of a driver's calls since its callback began.
     deepest: AtomicUsize,
+    /// The stack that the callback took which returned last, in bytes.
+    left_stack: AtomicUsize,
     /// The function that the callback which returned last called last, and from where; 0 if it called none.
     left_export: AtomicPtr<Export>,
     left_site: AtomicUsize,
@@ -234,6 +237,7 @@ impl Cpu {
             machine,
             export: AtomicPtr::new(ptr::null_mut()),
             deepest: AtomicUsize::new(usize::MAX),
+            left_stack: AtomicUsize::new(0),
             left_export: AtomicPtr::new(ptr::null_mut()),
             left_site: AtomicUsize::new(0),
             locks: HeldLocks::default(),
@@ -292,11 +296,6 @@ impl Cpu {
             .store(ptr::from_ref(export).cast_mut(), Ordering::Relaxed);
     }
 
-    /// Measures the driver's stack from `stack` on.
-    pub(crate) fn begin_stack(&self, stack: usize) {
-        self.deepest.store(stack, Ordering::Relaxed);
-    }
-
     /// The driver calls; a stack pointer far away is that of another stack.
     pub(crate) fn note_stack(&self) {
         const LARGEST_STACK: usize = 0x10_0000;
@@ -307,9 +306,21 @@ impl Cpu {
         }
     }
 
-    /// The lowest stack pointer with which the driver called since [`begin_stack`](Self::begin_stack).
-    pub(crate) fn deepest_stack(&self) -> usize {
-        self.deepest.load(Ordering::Relaxed)
+    /// How much of the stack the callback took that returned last on this processor, in bytes, as its calls show.
+    pub(crate) fn left_stack(&self) -> usize {
+        self.left_stack.load(Ordering::Relaxed)
+    }
+
+    /// Calls into the driver, and notes how much of the stack that takes.
+    fn measure_stack<T>(&self, call: impl FnOnce() -> T) -> T {
+        let here = 0_u8;
+        let stack = ptr::from_ref(std::hint::black_box(&here)).addr();
+        let outer = self.deepest.swap(stack, Ordering::Relaxed);
+        let result = call();
+        let deepest = self.deepest.swap(outer, Ordering::Relaxed);
+        let used = stack.saturating_sub(deepest);
+        self.left_stack.store(used, Ordering::Relaxed);
+        result
     }
 
     /// The spin locks that this processor holds.
@@ -448,9 +459,15 @@ impl Cpu {
         let locks = self.locks.count();
         let order = self.machine().nt().lock_order();
         let mutexes = order.held_by(self);
-        let result = self.inside(callback, call);
+        let result = self.measure_stack(|| self.inside(callback, call));
         if self.machine().crashed() {
             park_for_ever();
+        }
+        let stack = self.left_stack();
+        if stack > MOST_STACK {
+            let what = format!("{stack} bytes of stack ({name})");
+            let verifier = self.machine().verifier();
+            verifier.violation_by(self, callback, &KERNEL_STACK, what);
         }
         self.locks.check_returned(self, callback, locks);
         order.check_returned(self, callback, mutexes);
@@ -483,6 +500,9 @@ impl Cpu {
         result
     }
 }
+
+/// Half of what a thread has.
+const MOST_STACK: usize = 0x3000;
 
 const ARCH_SET_GS: libc::c_int = 0x1001;
 

@@ -163,10 +163,15 @@ static BOOLEAN Redirect(UINT64 Handle, UINT64 FilterId, FWPS_CLASSIFY_OUT0 *Out)
     return TRUE;
 }
 
-#ifdef BUG_DEEP_STACK
+#if defined(BUG_DEEP_STACK) || defined(BUG_DEEP_UNLOAD)
+#ifdef BUG_DEEP_UNLOAD
+#define ROOM (13 * 1024)
+#else
+#define ROOM (10 * 1024)
+#endif
 __attribute__((noinline)) static VOID Deep(VOID)
 {
-    volatile UCHAR room[10 * 1024];
+    volatile UCHAR room[ROOM];
     const ULONG_PTR at = (ULONG_PTR)PsGetCurrentProcessId() % sizeof(room);
 
     room[at] = 1;
@@ -275,6 +280,9 @@ static VOID TearDown(VOID)
 static VOID NTAPI Unload(PDRIVER_OBJECT DriverObject)
 {
     UNREFERENCED_PARAMETER(DriverObject);
+#ifdef BUG_DEEP_UNLOAD
+    Deep();
+#endif
     IoDeleteSymbolicLink(&LinkName);
     TearDown();
 }

@@ -140,6 +140,11 @@ fn a_classify_that_uses_much_of_the_stack_is_named() {
     assert_eq!(found.last_call, Some("PsGetCurrentProcessId"));
 }
 
+#[test]
+fn an_unload_routine_that_uses_much_of_the_stack_is_named() {
+    assert_found(&report_of("deep-unload"), "kernel-stack");
+}
+
 /// What the machine found by when it stopped, because the thread came back to where nothing was.
 fn found_about_a_thread(bug: &str) -> Report {
     let mut machine = Machine::with_bug("usher", bug);

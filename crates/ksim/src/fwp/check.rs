@@ -306,7 +306,6 @@ const MOST_ALLOCATIONS: u32 = 8;
 /// What a classify function costs.
 pub(super) struct Cost {
     began: Began,
-    stack: usize,
 }
 
 /// When a function was called.
@@ -353,12 +352,8 @@ impl Cost {
     /// Before the function is called.
     pub(super) fn begin(cpu: &Cpu) -> Self {
         cpu.machine().fwp.current(cpu).take_allocations();
-        let here = 0_u8;
-        let stack = std::ptr::from_ref(std::hint::black_box(&here)).addr();
-        cpu.begin_stack(stack);
         Self {
             began: Began::now(),
-            stack,
         }
     }
 
@@ -385,7 +380,7 @@ impl Cost {
                 &format!("{} ms of processor time", time / 1_000_000),
             );
         }
-        let stack = self.stack.saturating_sub(cpu.deepest_stack());
+        let stack = cpu.left_stack();
         if stack > MOST_STACK {
             report(&CLASSIFY_STACK, &format!("{stack} bytes of stack"));
         }

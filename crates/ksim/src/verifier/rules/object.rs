@@ -15,6 +15,8 @@ rules! {
     UNLOAD_CODE = Fatal, "unload-code", "nothing runs or reads a driver that is unloaded", "bug check 0xCE";
     /// A handle or object was used that does not exist (any more).
     OBJECT_STALE = Fatal, "object-stale", "a handle is used only between its creation and its deletion", "Driver Verifier: Miscellaneous Checks";
+    /// A callback used much of the stack.
+    KERNEL_STACK = Warning, "kernel-stack", "a callback uses no more than 12 KB of the 24 KB kernel stack", "Using the Kernel Stack";
     /// An argument that the function's page excludes.
     ARGUMENT = Error, "argument", "arguments are as the function's page asks", "DDI pages, Parameters";
 }
