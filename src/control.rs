@@ -16,7 +16,7 @@ use portcullis_proto::{
         read_request,
     },
     redirect::RegisterProxyRequest,
-    status::{CalloutStatus, StatusReply},
+    status::StatusReply,
 };
 use wdk_sys::{ULONG, WDFQUEUE, WDFREQUEST};
 use wfp::{NtStatus, Result, irql::Passive};
@@ -157,6 +157,8 @@ impl Refusal {
     }
 }
 
+// What answers a request stays a function of its own: only one of them is needed at a time, and a kernel's stack is small.
+
 type Answer = core::result::Result<usize, Refusal>;
 
 fn parameterless(request: &Request) -> core::result::Result<(), Refusal> {
@@ -173,11 +175,13 @@ fn get_version(request: &mut Request) -> Answer {
         .map_err(|_| Refusal::OutputTooSmall)
 }
 
+#[inline(never)]
 fn get_statistics(core: &Core, request: &mut Request) -> Answer {
     StatisticsReply::write(&core.statistics().snapshot(), request.output())
         .ok_or(Refusal::OutputTooSmall)
 }
 
+#[inline(never)]
 fn get_status(core: &Core, request: &mut Request) -> Answer {
     let policy = core.policy().summary();
     let flows = core.flows();
@@ -198,20 +202,13 @@ fn get_status(core: &Core, request: &mut Request) -> Answer {
     for (place, error) in status.errors.iter_mut().zip(state::errors()) {
         *place = error.into();
     }
-    let mut entries = [const { None }; callouts::COUNT];
-    for (place, entry) in entries.iter_mut().zip(callouts::entries()) {
-        *place = Some(entry);
-    }
-    let callouts = entries.map(|entry| {
-        entry.map_or_else(CalloutStatus::zeroed, |entry: callouts::Entry| {
-            entry.status()
-        })
-    });
+    let callouts = callouts::entries().map(|entry| entry.status());
     status
-        .write(&callouts, request.output())
+        .write(callouts, request.output())
         .ok_or(Refusal::OutputTooSmall)
 }
 
+#[inline(never)]
 fn set_policy(core: &Core, request: &Request, passive: Passive) -> Answer {
     let policy = SetPolicyRequest::policy(request.input()).map_err(Refusal::Request)?;
     policy::set(core, policy, passive)
@@ -220,6 +217,7 @@ fn set_policy(core: &Core, request: &Request, passive: Passive) -> Answer {
 }
 
 /// The process that asks listens there, as long as its handle is open.
+#[inline(never)]
 fn register_proxy(request: &Request) -> Answer {
     let (listens, protocol) =
         RegisterProxyRequest::parse(request.input()).map_err(Refusal::Request)?;
@@ -232,6 +230,7 @@ fn register_proxy(request: &Request) -> Answer {
         .map_err(Refusal::Failed)
 }
 
+#[inline(never)]
 fn answer(core: &Core, request: &Request, passive: Passive) -> Answer {
     let (question, action) = AnswerRequest::parse(request.input()).map_err(Refusal::Request)?;
     ask::answer(core, request, question, action, passive)
@@ -239,6 +238,7 @@ fn answer(core: &Core, request: &Request, passive: Passive) -> Answer {
         .map_err(Refusal::Failed)
 }
 
+#[inline(never)]
 fn start_capture(request: &Request, passive: Passive) -> Answer {
     let parameters = StartCaptureRequest::parse(request.input()).map_err(Refusal::Request)?;
     capture::start(parameters, request.file(), passive)
@@ -246,6 +246,7 @@ fn start_capture(request: &Request, passive: Passive) -> Answer {
         .map_err(Refusal::Failed)
 }
 
+#[inline(never)]
 fn describe_filter(request: &mut Request, passive: Passive) -> Answer {
     let parameters = DescribeFilterRequest::parse(request.input()).map_err(Refusal::Request)?;
     let reply =

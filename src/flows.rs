@@ -44,7 +44,8 @@ impl Flows {
     fn add(&self, passive: Passive) -> Result {
         let mut parts = self.parts.iter().enumerate();
         if let Some((index, part)) = parts.find(|(_, part)| part.get().is_none()) {
-            let slots = PoolVec::try_from_fn(tag::FLOWS, length(index), |_| FlowSlot::new())?;
+            let slots =
+                PoolVec::try_from_fn(tag::FLOWS, length(index), |_| const { FlowSlot::new() })?;
             part.try_set(slots, passive)?;
         }
         Ok(())

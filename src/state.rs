@@ -72,7 +72,8 @@ impl Clock for SystemClock {
 
 /// Allocates the core.
 pub(crate) fn create(_driver: Driver, passive: Passive) -> Result {
-    let assemblies = PoolVec::try_from_fn(tag::QUIC, ASSEMBLIES, |_| AssemblySlot::new())?;
+    let assemblies =
+        PoolVec::try_from_fn(tag::QUIC, ASSEMBLIES, |_| const { AssemblySlot::new() })?;
     let core = Portcullis::new(
         FlowTable::new(Flows::try_new(passive)?),
         AssemblyPool::new(assemblies),

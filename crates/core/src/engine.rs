@@ -134,6 +134,9 @@ pub enum NotFollowed {
     MustAbort,
 }
 
+/// The event that a call makes, if it makes one. It is sent when no lock is held.
+type News = Option<EventRecord>;
+
 /// The decisions of a driver: policy, flows, events and counters in one place.
 ///
 /// `R` is the lock, `S` the storage for flows, `A` that for [QUIC](crate::inspect::quic), `P` the policy source, `E` the
@@ -298,18 +301,19 @@ where
     #[must_use]
     pub fn flow_abandoned(&self, handle: FlowHandle) -> NotFollowed {
         self.statistics.count(Counter::FlowAssociateFailed);
+        let mut closed = None;
         let removed = self.flows.remove(handle, |flow| {
             self.assemblies.release(&mut flow.quic);
-            let verdict = self.not_followed(&flow.connection(), flow.answer);
-            (self.leave_endpoint(flow), verdict)
+            self.leave_endpoint(flow, &mut closed);
+            self.not_followed(&flow.connection(), flow.answer)
         });
         // Without a flow it has ended already.
-        let Some((closed, verdict)) = removed else {
+        let Some(verdict) = removed else {
             return NotFollowed::Unwatched;
         };
         self.statistics.count(Counter::FlowsDeleted);
-        if let Some(event) = closed {
-            self.send(&event);
+        if let Some(event) = &closed {
+            self.send(event);
         }
         verdict
     }
@@ -345,53 +349,59 @@ where
         indication: Indication,
         data: impl IntoIterator<Item = &'d [u8], IntoIter: Clone>,
     ) -> StreamVerdict {
-        let result = self.with_flow(handle, |flow| {
-            let (indication, seen) = flow.take_collected(indication);
-            let data = behind(data.into_iter(), seen);
-            flow.count(indication.transfer, indication.bytes);
-            if flow.dropped {
-                return (StreamVerdict::DropConnection, None);
-            }
-            let found = flow.host_source.is_none() && self.sniff(flow, indication, data.clone());
-            let must_decide = found || flow.epoch != self.policy.epoch();
-            let mut event = must_decide
-                .then(|| self.decide_again(flow, found))
-                .flatten();
-            if flow.decision.content_dependent {
-                let side = indication.transfer as usize;
-                let mut state = flow
-                    .contents
-                    .get(side)
-                    .copied()
-                    .unwrap_or(ContentState::START);
-                event = self.find_content(flow, &mut state, data).or(event);
-                if let Some(kept) = flow.contents.get_mut(side) {
-                    *kept = state;
-                }
-            }
-            if flow.is_blocked() {
-                flow.dropped = true;
-                self.statistics.count(Counter::StreamsDropped);
-                return (StreamVerdict::DropConnection, event);
-            }
-            let may_collect = indication.look == Look::Collecting && !indication.is_end;
-            if may_collect && indication.bytes > 0 && flow.awaits_host(indication.transfer) {
-                flow.collected = seen.saturating_add(indication.bytes);
-                self.statistics.count(Counter::StreamsCollected);
-                return (StreamVerdict::NeedMore, event);
-            }
-            (StreamVerdict::Permit, event)
-        });
-        let Some((verdict, event)) = result else {
-            return StreamVerdict::Permit;
-        };
-        if let Some(mut event) = event {
-            if indication.look == Look::OutOfBand {
+        let verdict = self.with_context(handle, |flow, news| {
+            let verdict = self.judge_stream(flow, indication, data.into_iter(), news);
+            if indication.look == Look::OutOfBand
+                && let Some(event) = news
+            {
                 event.flags |= EventRecord::OUT_OF_BAND;
             }
-            self.send(&event);
+            verdict
+        });
+        verdict.unwrap_or(StreamVerdict::Permit)
+    }
+
+    fn judge_stream<'d>(
+        &self,
+        flow: &mut Flow,
+        indication: Indication,
+        data: impl Iterator<Item = &'d [u8]> + Clone,
+        news: &mut News,
+    ) -> StreamVerdict {
+        let (indication, seen) = flow.take_collected(indication);
+        let data = behind(data, seen);
+        flow.count(indication.transfer, indication.bytes);
+        if flow.dropped {
+            return StreamVerdict::DropConnection;
         }
-        verdict
+        let found = flow.host_source.is_none() && self.sniff(flow, indication, data.clone());
+        if found || flow.epoch != self.policy.epoch() {
+            self.decide_again(flow, found, news);
+        }
+        if flow.decision.content_dependent {
+            let side = indication.transfer as usize;
+            let mut state = flow
+                .contents
+                .get(side)
+                .copied()
+                .unwrap_or(ContentState::START);
+            self.find_content(flow, &mut state, data, news);
+            if let Some(kept) = flow.contents.get_mut(side) {
+                *kept = state;
+            }
+        }
+        if flow.is_blocked() {
+            flow.dropped = true;
+            self.statistics.count(Counter::StreamsDropped);
+            return StreamVerdict::DropConnection;
+        }
+        let may_collect = indication.look == Look::Collecting && !indication.is_end;
+        if may_collect && indication.bytes > 0 && flow.awaits_host(indication.transfer) {
+            flow.collected = seen.saturating_add(indication.bytes);
+            self.statistics.count(Counter::StreamsCollected);
+            return StreamVerdict::NeedMore;
+        }
+        StreamVerdict::Permit
     }
 
     /// A datagram of a flow that is not TCP, at `DATAGRAM_DATA`. `data` is its payload after the transport header; it is
@@ -404,11 +414,11 @@ where
         indication: Indication,
         data: impl IntoIterator<Item = &'d [u8]> + Clone,
     ) -> DatagramVerdict {
-        let result = self.with_flow(handle, |flow| {
+        let is_blocked = self.with_context(handle, |flow, news| {
             flow.count(indication.transfer, indication.bytes);
             let is_initiators = indication.transfer.is_initiators(flow.direction);
-            let mut event = if flow.is_dns() && is_initiators {
-                self.decide_query(flow, data.clone())
+            if flow.is_dns() && is_initiators {
+                self.decide_query(flow, data.clone(), news);
             } else {
                 let mut found = false;
                 if flow.is_dns() {
@@ -419,29 +429,20 @@ where
                     else {
                         // Whoever sent it sends it again. Were it to pass, a flood of others would hide its name.
                         self.statistics.count(Counter::QuicNoRoom);
-                        return (flow.decision.host_dependent, None);
+                        return flow.decision.host_dependent;
                     };
                     found = known;
                 }
-                let must_decide = found || flow.epoch != self.policy.epoch();
-                must_decide
-                    .then(|| self.decide_again(flow, found))
-                    .flatten()
-            };
-            if flow.decision.content_dependent {
-                event = self
-                    .find_content(flow, &mut { ContentState::START }, data)
-                    .or(event);
+                if found || flow.epoch != self.policy.epoch() {
+                    self.decide_again(flow, found, news);
+                }
             }
-            (flow.is_blocked(), event)
+            if flow.decision.content_dependent {
+                self.find_content(flow, &mut { ContentState::START }, data, news);
+            }
+            flow.is_blocked()
         });
-        let Some((is_blocked, event)) = result else {
-            return DatagramVerdict::Permit;
-        };
-        if let Some(event) = event {
-            self.send(&event);
-        }
-        if is_blocked {
+        if is_blocked == Some(true) {
             self.statistics.count(Counter::DatagramsBlocked);
             DatagramVerdict::Block
         } else {
@@ -452,20 +453,21 @@ where
     /// A followed flow ended: `flowDeleteFn`. Returns what was answered about, if somebody was asked about the flow.
     #[allow(clippy::must_use_candidate, reason = "few ask")]
     pub fn flow_deleted(&self, handle: FlowHandle) -> Option<Subject> {
-        let ended = self.flows.remove(handle, |flow| {
+        let (mut ended, mut closed) = (None, None);
+        let last = self.flows.remove(handle, |flow| {
             self.assemblies.release(&mut flow.quic);
             self.policy.ended(&flow.connection());
-            let is_unknown = flow.host_source.is_none();
-            let event = flow.reported.then(|| {
-                let mut event = self.event(EventKind::FlowClosed, flow.decision, flow.epoch);
-                report::flow(&mut event, flow);
+            if flow.reported {
+                let kind = EventKind::FlowClosed;
+                let event = self.note(&mut ended, kind, flow.decision, flow.epoch);
+                report::flow(event, flow);
                 event.value = flow.changes.map(Into::into);
-                event
-            });
+            }
+            self.leave_endpoint(flow, &mut closed);
             let subject = flow.answer.map(|_| Subject::connection(&flow.connection()));
-            (is_unknown, event, self.leave_endpoint(flow), subject)
+            (flow.host_source.is_none(), subject)
         });
-        let Some((is_unknown, event, closed, subject)) = ended else {
+        let Some((is_unknown, subject)) = last else {
             self.statistics.count(Counter::FlowStale);
             return None;
         };
@@ -473,8 +475,8 @@ where
         if is_unknown {
             self.statistics.count(Counter::HostNeverSent);
         }
-        for event in [event, closed].into_iter().flatten() {
-            self.send(&event);
+        for event in [&ended, &closed].into_iter().flatten() {
+            self.send(event);
         }
         subject
     }
@@ -489,31 +491,47 @@ where
         policy.is_some_and(|policy| policy.observes() || decision.log) || self.events.is_watched()
     }
 
-    fn with_flow<T>(
+    /// [`with_flow`](Self::with_flow) for a flow's context, which may be missing.
+    fn with_context<T>(
         &self,
         handle: Option<FlowHandle>,
-        with: impl FnOnce(&mut Flow) -> (T, Option<EventRecord>),
-    ) -> Option<(T, Option<EventRecord>)> {
+        with: impl FnOnce(&mut Flow, &mut News) -> T,
+    ) -> Option<T> {
         let Some(handle) = handle else {
             self.statistics.count(Counter::FlowMissing);
             return None;
         };
-        let result = self.flows.with(handle, |flow| {
-            let (verdict, mut event) = with(flow);
-            if let Some(event) = &mut event {
-                report::flow(event, flow);
-            }
-            (verdict, event)
-        });
+        let result = self.with_flow(handle, with);
         if result.is_none() {
             self.statistics.count(Counter::FlowStale);
         }
         result
     }
 
+    /// Calls `with` with the flow, under its lock, and sends the event that it makes after that. `None`: the handle names
+    /// no followed flow.
+    fn with_flow<T>(
+        &self,
+        handle: FlowHandle,
+        with: impl FnOnce(&mut Flow, &mut News) -> T,
+    ) -> Option<T> {
+        let mut news = None;
+        let result = self.flows.with(handle, |flow| {
+            let result = with(flow, &mut news);
+            if let Some(event) = &mut news {
+                report::flow(event, flow);
+            }
+            result
+        });
+        if let Some(event) = &news {
+            self.send(event);
+        }
+        result
+    }
+
     /// Decides a flow with what is known now: its host was found, or found to be none (`found`), or the policy changed.
-    /// Returns the event that tells of it.
-    fn decide_again(&self, flow: &mut Flow, found: bool) -> Option<EventRecord> {
+    /// `news` is the event that tells of it.
+    fn decide_again(&self, flow: &mut Flow, found: bool, news: &mut News) {
         let before = flow.decision;
         if flow.epoch != self.policy.epoch() {
             self.statistics.count(Counter::FlowsRedecided);
@@ -539,9 +557,9 @@ where
             }
             flow.reported |= is_reported;
             if let Some(policy) = policy
-                && let Some(event) = self.decide_by_content(flow, &policy)
+                && self.decide_by_content(flow, &policy, news)
             {
-                return Some(event);
+                return;
             }
             let has_name = found && !flow.host_name().is_empty();
             let kind = if has_name {
@@ -549,8 +567,10 @@ where
             } else {
                 EventKind::Reauthorize
             };
-            (is_reported && (has_name || has_changed)).then(|| self.event(kind, decision, epoch))
-        })
+            if is_reported && (has_name || has_changed) {
+                self.note(news, kind, decision, epoch);
+            }
+        });
     }
 
     fn count_decision(&self, decision: Decision) {
@@ -564,8 +584,17 @@ where
         }
     }
 
-    fn event(&self, kind: EventKind, decision: Decision, epoch: u64) -> EventRecord {
-        report::event(kind, decision, epoch, self.clock.now())
+    /// Begins an event where it is to be. A function of its own: an event on its way to a place would take as much of the
+    /// stack again, in every classify that may make one.
+    #[inline(never)]
+    fn note<'n>(
+        &self,
+        news: &'n mut News,
+        kind: EventKind,
+        decision: Decision,
+        epoch: u64,
+    ) -> &'n mut EventRecord {
+        news.insert(report::event(kind, decision, epoch, self.clock.now()))
     }
 
     fn send(&self, event: &EventRecord) {

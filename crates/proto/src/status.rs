@@ -168,7 +168,11 @@ impl StatusReply {
         clippy::cast_possible_truncation,
         reason = "an entry and the table are far smaller than 64 KiB"
     )]
-    pub fn write(mut self, callouts: &[CalloutStatus], output: &mut [u8]) -> Option<usize> {
+    pub fn write(
+        mut self,
+        callouts: impl ExactSizeIterator<Item = CalloutStatus>,
+        output: &mut [u8],
+    ) -> Option<usize> {
         self.header = Header::of::<Self>();
         self.callout_count = U16::new(callouts.len() as u16);
         self.callout_size = U16::new(size_of::<CalloutStatus>() as u16);
@@ -177,7 +181,10 @@ impl StatusReply {
             .get_mut(..size)?
             .split_at_mut_checked(size_of::<Self>())?;
         self.write_to(fixed).ok()?;
-        callouts.write_to(array).ok()?;
+        let places = array.chunks_exact_mut(size_of::<CalloutStatus>());
+        for (place, callout) in places.zip(callouts) {
+            callout.write_to(place).ok()?;
+        }
         Some(size)
     }
 }

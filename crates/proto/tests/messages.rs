@@ -119,7 +119,9 @@ fn a_status_reply_holds_its_callouts() {
         callout.classify = 7.into();
     }
     let mut output = vec![0xAA; StatusReply::size_with(CALLOUTS.len()) + 64];
-    let size = status.write(&callouts, &mut output).expect("fits");
+    let size = status
+        .write(callouts.into_iter(), &mut output)
+        .expect("fits");
     assert_eq!(size, StatusReply::size_with(CALLOUTS.len()));
     let (read, entries) = StatusReply::read(&output[..size]).expect("a reply");
     assert_eq!(
@@ -136,7 +138,7 @@ fn a_status_reply_holds_its_callouts() {
     assert_eq!(entries.collect::<Vec<_>>(), callouts);
     assert!(StatusReply::read(&output[..size - 1]).is_none());
     let mut small = vec![0; size - 1];
-    assert!(status.write(&callouts, &mut small).is_none());
+    assert!(status.write(callouts.into_iter(), &mut small).is_none());
     assert!(
         small.iter().all(|&byte| byte == 0),
         "nothing is written where not all fits"

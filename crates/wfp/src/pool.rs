@@ -244,10 +244,13 @@ impl<T> PoolVec<T> {
         })
     }
 
-    /// A full vector whose elements are made in place, first to last, each from its index.
+    /// A full vector whose elements are made first to last, each from its index.
+    ///
+    /// A function of its own: an element that is large is on the stack once, and only while the vector is made.
     ///
     /// # Errors
     /// `STATUS_INSUFFICIENT_RESOURCES`.
+    #[inline(never)]
     pub fn try_from_fn(
         tag: Tag,
         length: usize,
@@ -255,8 +258,11 @@ impl<T> PoolVec<T> {
     ) -> Result<Self, NtStatus> {
         let mut vector = Self::try_with_capacity(tag, length)?;
         for index in 0..length {
-            // There is room: the loop runs once for each place.
-            let _ = vector.push(make(index));
+            // SAFETY: `index` is less than the capacity, so the place is within the allocation.
+            let place = unsafe { vector.start.add(index) };
+            // SAFETY: the place is allocated, aligned, and holds no value yet.
+            unsafe { place.write(make(index)) };
+            vector.length = index + 1;
         }
         Ok(vector)
     }

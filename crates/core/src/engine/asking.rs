@@ -107,13 +107,14 @@ where
             self.count_decision(decision);
             return decision;
         }
-        let mut event = self.event(EventKind::Authorize, decision, epoch);
-        describe(&mut event);
+        let mut news = None;
+        let event = self.note(&mut news, EventKind::Authorize, decision, epoch);
+        describe(event);
         let mut settled = decision;
         if asks {
             let question = Question {
                 decision,
-                event: &mut event,
+                event: &mut *event,
                 is_reported,
             };
             match ask(question) {
@@ -130,7 +131,7 @@ where
         if settled.action != Action::Ask {
             self.count_decision(settled);
             if is_reported {
-                self.send(&event);
+                self.send(event);
             }
         }
         settled
@@ -147,22 +148,15 @@ where
     /// Each query of a DNS flow is decided for itself, so these go on.
     pub fn reexamine(&self, mut end: impl FnMut(u64)) {
         self.flows.for_each(|followed| {
-            let examined = self.flows.with(followed.handle, |flow| {
+            let is_ended = self.with_flow(followed.handle, |flow, news| {
                 if flow.epoch == self.policy.epoch() || flow.dropped || flow.is_dns() {
-                    return (false, None);
+                    return false;
                 }
-                let mut event = self.decide_again(flow, false);
-                if let Some(event) = &mut event {
-                    report::flow(event, flow);
-                }
+                self.decide_again(flow, false, news);
                 flow.dropped = flow.is_blocked();
-                (flow.dropped, event)
+                flow.dropped
             });
-            let (is_ended, event) = examined.unwrap_or_default();
-            if let Some(event) = event {
-                self.send(&event);
-            }
-            if is_ended {
+            if is_ended == Some(true) {
                 self.statistics.count(Counter::FlowsEnded);
                 end(followed.system_flow);
             }

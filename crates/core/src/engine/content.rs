@@ -1,12 +1,12 @@
 //! Looking for literals in a flow's data, and deciding by them.
 
-use super::{Clock, EventSink, PolicySource, Portcullis};
+use super::{Clock, EventSink, News, PolicySource, Portcullis};
 use crate::flow::{Flow, FlowStorage};
 use crate::inspect::AssemblySlot;
 use crate::policy::{ContentState, Decision, PolicyView};
 use lock_api::RawMutex;
 use portcullis_proto::Counter;
-use portcullis_proto::event::{EventKind, EventRecord};
+use portcullis_proto::event::EventKind;
 
 impl<R, S, A, P, E, C> Portcullis<R, S, A, P, E, C>
 where
@@ -18,15 +18,18 @@ where
     C: Clock,
 {
     /// Looks for what rules look for in a flow's data. If it is there it decides the flow for good, or, while the host
-    /// may still save it, as soon as that is known. Returns the event that tells of it.
+    /// may still save it, as soon as that is known. `news` is the event that tells of it.
     pub(super) fn find_content<'d>(
         &self,
         flow: &mut Flow,
         state: &mut ContentState,
         data: impl IntoIterator<Item = &'d [u8]>,
-    ) -> Option<EventRecord> {
+        news: &mut News,
+    ) {
         self.policy.with(|policy, epoch| {
-            let policy = policy.filter(|_| epoch == flow.epoch)?;
+            let Some(policy) = policy.filter(|_| epoch == flow.epoch) else {
+                return;
+            };
             let mut found = flow.content;
             let connection = flow.connection();
             'data: for piece in data {
@@ -43,32 +46,36 @@ where
                 }
             }
             flow.content = found;
-            self.decide_by_content(flow, &policy)
-        })
+            self.decide_by_content(flow, &policy, news);
+        });
     }
 
     /// Decides a flow in whose data a literal was found, unless a rule before that permits it, or its host may yet.
+    /// Whether that made an event.
     pub(super) fn decide_by_content(
         &self,
         flow: &mut Flow,
         policy: &PolicyView<'_>,
-    ) -> Option<EventRecord> {
+        news: &mut News,
+    ) -> bool {
         if flow.decision.host_dependent {
-            return None;
+            return false;
         }
-        let found = flow.content.take()?;
+        let Some(found) = flow.content.take() else {
+            return false;
+        };
         let comes_first = flow.decision.rule.is_none_or(|rule| found.rule < rule);
         if !flow.decision.is_permit() || !comes_first {
-            return None;
+            return false;
         }
         self.statistics.count(Counter::ContentMatched);
         flow.decision = Decision::content(found);
         let is_reported = self.is_reported(Some(policy), flow.decision);
         flow.reported |= is_reported;
-        is_reported.then(|| {
-            let mut event = self.event(EventKind::Content, flow.decision, flow.epoch);
+        if is_reported {
+            let event = self.note(news, EventKind::Content, flow.decision, flow.epoch);
             event.value = [u64::from(found.content).into(), 0.into()];
-            event
-        })
+        }
+        is_reported
     }
 }

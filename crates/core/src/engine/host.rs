@@ -1,12 +1,12 @@
 //! Finding out which host a flow is meant for, and deciding by it.
 
-use super::{Clock, EventSink, Indication, PolicySource, Portcullis};
+use super::{Clock, EventSink, Indication, News, PolicySource, Portcullis};
 use crate::flow::{Flow, FlowStorage};
 use crate::inspect::{AssemblySlot, HostName, HostSniffer, NoRoom, Outcome, Quic, question};
 use crate::policy::{Decision, Host};
 use lock_api::RawMutex;
 use portcullis_proto::Counter;
-use portcullis_proto::event::{EventKind, EventRecord, HostSource};
+use portcullis_proto::event::{EventKind, HostSource};
 
 impl<R, S, A, P, E, C> Portcullis<R, S, A, P, E, C>
 where
@@ -107,12 +107,13 @@ where
         Some(source)
     }
 
-    /// Decides a DNS query by its own question, and the flow with it until the next.
+    /// Decides a DNS query by its own question, and the flow with it until the next. `news` is the event that tells of it.
     pub(super) fn decide_query<'d>(
         &self,
         flow: &mut Flow,
         data: impl IntoIterator<Item = &'d [u8]>,
-    ) -> Option<EventRecord> {
+        news: &mut News,
+    ) {
         let mut name = HostName::EMPTY;
         let outcome = question(data, &mut name);
         let source = self.source(outcome);
@@ -133,8 +134,9 @@ where
             flow.decision = decision;
             flow.epoch = epoch;
             flow.reported |= is_reported;
-            (is_reported && matches!(host, Host::Known(_)))
-                .then(|| self.event(EventKind::HostName, decision, epoch))
-        })
+            if is_reported && matches!(host, Host::Known(_)) {
+                self.note(news, EventKind::HostName, decision, epoch);
+            }
+        });
     }
 }

@@ -57,11 +57,12 @@ where
             self.statistics.count(Counter::ForwardBlocked);
         }
         if is_reported {
-            let mut event = self.event(EventKind::Authorize, decision, epoch);
-            report::connection(&mut event, &packet);
+            let mut made = None;
+            let event = self.note(&mut made, EventKind::Authorize, decision, epoch);
+            report::connection(event, &packet);
             event.operation = Operation::Forward.raw();
             event.direction = 0;
-            self.send(&event);
+            self.send(event);
         }
         decision
     }
@@ -80,9 +81,10 @@ where
             self.statistics.count(Counter::IcmpErrorsBlocked);
         }
         if is_reported {
-            let mut event = self.event(EventKind::IcmpError, decision, epoch);
-            report::icmp_error(&mut event, error);
-            self.send(&event);
+            let mut made = None;
+            let event = self.note(&mut made, EventKind::IcmpError, decision, epoch);
+            report::icmp_error(event, error);
+            self.send(event);
         }
         decision
     }
@@ -115,10 +117,11 @@ where
             Done::Changed(_) => EventKind::PacketsChanged,
             Done::Dropped(_) => EventKind::PacketsDropped,
         };
-        let mut event = self.event(kind, decision, epoch);
-        report::connection(&mut event, &connection);
-        report::packets(&mut event, news);
-        self.send(&event);
+        let mut made = None;
+        let event = self.note(&mut made, kind, decision, epoch);
+        report::connection(event, &connection);
+        report::packets(event, news);
+        self.send(event);
     }
 
     /// Somebody discarded something, as a discard layer shows.

@@ -59,11 +59,17 @@ where
     pub fn redirected(&self, connection: &Connection<'_>, detour: &Detour, process_id: u32) {
         self.statistics.count(Counter::Redirected);
         if detour.is_reported {
-            let mut event = self.event(EventKind::Redirected, detour.decision, detour.epoch);
-            report::connection(&mut event, connection);
-            report::target(&mut event, detour.target);
+            let mut made = None;
+            let event = self.note(
+                &mut made,
+                EventKind::Redirected,
+                detour.decision,
+                detour.epoch,
+            );
+            report::connection(event, connection);
+            report::target(event, detour.target);
             event.value = [u64::from(process_id).into(), 0.into()];
-            self.send(&event);
+            self.send(event);
         }
     }
 
@@ -96,7 +102,8 @@ where
     pub fn bound(&self, binding: &Binding<'_>, detour: &Detour) {
         self.statistics.count(Counter::Bound);
         if detour.is_reported {
-            let mut event = self.event(EventKind::Bound, detour.decision, detour.epoch);
+            let mut made = None;
+            let event = self.note(&mut made, EventKind::Bound, detour.decision, detour.epoch);
             let subject = Connection {
                 direction: Direction::Outbound,
                 protocol: binding.protocol,
@@ -107,13 +114,13 @@ where
                 process_id: binding.process_id,
                 flow: 0,
             };
-            report::connection(&mut event, &subject);
+            report::connection(event, &subject);
             // It says not what it is for.
             event.direction = 0;
             event.remote_address = [0; 16];
             event.remote_port = 0.into();
-            report::target(&mut event, detour.target);
-            self.send(&event);
+            report::target(event, detour.target);
+            self.send(event);
         }
     }
 

@@ -1,6 +1,6 @@
 //! Sockets and endpoints: binds, their release, and what an endpoint has carried when it closes.
 
-use super::{Clock, EventSink, PolicySource, Portcullis, report};
+use super::{Clock, EventSink, News, PolicySource, Portcullis, report};
 use crate::connection::{Connection, Socket};
 use crate::endpoint::EndpointTotals;
 use crate::flow::{Flow, FlowHandle, FlowStorage};
@@ -33,9 +33,10 @@ where
             self.statistics.count(Counter::BindsBlocked);
         }
         if is_reported {
-            let mut event = self.event(EventKind::Authorize, decision, epoch);
-            report::socket(&mut event, socket);
-            self.send(&event);
+            let mut made = None;
+            let event = self.note(&mut made, EventKind::Authorize, decision, epoch);
+            report::socket(event, socket);
+            self.send(event);
         }
         decision
     }
@@ -80,20 +81,21 @@ where
         }
     }
 
-    /// A flow leaves its endpoint. If that has closed before, and this was its last flow, the event that tells of it.
-    pub(super) fn leave_endpoint(&self, flow: &Flow) -> Option<EventRecord> {
-        let endpoints = self.flows.endpoints(flow.endpoint)?;
-        let totals = endpoints.leave(flow.endpoint, flow.sent, flow.received)?;
-        (self.is_told(false) || self.events.is_watched()).then(|| {
-            let connection = flow.connection();
-            let mut event = self.news(EventKind::EndpointClosed);
-            report::endpoint(&mut event, &connection, &totals);
+    /// A flow leaves its endpoint. If that has closed before, and this was its last flow, `news` is the event that tells of
+    /// it.
+    pub(super) fn leave_endpoint(&self, flow: &Flow, news: &mut News) {
+        let endpoints = self.flows.endpoints(flow.endpoint);
+        let totals = endpoints
+            .and_then(|endpoints| endpoints.leave(flow.endpoint, flow.sent, flow.received));
+        let is_told = || self.is_told(false) || self.events.is_watched();
+        if let Some(totals) = totals.filter(|_| is_told()) {
+            let event = self.note_undecided(news, EventKind::EndpointClosed);
+            report::endpoint(event, &flow.connection(), &totals);
             if totals.flows > 1 {
                 event.remote_address = [0; 16];
                 event.remote_port = U16::ZERO;
             }
-            event
-        })
+        }
     }
 
     /// Whether the policy wants every event: of connections, or of what the layers show besides.
@@ -111,16 +113,17 @@ where
 
     /// Sends an event without a decision, if the policy wants it.
     pub(super) fn tell(&self, kind: EventKind, fill: impl FnOnce(&mut EventRecord)) {
-        let mut event = self.news(kind);
+        let mut made = None;
+        let event = self.note_undecided(&mut made, kind);
         if self.is_told(event.is_observation()) {
-            fill(&mut event);
-            self.send(&event);
+            fill(event);
+            self.send(event);
         }
     }
 
-    /// An event without a decision.
-    fn news(&self, kind: EventKind) -> EventRecord {
-        let mut event = self.event(kind, Decision::permit(), self.policy.epoch());
+    /// Begins an event without a decision.
+    fn note_undecided<'n>(&self, news: &'n mut News, kind: EventKind) -> &'n mut EventRecord {
+        let event = self.note(news, kind, Decision::permit(), self.policy.epoch());
         event.verdict = 0;
         event
     }

@@ -101,15 +101,16 @@ where
         handle: FlowHandle,
         what: impl FnOnce(&mut Flow) -> Option<(EventKind, [u64; 2])>,
     ) {
-        let event = self.flows.with(handle, |flow| {
-            let (kind, value) = what(flow).filter(|_| flow.reported)?;
-            let mut event = self.event(kind, flow.decision, flow.epoch);
-            report::flow(&mut event, flow);
-            event.value = value.map(Into::into);
-            Some(event)
+        let mut news = None;
+        self.flows.with(handle, |flow| {
+            if let Some((kind, value)) = what(flow).filter(|_| flow.reported) {
+                let event = self.note(&mut news, kind, flow.decision, flow.epoch);
+                report::flow(event, flow);
+                event.value = value.map(Into::into);
+            }
         });
-        if let Some(event) = event.flatten() {
-            self.send(&event);
+        if let Some(event) = &news {
+            self.send(event);
         }
     }
 
