@@ -19,6 +19,8 @@ use zerocopy::IntoBytes as _;
 
 use crate::timing::{Nanoseconds, timed};
 
+/// IP protocol number of ICMP.
+const ICMP: u8 = 1;
 /// So many units a round.
 const UNITS: u16 = 64;
 /// The first port of a round's connections.
@@ -42,6 +44,8 @@ struct Kind {
     unit: &'static str,
     /// What is added to a policy that permits everything.
     rules: &'static str,
+    /// And what else is added, of both machines.
+    both: &'static str,
     /// This counter shows that the rules had their effect.
     shows: Counter,
     prepare: fn(&mut World) -> Option<Device>,
@@ -61,6 +65,7 @@ const KINDS: &[Kind] = &[
         name: "host by TLS",
         unit: "connection",
         rules: "[[rule]]\naction = 'block'\nhost = 'elsewhere.example'",
+        both: "",
         shows: Counter::HostTls,
         prepare: nothing,
         after: |_| (),
@@ -70,6 +75,7 @@ const KINDS: &[Kind] = &[
         name: "ask, answered before",
         unit: "connection",
         rules: "[[rule]]\naction = 'ask'\nremote_port = 443",
+        both: "",
         shows: Counter::Answered,
         prepare: answer,
         after: |_| (),
@@ -79,6 +85,7 @@ const KINDS: &[Kind] = &[
         name: "redirect",
         unit: "connection",
         rules: "[[rule]]\naction = 'permit'\ndirection = 'outbound'\napplication = 'C:\\browser.exe'\nremote_port = 443\nredirect = '127.0.0.1:8080'",
+        both: "",
         shows: Counter::Redirected,
         prepare: listen,
         after: |_| (),
@@ -88,6 +95,7 @@ const KINDS: &[Kind] = &[
         name: "content, inline",
         unit: "segment",
         rules: "[[rule]]\naction = 'block'\ncontent = 'Project Falcon'",
+        both: "",
         shows: Counter::FlowsCreated,
         prepare: nothing,
         after: |_| (),
@@ -97,6 +105,7 @@ const KINDS: &[Kind] = &[
         name: "content, out of band",
         unit: "segment",
         rules: "[[rule]]\naction = 'block'\ncontent = 'Project Falcon'\ninspect = 'out of band'",
+        both: "",
         shows: Counter::StreamsInjected,
         prepare: nothing,
         after: |_| (),
@@ -106,6 +115,7 @@ const KINDS: &[Kind] = &[
         name: "replace, once in each",
         unit: "segment",
         rules: "[[rule]]\naction = 'permit'\nremote_port = 443\nreplace = [{ find = 'Project Falcon', with = 'the project', direction = 'sent' }]",
+        both: "",
         shows: Counter::StreamsRewritten,
         prepare: nothing,
         after: |_| (),
@@ -115,6 +125,7 @@ const KINDS: &[Kind] = &[
         name: "http_header",
         unit: "connection",
         rules: "[[rule]]\naction = 'permit'\nremote_port = 443\nhttp_header = { User-Agent = 'none' }",
+        both: "",
         shows: Counter::StreamsRewritten,
         prepare: nothing,
         after: |_| (),
@@ -124,6 +135,7 @@ const KINDS: &[Kind] = &[
         name: "dscp",
         unit: "packet",
         rules: "[[rule]]\naction = 'permit'\nremote_port = 443\ndscp = 46",
+        both: "",
         shows: Counter::PacketsChanged,
         prepare: nothing,
         after: |_| (),
@@ -133,6 +145,7 @@ const KINDS: &[Kind] = &[
         name: "translate",
         unit: "packet",
         rules: "[[rule]]\naction = 'permit'\nremote_port = 443\ntranslate = '198.51.100.2:8443'",
+        both: "",
         shows: Counter::PacketsChanged,
         prepare: nothing,
         after: |_| (),
@@ -142,15 +155,77 @@ const KINDS: &[Kind] = &[
         name: "rate, never reached",
         unit: "packet",
         rules: "[[rule]]\naction = 'permit'\nremote_port = 443\nrate = '100 Gbit/s'\nburst = '1 MB'",
+        both: "",
         shows: Counter::FlowsCreated,
         prepare: nothing,
         after: |_| (),
         traffic: datagrams,
     },
     Kind {
+        name: "rate, a packet that waits",
+        unit: "packet",
+        rules: "[[rule]]\naction = 'permit'\nremote_port = 443\nrate = '400 kB/s'\nburst = '1 kB'\nqueue = '1 MB'",
+        both: "",
+        shows: Counter::PacketsDelayed,
+        prepare: nothing,
+        after: |_| (),
+        traffic: datagrams,
+    },
+    Kind {
+        name: "delay, a packet that waits",
+        unit: "packet",
+        rules: "[[rule]]\naction = 'permit'\nremote_port = 443\ndelay = '3 ms'",
+        both: "",
+        shows: Counter::PacketsDelayed,
+        prepare: nothing,
+        after: |_| (),
+        traffic: datagrams,
+    },
+    Kind {
+        name: "bind",
+        unit: "socket",
+        rules: "[[rule]]\naction = 'permit'\nbind = '192.0.2.11'",
+        both: "",
+        shows: Counter::Bound,
+        prepare: nothing,
+        after: |_| (),
+        traffic: datagram_each,
+    },
+    Kind {
+        name: "discards, observed",
+        unit: "packet",
+        rules: "observe = true",
+        both: "[[rule]]\naction = 'block'\nremote_port = 443",
+        shows: Counter::Discards,
+        prepare: nothing,
+        after: |_| (),
+        traffic: datagram_each,
+    },
+    Kind {
+        name: "closed, with statistics",
+        unit: "connection",
+        rules: "[[rule]]\naction = 'permit'\nremote_port = 443\nlog = true",
+        both: "",
+        shows: Counter::EventsWritten,
+        prepare: nothing,
+        after: |_| (),
+        traffic: closings,
+    },
+    Kind {
+        name: "mirror, whole packets",
+        unit: "packet",
+        rules: "[[rule]]\naction = 'permit'\nremote_port = 443\nmirror = true",
+        both: "",
+        shows: Counter::FlowsCreated,
+        prepare: mirror,
+        after: take_captured,
+        traffic: datagrams,
+    },
+    Kind {
         name: "capture, whole packets",
         unit: "packet",
         rules: "",
+        both: "",
         shows: Counter::FlowsCreated,
         prepare: capture,
         after: take_captured,
@@ -173,7 +248,8 @@ impl Kind {
     fn measure(&self, rounds: usize) -> Cost {
         let mut machines = [true, false].map(|has_rules| {
             let rules = if has_rules { self.rules } else { "" };
-            let mut world = world(&format!("default = 'permit'\n{rules}"));
+            let both = self.both;
+            let mut world = world(&format!("default = 'permit'\n{rules}\n{both}"));
             let device = if has_rules {
                 (self.prepare)(&mut world)
             } else {
@@ -263,10 +339,21 @@ fn listen(world: &mut World) -> Option<Device> {
 }
 
 /// Whole packets are captured, and read after each round.
-#[allow(clippy::unnecessary_wraps, reason = "it is a preparation")]
 fn capture(world: &mut World) -> Option<Device> {
+    start_capture(world, StartCaptureRequest::new(1_500, 1 << 20))
+}
+
+/// Somebody captures what is not sent here, and so gets what rules mirror.
+fn mirror(world: &mut World) -> Option<Device> {
+    let mut request = StartCaptureRequest::new(1_500, 1 << 20);
+    request.protocols[0] = ICMP;
+    request.protocol_count = 1;
+    start_capture(world, request)
+}
+
+#[allow(clippy::unnecessary_wraps, reason = "it is a preparation")]
+fn start_capture(world: &World, start: StartCaptureRequest) -> Option<Device> {
     let device = world.open(Caller::administrator());
-    let start = StartCaptureRequest::new(1_500, 1 << 20);
     let answer = device.answer(ControlCode::StartCapture, start.as_bytes(), 0);
     assert_eq!(answer, NtStatus::SUCCESS);
     Some(device)
@@ -295,6 +382,19 @@ fn handshakes() -> Traffic {
         before: Vec::new(),
         measured: measured.collect(),
     }
+}
+
+/// A connection ends in each unit.
+fn closings() -> Traffic {
+    let (mut before, mut measured) = (Vec::new(), Vec::new());
+    for port in PORTS..PORTS + UNITS {
+        let mut tcp = connection(port);
+        before.extend(tcp.handshake());
+        before.push(tcp.client_says(b"question"));
+        before.push(tcp.server_says(b"answer"));
+        measured.extend(tcp.close());
+    }
+    Traffic { before, measured }
 }
 
 /// The first datagram to the server in each unit.
