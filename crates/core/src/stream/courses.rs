@@ -397,6 +397,7 @@ impl<R: RawMutex, S, N> Courses<R, S, N> {
         S: AsRef<[CourseSlot<R, A>]>,
     {
         let mut found = false;
+        // Each slot's lock is taken: who pushes to one behind that sees that nothing is to be taken any more.
         for entry in self.slots.as_ref() {
             let slot = entry.slot.lock();
             let is_idle = |lane: &Lane| lane.is_idle() && lane.deferred.is_none() && !lane.resuming;

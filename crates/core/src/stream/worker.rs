@@ -5,6 +5,7 @@ use super::editor::Stuck;
 use super::lane::{LOW, Lane, PieceSlot};
 use super::outlet::{Course, Outlet, Reach};
 use crate::flow::Transfer;
+use crate::free_list::Linked as _;
 use core::sync::atomic::Ordering;
 use lock_api::RawMutex;
 
@@ -23,8 +24,11 @@ impl<R: RawMutex, S, N> Courses<R, S, N> {
             return None;
         }
         let mut due: Option<u64> = None;
-        for index in 0..self.streams.capacity() {
-            if let Some(next) = self.work_on(index, now, outlet) {
+        // Most slots are free, and are passed by without their lock. A stream that gets one meanwhile has the worker
+        // called again when something of it waits.
+        let slots = (0..).zip(self.slots.as_ref());
+        for (index, entry) in slots.filter(|(_, entry)| entry.link().is_taken()) {
+            if let Some(next) = self.work_on(index, entry, now, outlet) {
                 due = Some(due.map_or(next, |due| due.min(next)));
             }
         }
@@ -34,6 +38,7 @@ impl<R: RawMutex, S, N> Courses<R, S, N> {
     fn work_on<A: Copy, P>(
         &self,
         index: u32,
+        entry: &CourseSlot<R, A>,
         now: u64,
         outlet: &mut impl Outlet<P, A>,
     ) -> Option<u64>
@@ -41,7 +46,6 @@ impl<R: RawMutex, S, N> Courses<R, S, N> {
         S: AsRef<[CourseSlot<R, A>]>,
         N: AsRef<[PieceSlot<R, P>]>,
     {
-        let entry = self.slots.as_ref().get(index as usize)?;
         let mut slot = entry.slot.lock();
         let (flow, at) = slot.owner?;
         if slot.is_busy {
