@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use ksim::net::{Identity, Processes, Setup, Sid};
-use ksim::{Caller, Config, Kernel};
+use ksim::{Caller, Kernel};
 use portcullis_proto::Family;
 use wfp_engine::DualModeLayer;
 use wfp_schema::NtStatus;
@@ -139,9 +139,7 @@ pub fn world(policy: &str) -> World {
 /// at these layers.
 #[must_use]
 pub fn dual_mode_world(layers: DualModeLayer, policy: &str) -> World {
-    let mut config = Config::default();
-    config.fwp.options.dual_mode_layer = layers;
-    let mut world = World::with_config(&config);
+    let mut world = World::answering(|options| options.dual_mode_layer = layers);
     let setup = Setup {
         dual_mode: true,
         processes: owners(),

@@ -43,6 +43,14 @@ impl World {
         world
     }
 
+    /// The same as [`boot_answering`](Self::boot_answering), on which the driver has started.
+    #[must_use]
+    pub fn answering(answer: impl FnOnce(&mut Options)) -> Self {
+        let mut world = Self::boot_answering(&Config::default(), answer);
+        assert_eq!(world.start(), NtStatus::SUCCESS, "DriverEntry");
+        world
+    }
+
     /// A machine on which the driver enforces this policy.
     #[must_use]
     pub fn with_policy(toml: &str) -> Self {
@@ -54,7 +62,15 @@ impl World {
     /// A machine without the driver; [`with_options`] says how the filter engine answers open questions.
     #[must_use]
     pub fn boot(config: &Config) -> Self {
-        let kernel = Kernel::new(&with_options(config)).expect("memory and threads");
+        Self::boot_answering(config, |_| ())
+    }
+
+    /// The same; `answer` gives the answers that matter to the test.
+    #[must_use]
+    pub fn boot_answering(config: &Config, answer: impl FnOnce(&mut Options)) -> Self {
+        let mut config = with_options(config);
+        answer(&mut config.fwp.options);
+        let kernel = Kernel::new(&config).expect("memory and threads");
         let net = Net::new(&kernel, 0);
         Self {
             kernel,

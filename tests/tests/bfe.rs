@@ -77,9 +77,7 @@ fn when_the_engine_comes_up_the_driver_becomes_active_and_filters() {
 fn when_the_engine_stops_and_returns_in_mid_traffic_filtering_resumes() {
     // Whether an engine's objects outlive it does not matter: the driver takes its own away when the engine goes.
     for outlive in [false, true] {
-        let mut config = Config::default();
-        config.fwp.options.filters_outlive_bfe = outlive;
-        let mut world = World::with_config(&config);
+        let mut world = World::answering(|options| options.filters_outlive_bfe = outlive);
         world.set_policy(NO_TELNET);
         let mut web = Tcp::new("192.0.2.10:50000", "198.51.100.1:80");
         assert!(world.net.all_pass(&web.handshake()));

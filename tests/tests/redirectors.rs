@@ -171,13 +171,13 @@ fn load_other(world: &World) -> Driver {
 }
 
 impl Two {
-    fn begin(order: Order, policy: &str, mut config: Config) -> Self {
-        config.fwp.options.sublayer_ties = if order.loaded == order.asked {
+    fn begin(order: Order, policy: &str, config: &Config) -> Self {
+        let ties = if order.loaded == order.asked {
             TieOrder::OldestFirst
         } else {
             TieOrder::NewestFirst
         };
-        let mut world = World::boot(&config);
+        let mut world = World::boot_answering(config, |options| options.sublayer_ties = ties);
         let before = (order.loaded == Whose::Others).then(|| load_other(&world));
         assert_eq!(world.start(), NtStatus::SUCCESS, "DriverEntry");
         let other = before.unwrap_or_else(|| load_other(&world));
@@ -310,7 +310,7 @@ fn who_is_asked_first_redirects_and_the_other_leaves_it_alone() {
     for order in ORDERS {
         for case in CASES {
             for policy in [POLICY.to_owned(), for_everybody()] {
-                let mut two = Two::begin(order, &policy, Config::default());
+                let mut two = Two::begin(order, &policy, &Config::default());
                 let is_ours = order.asked == Whose::Ours;
                 assert!(two.world.net.passes(case.first(0)), "{order:?} {case:?}");
                 let events = two.world.events();
@@ -352,7 +352,7 @@ fn who_is_asked_first_redirects_and_the_other_leaves_it_alone() {
 fn the_records_count_whichever_process_carries_them() {
     for order in ORDERS {
         for case in CASES {
-            let mut two = Two::begin(order, &for_everybody(), Config::default());
+            let mut two = Two::begin(order, &for_everybody(), &Config::default());
             assert!(two.world.net.passes(case.first(0)));
             let events = two.world.events();
             let (_, flow) = Two::accepted(&events, socket(case.client));
@@ -389,7 +389,7 @@ fn the_records_count_whichever_process_carries_them() {
 fn a_proxy_that_forgets_the_records_is_redirected_by_the_other_once_and_there_it_ends() {
     for order in ORDERS {
         for case in CASES {
-            let mut two = Two::begin(order, POLICY, Config::default());
+            let mut two = Two::begin(order, POLICY, &Config::default());
             assert!(two.world.net.passes(case.first(0)));
             drop(two.world.events());
             // Our policy has nothing for the other's proxy; the other driver redirects whatever goes to its port.
@@ -468,7 +468,7 @@ fn either_may_go_while_a_connection_is_at_its_proxy_and_the_other_takes_the_next
     for order in ORDERS {
         for case in CASES {
             for goes in [Whose::Ours, Whose::Others] {
-                let mut two = Two::begin(order, POLICY, Config::default());
+                let mut two = Two::begin(order, POLICY, &Config::default());
                 let mut talk = Tcp::new(case.client, case.server);
                 assert!(two.world.net.passes(talk.segment(true, SYN, &[])));
                 let mut there = talk.at(&case.proxy(order.asked).to_string());
@@ -510,7 +510,7 @@ fn unload_against(schedule: &Schedule, order: Order, goes: Whose) {
         schedule: schedule.clone(),
         ..Config::default()
     };
-    let mut two = Two::begin(order, POLICY, config);
+    let mut two = Two::begin(order, POLICY, &config);
     let mut net = Net::owned(&two.world.kernel, 1, owners());
     // What the program of the one that goes has opened is closed before.
     match goes {
