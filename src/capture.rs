@@ -47,6 +47,8 @@ struct Capture {
     owner: File,
     /// It takes no more.
     is_stopped: AtomicBool,
+    /// A reader was told that there is no more.
+    is_over: AtomicBool,
 }
 
 /// The one capture that there may be.
@@ -88,18 +90,22 @@ pub(crate) fn is_running() -> bool {
 /// Starts a capture for an opening of the device.
 ///
 /// # Errors
-/// `STATUS_DEVICE_BUSY` if there is one, `STATUS_INSUFFICIENT_RESOURCES`, or why the filters could not be
+/// `STATUS_DEVICE_BUSY` if there is one that this opening has not stopped, `STATUS_INSUFFICIENT_RESOURCES`, or why the filters could not be
 /// added. There is none then.
 pub(crate) fn start(request: StartCaptureRequest, owner: Option<File>, passive: Passive) -> Result {
     let captures = CAPTURES.get().ok_or(NtStatus::DEVICE_NOT_READY)?;
     let owner = owner.ok_or(NtStatus::INVALID_DEVICE_REQUEST)?;
     let _setting = captures.setting.lock(passive);
-    if captures.current.read().is_some() {
+    let is_busy = captures
+        .current
+        .read()
+        .is_some_and(|old| old.owner != owner || !old.is_stopped());
+    if is_busy {
         return Err(NtStatus::DEVICE_BUSY);
     }
     let out_of_memory = |_: &NtStatus| state::count(Counter::OutOfMemory);
     let size = request.ring_size.get() as usize;
-    let bytes = PoolVec::try_from_fn(tag::CAPTURE, size, |_| 0).inspect_err(out_of_memory)?;
+    let bytes = PoolVec::try_zeroed(tag::CAPTURE, size).inspect_err(out_of_memory)?;
     let buckets = PoolVec::try_from_fn(tag::CAPTURE, MIRRORED, |_| MirrorBucket::new())
         .inspect_err(out_of_memory)?;
     let capture = Capture {
@@ -108,6 +114,7 @@ pub(crate) fn start(request: StartCaptureRequest, owner: Option<File>, passive: 
         filter: CaptureFilter::new(request),
         owner,
         is_stopped: AtomicBool::new(false),
+        is_over: AtomicBool::new(false),
     };
     captures
         .current
@@ -212,13 +219,14 @@ pub(crate) fn serve_readers(passive: Passive) {
     }
 }
 
-/// Frees the ring of a capture that was stopped and read to its end.
+/// Frees the ring of a capture that was stopped and read to its end. Somebody has to have been told of the end: who is
+/// between two reads would find no capture.
 fn free_if_over(captures: &Captures, passive: Passive) {
     let is_over = || {
         captures
             .current
             .read()
-            .is_some_and(|capture| capture.is_over())
+            .is_some_and(|capture| capture.is_over.load(Ordering::SeqCst))
     };
     if !is_over() {
         return;
@@ -266,9 +274,8 @@ impl Capture {
         }
     }
 
-    /// It was stopped, and there is nothing left to read.
-    fn is_over(&self) -> bool {
-        self.is_stopped.load(Ordering::SeqCst) && self.ring.is_empty()
+    fn is_stopped(&self) -> bool {
+        self.is_stopped.load(Ordering::SeqCst)
     }
 }
 
@@ -279,9 +286,9 @@ impl Inbox for Captures {
 
     /// Whoever waits for a capture that is gone, or over, is told so.
     fn is_empty(&self) -> bool {
-        self.current.read().is_some_and(|capture| {
-            capture.ring.is_empty() && !capture.is_stopped.load(Ordering::SeqCst)
-        })
+        self.current
+            .read()
+            .is_some_and(|capture| capture.ring.is_empty() && !capture.is_stopped())
     }
 
     fn fill(&self, output: &mut [u8], even_nothing: bool) -> Result<Option<usize>> {
@@ -289,7 +296,7 @@ impl Inbox for Captures {
         let fixed = size_of::<CaptureReply>();
         let records = output.get_mut(fixed..).ok_or(NtStatus::BUFFER_TOO_SMALL)?;
         let (count, bytes) = capture.ring.read_into(records);
-        let is_over = capture.is_over();
+        let is_over = capture.is_stopped() && capture.ring.is_empty();
         if count == 0 && !even_nothing && !is_over {
             // A reader who waited since before the capture may have too little room.
             return if capture.ring.is_empty() {
@@ -301,6 +308,7 @@ impl Inbox for Captures {
         let mut flags = 0;
         if is_over {
             flags |= CaptureReply::ENDED;
+            capture.is_over.store(true, Ordering::SeqCst);
         } else if !capture.ring.is_empty() {
             flags |= CaptureReply::MORE;
         }

@@ -200,6 +200,16 @@ impl Device {
         )
     }
 
+    /// Begins a read that waits for a capture's records.
+    #[must_use]
+    pub fn read_capture(&self, size: usize) -> PendingIo {
+        let request = ReadRequest::new(0);
+        alive(
+            self.0
+                .ioctl_async(ControlCode::ReadCapture.raw(), request.as_bytes(), size),
+        )
+    }
+
     /// Closes it.
     pub fn close(self) {
         alive(self.0.close());

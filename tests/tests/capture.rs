@@ -435,6 +435,47 @@ fn there_is_one_capture_and_only_its_owner_reads_and_stops_it() {
 }
 
 #[test]
+fn who_is_between_two_reads_when_a_capture_stops_is_told_of_its_end() {
+    let mut world = World::with_policy(POLICY);
+    let device = world.open(ksim::Caller::administrator());
+    let begin = everything();
+    let start = || device.answer(ControlCode::StartCapture, begin.as_bytes(), 0);
+    assert_eq!(start(), NtStatus::SUCCESS);
+    let read = ReadRequest::new(0);
+    let room = CaptureReply::size_for(65_535);
+    let waiting = device.read_capture(room);
+    assert!(
+        world
+            .net
+            .passes(udp("192.0.2.10:1", "198.51.100.1:2", b"one"))
+    );
+    let first = waiting.wait().expect("no bug check");
+    let (reply, _) = CaptureReply::read(&first.output).expect("a reply");
+    assert_eq!(reply.flags.get() & CaptureReply::ENDED, 0);
+    drop(device.ioctl(
+        ControlCode::ReadCapture.raw(),
+        ReadRequest::new(ReadRequest::NO_WAIT).as_bytes(),
+        room,
+    ));
+    let stopped = device.answer(ControlCode::StopCapture, &plain_request(), 0);
+    assert_eq!(stopped, NtStatus::SUCCESS);
+    let last = device.ioctl(ControlCode::ReadCapture.raw(), read.as_bytes(), room);
+    assert_eq!(last.status, NtStatus::SUCCESS);
+    let (reply, _) = CaptureReply::read(&last.output).expect("a reply");
+    assert_eq!(reply.flags.get(), CaptureReply::ENDED);
+    // One that was stopped and that nobody reads makes way for the same opening's next.
+    assert_eq!(start(), NtStatus::SUCCESS);
+    let stopped = device.answer(ControlCode::StopCapture, &plain_request(), 0);
+    assert_eq!(stopped, NtStatus::SUCCESS);
+    let other = world.open(ksim::Caller::administrator());
+    let started = other.answer(ControlCode::StartCapture, begin.as_bytes(), 0);
+    assert_eq!(started, NtStatus::DEVICE_BUSY);
+    assert_eq!(start(), NtStatus::SUCCESS);
+    drop((device, other));
+    world.end();
+}
+
+#[test]
 fn a_stopped_capture_is_read_to_its_end_and_is_gone_then() {
     let mut world = World::with_policy(POLICY);
     let device = world.open(ksim::Caller::administrator());
