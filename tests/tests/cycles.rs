@@ -130,6 +130,10 @@ fn the_driver_comes_and_goes_under_traffic_on_four_processors_and_memory_stays_f
         exchanges.load(Ordering::Relaxed) > cycles as u64,
         "there was traffic"
     );
+    // The breakpoints by which coverage is measured are kept for each load.
+    if std::env::var_os(ksim::coverage::VARIABLE).is_some() {
+        return;
+    }
     assert!(
         resident < half_way + GROWTH,
         "{half_way} KiB became {resident} KiB"
