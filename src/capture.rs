@@ -90,8 +90,8 @@ pub(crate) fn is_running() -> bool {
 /// Starts a capture for an opening of the device.
 ///
 /// # Errors
-/// `STATUS_DEVICE_BUSY` if there is one that this opening has not stopped, `STATUS_INSUFFICIENT_RESOURCES`, or why the filters could not be
-/// added. There is none then.
+/// `STATUS_DEVICE_BUSY` if there is one that this opening has not stopped, `STATUS_INSUFFICIENT_RESOURCES`, or why the
+/// filters could not be added. No capture begins then.
 pub(crate) fn start(request: StartCaptureRequest, owner: Option<File>, passive: Passive) -> Result {
     let captures = CAPTURES.get().ok_or(NtStatus::DEVICE_NOT_READY)?;
     let owner = owner.ok_or(NtStatus::INVALID_DEVICE_REQUEST)?;

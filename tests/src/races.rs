@@ -3,11 +3,11 @@
 //! A failure prints what repeats it: `SCHEDULE='trace …' cargo test -p portcullis-tests --test PROGRAM NAME`, or
 //! `seed …`.
 
-use ksim::Schedule;
 use ksim::sched::{Bound, Program, explore, sweep};
+use ksim::{Config, Schedule};
 
-use crate::World;
 use crate::world::assert_clean;
+use crate::{Net, World};
 
 /// What runs under a schedule.
 pub type Scenario = fn(&Schedule);
@@ -90,6 +90,20 @@ fn named(text: &str) -> Schedule {
         Some(("trace", trace)) => Schedule::replay(trace.parse().expect("a trace")),
         _ => panic!("SCHEDULE is `seed NUMBER` or `trace TRACE`, not {text:?}"),
     }
+}
+
+/// Two processors, the driver with the policy, and a host on the second one.
+#[must_use]
+pub fn begin(schedule: &Schedule, policy: &str) -> (World, Net) {
+    let world = World::with_config(&Config {
+        processors: 2,
+        schedule: schedule.clone(),
+        ..Config::default()
+    });
+    world.set_policy(policy);
+    drop(world.events());
+    let net = Net::new(&world.kernel, 1);
+    (world, net)
 }
 
 /// Two programs side by side.

@@ -1,10 +1,10 @@
 //! A protection at boot under every schedule: while the driver is unloaded, its policy withdrawn, or the engine stops, with traffic
 //! going on.
 
+use ksim::Schedule;
 use ksim::sched::Program;
-use ksim::{Config, Schedule};
 use portcullis_tests::control::alive;
-use portcullis_tests::races::{beside, try_many, try_sampled};
+use portcullis_tests::races::{begin, beside, try_many, try_sampled};
 use portcullis_tests::world::assert_clean;
 use portcullis_tests::{Net, Tcp, World, udp};
 use wfp_schema::NtStatus;
@@ -12,19 +12,6 @@ use wfp_schema::NtStatus;
 /// How many departures from the plain order, and how many seeds, each race is tried with.
 const DEPARTURES: usize = 20;
 const SEEDS: u64 = 10;
-
-/// Two processors, the driver with the policy, and a host on the second one.
-fn begin(schedule: &Schedule, policy: &str) -> (World, Net) {
-    let world = World::with_config(&Config {
-        processors: 2,
-        schedule: schedule.clone(),
-        ..Config::default()
-    });
-    world.set_policy(policy);
-    drop(world.events());
-    let net = Net::new(&world.kernel, 1);
-    (world, net)
-}
 
 /// At boot nothing but names is permitted; the driver permits one port more.
 const PROTECTING: &str = "

@@ -2,11 +2,11 @@
 
 use std::ops::Range;
 
-use ksim::{Config, Schedule};
+use ksim::Schedule;
 use portcullis_proto::event::{EventKind, EventRecord};
 use portcullis_proto::{Action, CalloutKind, Counter, Family};
-use portcullis_tests::races::{try_many, try_sampled, unload_beside};
-use portcullis_tests::{Net, Tcp, World, icmp_echo, icmp_echo_v6, udp};
+use portcullis_tests::races::{begin, try_many, try_sampled, unload_beside};
+use portcullis_tests::{Tcp, World, icmp_echo, icmp_echo_v6, udp};
 use wfp_engine::CalloutId;
 use wfp_schema::NtStatus;
 
@@ -292,13 +292,7 @@ fn without_memory_for_more_flows_the_table_is_full_until_there_is_some() {
 }
 
 fn unload_against_growth(schedule: &Schedule) {
-    let world = World::with_config(&Config {
-        processors: 2,
-        schedule: schedule.clone(),
-        ..Config::default()
-    });
-    world.set_policy("default = 'permit'");
-    let mut net = Net::new(&world.kernel, 1);
+    let (world, mut net) = begin(schedule, "default = 'permit'");
     assert!(net.all_pass(&exchanges(0..FIRST / 2)));
     unload_beside(world, || {
         assert!(net.all_pass(&exchanges(FIRST / 2..FIRST / 2 + 3)));

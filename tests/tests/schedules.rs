@@ -10,7 +10,7 @@ use portcullis_proto::message::ReadRequest;
 use portcullis_proto::{Action, Counter, EventRecord};
 use portcullis_tests::control::{compile, events_of, plain_request};
 use portcullis_tests::messages::client_hello;
-use portcullis_tests::races::{Scenario, beside, try_all, unload_beside};
+use portcullis_tests::races::{Scenario, begin, beside, try_all, unload_beside};
 use portcullis_tests::world::assert_clean;
 use portcullis_tests::{Net, Tcp, World, udp};
 use wfp_engine::FlowId;
@@ -19,19 +19,6 @@ use zerocopy::IntoBytes as _;
 
 /// How many random schedules each race is tried under, beside those that depart from the plain order once.
 const SEEDS: u64 = 40;
-
-/// Two processors, the driver with this policy, and a host on the second one.
-fn begin(schedule: &Schedule, policy: &str) -> (World, Net) {
-    let world = World::with_config(&Config {
-        processors: 2,
-        schedule: schedule.clone(),
-        ..Config::default()
-    });
-    world.set_policy(policy);
-    drop(world.events());
-    let net = Net::new(&world.kernel, 1);
-    (world, net)
-}
 
 fn datagram(port: u16) -> Vec<u8> {
     udp(

@@ -597,6 +597,20 @@ where
         news.insert(report::event(kind, decision, epoch, self.clock.now()))
     }
 
+    /// Makes an event and sends it. No lock is held.
+    fn make(
+        &self,
+        kind: EventKind,
+        decision: Decision,
+        epoch: u64,
+        fill: impl FnOnce(&mut EventRecord),
+    ) {
+        let mut news = None;
+        let event = self.note(&mut news, kind, decision, epoch);
+        fill(event);
+        self.send(event);
+    }
+
     fn send(&self, event: &EventRecord) {
         if self.events.is_watched() {
             self.events.watch(event);

@@ -172,6 +172,14 @@ impl EventsReply {
     }
 }
 
+impl EventKind {
+    /// Whether it always tells of something else than a connection.
+    #[must_use]
+    pub const fn is_observation(self) -> bool {
+        matches!(self, Self::Released | Self::IcmpError | Self::Discarded)
+    }
+}
+
 /// One event. Fields that an event's kind doesn't speak of are zero.
 #[derive(Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
@@ -348,10 +356,8 @@ impl EventRecord {
     /// Whether it tells of something else than a connection: those events a policy asks for with `observe`.
     #[must_use]
     pub const fn is_observation(&self) -> bool {
-        matches!(
-            EventKind::from_raw(self.kind),
-            Some(EventKind::Released | EventKind::IcmpError | EventKind::Discarded)
-        ) || self.operation == Operation::Bind.raw()
+        matches!(EventKind::from_raw(self.kind), Some(kind) if kind.is_observation())
+            || self.operation == Operation::Bind.raw()
     }
 
     /// Why it was discarded, of a [`Discarded`](EventKind::Discarded).

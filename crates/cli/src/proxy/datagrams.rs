@@ -150,11 +150,7 @@ fn find_or_begin(
     // Only the first datagram of a flow may have a context.
     let of =
         |ends: &&Ends| ends.0 == from && context.is_none_or(|context| ends.1 == context.remote());
-    let known = exchanges
-        .keys()
-        .find(of)
-        .and_then(|ends| exchanges.get(ends));
-    if let Some(known) = known {
+    if let Some((_, known)) = exchanges.iter().find(|(ends, _)| of(ends)) {
         return Ok((Arc::clone(known), false));
     }
     let context = context.ok_or_else(|| {

@@ -57,12 +57,11 @@ where
             self.statistics.count(Counter::ForwardBlocked);
         }
         if is_reported {
-            let mut made = None;
-            let event = self.note(&mut made, EventKind::Authorize, decision, epoch);
-            report::connection(event, &packet);
-            event.operation = Operation::Forward.raw();
-            event.direction = 0;
-            self.send(event);
+            self.make(EventKind::Authorize, decision, epoch, |event| {
+                report::connection(event, &packet);
+                event.operation = Operation::Forward.raw();
+                event.direction = 0;
+            });
         }
         decision
     }
@@ -81,10 +80,9 @@ where
             self.statistics.count(Counter::IcmpErrorsBlocked);
         }
         if is_reported {
-            let mut made = None;
-            let event = self.note(&mut made, EventKind::IcmpError, decision, epoch);
-            report::icmp_error(event, error);
-            self.send(event);
+            self.make(EventKind::IcmpError, decision, epoch, |event| {
+                report::icmp_error(event, error);
+            });
         }
         decision
     }
@@ -117,11 +115,10 @@ where
             Done::Changed(_) => EventKind::PacketsChanged,
             Done::Dropped(_) => EventKind::PacketsDropped,
         };
-        let mut made = None;
-        let event = self.note(&mut made, kind, decision, epoch);
-        report::connection(event, &connection);
-        report::packets(event, news);
-        self.send(event);
+        self.make(kind, decision, epoch, |event| {
+            report::connection(event, &connection);
+            report::packets(event, news);
+        });
     }
 
     /// Somebody discarded something, as a discard layer shows.

@@ -59,17 +59,12 @@ where
     pub fn redirected(&self, connection: &Connection<'_>, detour: &Detour, process_id: u32) {
         self.statistics.count(Counter::Redirected);
         if detour.is_reported {
-            let mut made = None;
-            let event = self.note(
-                &mut made,
-                EventKind::Redirected,
-                detour.decision,
-                detour.epoch,
-            );
-            report::connection(event, connection);
-            report::target(event, detour.target);
-            event.value = [u64::from(process_id).into(), 0.into()];
-            self.send(event);
+            let kind = EventKind::Redirected;
+            self.make(kind, detour.decision, detour.epoch, |event| {
+                report::connection(event, connection);
+                report::target(event, detour.target);
+                event.value = [u64::from(process_id).into(), 0.into()];
+            });
         }
     }
 
@@ -102,8 +97,6 @@ where
     pub fn bound(&self, binding: &Binding<'_>, detour: &Detour) {
         self.statistics.count(Counter::Bound);
         if detour.is_reported {
-            let mut made = None;
-            let event = self.note(&mut made, EventKind::Bound, detour.decision, detour.epoch);
             let subject = Connection {
                 direction: Direction::Outbound,
                 protocol: binding.protocol,
@@ -114,13 +107,14 @@ where
                 process_id: binding.process_id,
                 flow: 0,
             };
-            report::connection(event, &subject);
-            // It says not what it is for.
-            event.direction = 0;
-            event.remote_address = [0; 16];
-            event.remote_port = 0.into();
-            report::target(event, detour.target);
-            self.send(event);
+            self.make(EventKind::Bound, detour.decision, detour.epoch, |event| {
+                report::connection(event, &subject);
+                // It says not what it is for.
+                event.direction = 0;
+                event.remote_address = [0; 16];
+                event.remote_port = 0.into();
+                report::target(event, detour.target);
+            });
         }
     }
 

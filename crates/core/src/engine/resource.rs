@@ -33,10 +33,9 @@ where
             self.statistics.count(Counter::BindsBlocked);
         }
         if is_reported {
-            let mut made = None;
-            let event = self.note(&mut made, EventKind::Authorize, decision, epoch);
-            report::socket(event, socket);
-            self.send(event);
+            self.make(EventKind::Authorize, decision, epoch, |event| {
+                report::socket(event, socket);
+            });
         }
         decision
     }
@@ -89,7 +88,9 @@ where
             .and_then(|endpoints| endpoints.leave(flow.endpoint, flow.sent, flow.received));
         let is_told = || self.is_told(false) || self.events.is_watched();
         if let Some(totals) = totals.filter(|_| is_told()) {
-            let event = self.note_undecided(news, EventKind::EndpointClosed);
+            let (kind, epoch) = (EventKind::EndpointClosed, self.policy.epoch());
+            let event = self.note(news, kind, Decision::permit(), epoch);
+            event.verdict = 0;
             report::endpoint(event, &flow.connection(), &totals);
             if totals.flows > 1 {
                 event.remote_address = [0; 16];
@@ -113,19 +114,12 @@ where
 
     /// Sends an event without a decision, if the policy wants it.
     pub(super) fn tell(&self, kind: EventKind, fill: impl FnOnce(&mut EventRecord)) {
-        let mut made = None;
-        let event = self.note_undecided(&mut made, kind);
-        if self.is_told(event.is_observation()) {
-            fill(event);
-            self.send(event);
+        if self.is_told(kind.is_observation()) {
+            self.make(kind, Decision::permit(), self.policy.epoch(), |event| {
+                event.verdict = 0;
+                fill(event);
+            });
         }
-    }
-
-    /// Begins an event without a decision.
-    fn note_undecided<'n>(&self, news: &'n mut News, kind: EventKind) -> &'n mut EventRecord {
-        let event = self.note(news, kind, Decision::permit(), self.policy.epoch());
-        event.verdict = 0;
-        event
     }
 }
 

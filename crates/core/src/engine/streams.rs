@@ -1,6 +1,6 @@
 //! What the driver has to know of a flow to edit its stream, or to hold it.
 
-use super::{Clock, EventSink, PolicySource, Portcullis, report};
+use super::{Clock, EventSink, PolicySource, Portcullis};
 use crate::flow::{Flow, FlowHandle, FlowStorage, Transfer};
 use crate::inspect::AssemblySlot;
 use crate::stream::{CourseHandle, Edits, Reach, STREAM_EFFECTS};
@@ -101,17 +101,12 @@ where
         handle: FlowHandle,
         what: impl FnOnce(&mut Flow) -> Option<(EventKind, [u64; 2])>,
     ) {
-        let mut news = None;
-        self.flows.with(handle, |flow| {
+        self.with_flow(handle, |flow, news| {
             if let Some((kind, value)) = what(flow).filter(|_| flow.reported) {
-                let event = self.note(&mut news, kind, flow.decision, flow.epoch);
-                report::flow(event, flow);
+                let event = self.note(news, kind, flow.decision, flow.epoch);
                 event.value = value.map(Into::into);
             }
         });
-        if let Some(event) = &news {
-            self.send(event);
-        }
     }
 
     /// Nothing is collected any more of what the stack was told to collect last: it passes.

@@ -128,19 +128,12 @@ impl<F: Filtering> Host<F> {
 
     fn inbound(&mut self, flow: usize, transit: &Transit<'_>, from: Entry) -> Result<(), Reason> {
         let rewritten = self.translated(flow, transit.packet, false);
-        if let Some(Ok(packet)) = rewritten.as_deref().map(Packet::parse) {
-            let transit = Transit {
-                packet: &packet,
-                ..*transit
-            };
-            let result = self.inbound_as(flow, &transit, from);
-            self.passage(Some(flow), &transit, true, result);
-            result
-        } else {
-            let result = self.inbound_as(flow, transit, from);
-            self.passage(Some(flow), transit, false, result);
-            result
-        }
+        let packet = rewritten.as_deref().map(Packet::parse).and_then(Result::ok);
+        let changed = packet.as_ref().map(|packet| Transit { packet, ..*transit });
+        let transit = changed.as_ref().unwrap_or(transit);
+        let result = self.inbound_as(flow, transit, from);
+        self.passage(Some(flow), transit, changed.is_some(), result);
+        result
     }
 
     fn inbound_as(
@@ -182,19 +175,12 @@ impl<F: Filtering> Host<F> {
             }
         }
         let rewritten = self.translated(flow, transit.packet, true);
-        if let Some(Ok(packet)) = rewritten.as_deref().map(Packet::parse) {
-            let transit = Transit {
-                packet: &packet,
-                ..*transit
-            };
-            let result = self.outbound_as(flow, &transit, from, opening);
-            self.passage(Some(flow), &transit, true, result);
-            result
-        } else {
-            let result = self.outbound_as(flow, transit, from, opening);
-            self.passage(Some(flow), transit, false, result);
-            result
-        }
+        let packet = rewritten.as_deref().map(Packet::parse).and_then(Result::ok);
+        let changed = packet.as_ref().map(|packet| Transit { packet, ..*transit });
+        let transit = changed.as_ref().unwrap_or(transit);
+        let result = self.outbound_as(flow, transit, from, opening);
+        self.passage(Some(flow), transit, changed.is_some(), result);
+        result
     }
 
     fn outbound_as(
