@@ -20,6 +20,7 @@ pub(crate) fn run_all(filter: Option<&str>) -> anyhow::Result<()> {
     let image = driver::build(&tools, Arch::X86_64)?;
     if filter.is_none() {
         driver::build(&tools, Arch::Aarch64)?;
+        driver::build_examples(&tools, Arch::Aarch64)?;
         same_bytes_twice(&tools, &image)?;
         lints(&tools, &image)?;
         dependencies()?;
@@ -27,7 +28,7 @@ pub(crate) fn run_all(filter: Option<&str>) -> anyhow::Result<()> {
     let images = Images {
         driver: image,
         conformance: driver::build_conformance(&tools)?,
-        examples: driver::build_examples(&tools)?,
+        examples: driver::build_examples(&tools, Arch::X86_64)?,
         test_drivers: test_drivers::build(&tools)?,
     };
     step("tests");

@@ -348,7 +348,7 @@ pub(crate) fn run(json: bool) -> anyhow::Result<()> {
     let images = Images {
         driver: driver::build(&tools, Arch::X86_64)?,
         conformance: driver::build_conformance(&tools)?,
-        examples: driver::build_examples(&tools)?,
+        examples: driver::build_examples(&tools, Arch::X86_64)?,
         test_drivers: test_drivers::build(&tools)?,
     };
     step("building the tests");

@@ -136,10 +136,9 @@ pub(crate) fn build_conformance(tools: &Tools) -> anyhow::Result<PathBuf> {
     image(&root, arch, "conformance_driver.dll", "conformance.sys")
 }
 
-/// Builds the drivers of `examples/`, and returns the folder of their images.
-pub(crate) fn build_examples(tools: &Tools) -> anyhow::Result<PathBuf> {
-    step("building the example drivers");
-    let arch = Arch::X86_64;
+/// Builds the drivers of `examples/` for `arch`, checks the images, and returns their folder.
+pub(crate) fn build_examples(tools: &Tools, arch: Arch) -> anyhow::Result<PathBuf> {
+    step(&format!("building the example drivers for {}", arch.name()));
     let root = shell::root();
     let mut build = kit::cargo(tools, arch, "build", &root)?;
     for name in EXAMPLES {

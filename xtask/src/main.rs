@@ -63,7 +63,10 @@ enum Command {
     /// Run the end-to-end tests and show which lines of the driver no test ran
     Coverage,
     /// Build the drivers of examples/
-    Examples,
+    Examples {
+        #[arg(long, value_enum, default_value = "x86-64")]
+        arch: Arch,
+    },
     /// Build the drivers in C that tests run, in target/test-drivers
     TestDrivers,
     /// Write the files of docs/ that are made from the code
@@ -120,7 +123,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Test { filter } => checks::run_all(filter.as_deref()),
         Command::Lint { driver } => checks::lint(driver),
         Command::Coverage => host::coverage(),
-        Command::Examples => driver::build_examples(&setup::install()?).map(drop),
+        Command::Examples { arch } => driver::build_examples(&setup::install()?, arch).map(drop),
         Command::TestDrivers => test_drivers::build(&setup::install()?).map(drop),
         Command::Docs => host::docs(),
         Command::Conformance { json } => conformance::run(json),
