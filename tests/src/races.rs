@@ -1,6 +1,6 @@
 //! Two things at once, under schedules that repeat.
 //!
-//! A failure prints what repeats it: `SCHEDULE='trace …' cargo test -p portcullis-tests --test PROGRAM NAME`, or
+//! A failure prints what repeats it: `SCHEDULE='trace …' cargo test -p portcullis-tests NAME`, or
 //! `seed …`.
 
 use ksim::sched::{Bound, Program, explore, sweep};

@@ -1,6 +1,6 @@
 //! Races that matter, under every schedule: those of many seeds, and all that depart from the plain order once or twice.
 //!
-//! A failure prints what repeats it: `SCHEDULE='trace …' cargo test -p portcullis-tests --test schedules NAME`, or `seed …`.
+//! A failure prints what repeats it: `SCHEDULE='trace …' cargo test -p portcullis-tests --test once NAME`, or `seed …`.
 
 use ksim::sched::Program;
 use ksim::{Caller, Config, Schedule};

@@ -34,21 +34,8 @@ const SECTIONS: [(&str, usize); 13] = [
 const END_TO_END: &str = "portcullis-tests";
 /// The name of both conformance suites.
 const SUITE: &str = "conformance";
-/// End-to-end tests that are not the product's, or that take minutes.
-const APART: [&str; 12] = [
-    SUITE,
-    "captures",
-    "compile_fail",
-    "coverage",
-    "cycles",
-    "examples",
-    "foreign",
-    "machines",
-    "metadata",
-    "packet_races",
-    "redirecting",
-    "schedules",
-];
+/// The program of the product's own end-to-end tests.
+const PRODUCT: &str = "product";
 
 /// How much of the covering array the product's tests run under; the ABI suite runs under all of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -196,9 +183,7 @@ impl Conformance {
         let mut passed = 0;
         for program in programs {
             let is_suite = program.is(END_TO_END, SUITE);
-            let is_product = program.package == END_TO_END
-                && program.is_integration
-                && !APART.contains(&&*program.target);
+            let is_product = program.is(END_TO_END, PRODUCT);
             if !(is_suite || is_product && sweep.is_some()) {
                 continue;
             }

@@ -102,7 +102,9 @@ pub(crate) fn docs() -> anyhow::Result<()> {
             "--package",
             "portcullis-tests",
             "--test",
-            "offloads",
+            "product",
+            "--",
+            "offloads::",
         ])
         .env(DRIVER_VARIABLE, image)
         .env("PORTCULLIS_WRITE_DOCS", "1"))

@@ -42,8 +42,6 @@ pub(crate) struct Images {
 pub(crate) struct Program {
     pub(crate) package: String,
     pub(crate) target: String,
-    /// Whether it is one of the folder `tests`, not a library's or a program's own.
-    pub(crate) is_integration: bool,
     folder: PathBuf,
     executable: PathBuf,
 }
@@ -126,7 +124,6 @@ fn program_of(message: &serde_json::Value) -> Option<Program> {
     Some(Program {
         package: name.trim_matches('"').to_owned(),
         target: target["name"].as_str()?.to_owned(),
-        is_integration: target["kind"][0] == "test",
         folder: folder.to_path_buf(),
         executable: executable.into(),
     })

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::fmt;
 
-use crate::expected::{End, Expected};
-use crate::found::{First, Found, ordered};
+use super::expected::{End, Expected};
+use super::found::{First, Found, ordered};
 
 /// A difference in one flow of one capture.
 #[derive(Debug, Clone)]

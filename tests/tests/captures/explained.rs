@@ -1,6 +1,6 @@
 //! The differences from nDPI that are meant to be, and why.
 
-use crate::compare::{Difference, Kind};
+use super::compare::{Difference, Kind};
 
 /// Why some differences are meant to be.
 pub(crate) struct Explanation {

@@ -12,7 +12,7 @@ use portcullis_cli::simulation;
 use portcullis_proto::event::EventKind;
 use wfp_schema::Direction;
 
-use crate::expected::{End, end};
+use super::expected::{End, end};
 
 /// A flow as the replay reports it.
 #[derive(Debug, Clone)]

@@ -7,8 +7,8 @@ use portcullis_tests::foreign::windivert::{DROP, Layer, Program, SNIFF};
 use portcullis_tests::world::assert_clean;
 use portcullis_tests::{Net, World, udp};
 
-use crate::machine;
-use crate::network::goes_through;
+use super::machine;
+use super::network::goes_through;
 
 /// Both ends are other hosts.
 const ENDS: [(&str, &str); 2] = [

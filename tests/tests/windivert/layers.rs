@@ -6,7 +6,7 @@ use portcullis_tests::world::assert_clean;
 use portcullis_tests::{Tcp, udp};
 use wfp_schema::NtStatus;
 
-use crate::machine;
+use super::machine;
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;

@@ -7,7 +7,7 @@ use portcullis_tests::world::assert_clean;
 use portcullis_tests::{Tcp, World, icmp_echo, udp};
 use wfp_schema::NtStatus;
 
-use crate::machine;
+use super::machine;
 
 /// Sends a packet through the program, which puts it back: it is what was sent, and it passes.
 pub(crate) fn goes_through(world: &mut World, program: &Program, packet: &[u8], outbound: bool) {

@@ -9,7 +9,7 @@ use portcullis_tests::udp;
 use portcullis_tests::world::assert_clean;
 use wfp_schema::NtStatus;
 
-use crate::machine;
+use super::machine;
 
 const BAD_STATE: NtStatus = NtStatus::from_u32(0xC000_0184);
 const ACCESS_VIOLATION: NtStatus = NtStatus::from_u32(0xC000_0005);

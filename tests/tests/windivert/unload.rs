@@ -7,7 +7,7 @@ use portcullis_tests::world::{assert_clean, load};
 use portcullis_tests::{Net, Tcp, udp};
 use wfp_schema::NtStatus;
 
-use crate::machine;
+use super::machine;
 
 #[test]
 fn it_loads_starts_and_unloads() {

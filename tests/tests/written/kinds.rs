@@ -3,9 +3,11 @@
 use std::net::Ipv4Addr;
 
 use portcullis_core::packet::{Checksums, Layout, complete};
+use portcullis_proto::Counter;
+use portcullis_tests::capture::everything;
 
-use crate::reader::Frame;
-use crate::{own, replay, replay_with};
+use super::reader::Frame;
+use super::{How, Replayed, own, replay, replay_with};
 
 const RESOLVER: [u8; 4] = [192, 0, 2, 80];
 const MILLISECOND: u64 = 1_000_000;
@@ -74,7 +76,15 @@ fn expect(before: &[Frame], after: &[Frame], expected: impl Fn(&Frame) -> Option
         before.iter().filter(|frame| is_of_resolver(frame)).count(),
         4
     );
-    assert_eq!(after, wanted);
+    let differs = after.iter().zip(&wanted).find(|(one, other)| one != other);
+    assert_eq!(differs, None, "what was written, and what was to be");
+    assert_eq!(after.len(), wanted.len());
+}
+
+fn counted(replayed: &Replayed, counter: Counter) -> u64 {
+    let statistics = replayed.outcome.statistics.iter();
+    let counted = statistics.filter(|(counted, _)| *counted == counter);
+    counted.map(|(_, count)| count).sum()
 }
 
 #[test]
@@ -88,7 +98,11 @@ fn what_is_held_is_written_when_it_was_answered_and_only_if_it_was_permitted() {
     let policy = resolver("ask", "ask_default = 'block'");
     for (answer, passes) in [("the resolver=permit", true), ("the resolver=block", false)] {
         let test = if passes { "permitted" } else { "refused" };
-        let replayed = replay_with(test, &own("web.pcap"), &policy, 1, &[], &[answer]);
+        let how = How {
+            answers: &[answer],
+            ..How::default()
+        };
+        let replayed = replay_with(test, &own("web.pcap"), &policy, 1, how);
         expect(&replayed.before, &replayed.after, |frame| {
             passes.then(|| frame.clone())
         });
@@ -252,11 +266,115 @@ fn what_is_lost_is_not_written() {
     let policy = resolver("permit", "loss = '100 %'");
     let replayed = replay("loss", &own("web.pcap"), &policy, 1);
     expect(&replayed.before, &replayed.after, |_| None);
-    let lost = portcullis_proto::Counter::PacketsLost;
-    let counted = replayed
-        .outcome
-        .statistics
+    assert_eq!(counted(&replayed, Counter::PacketsLost), 4);
+}
+
+#[test]
+fn what_finds_its_queue_full_is_not_written_but_captured() {
+    // Of the 40 kB that come at once some kilobytes pass, some wait, and the rest is dropped.
+    let policy = "
+        default = 'permit'
+        [[rule]]
+        action = 'permit'
+        direction = 'outbound'
+        protocol = 'tcp'
+        remote_port = 80
+        rate = '1 MB/s'
+        burst = '2 kB'
+        queue = '8 kB'
+    ";
+    let how = How {
+        captures: Some(everything()),
+        ..How::default()
+    };
+    let replayed = replay_with("queue", &own("web.pcap"), policy, 1, how);
+    let dropped = counted(&replayed, Counter::PacketQueueFull);
+    assert!(dropped > 3, "{dropped}");
+    let packets = |frames: &[Frame]| {
+        let mut packets: Vec<_> = frames.iter().map(|frame| frame.packet.clone()).collect();
+        packets.sort();
+        packets
+    };
+    let (before, after) = (packets(&replayed.before), packets(&replayed.after));
+    assert_eq!(
+        before.len() - after.len(),
+        usize::try_from(dropped).expect("few")
+    );
+    assert!(
+        after
+            .iter()
+            .all(|packet| before.binary_search(packet).is_ok())
+    );
+    let of_rule = |packet: &[u8]| {
+        packet[0] == 0x45
+            && packet[9] == 6
+            && [&packet[20..22], &packet[22..24]].contains(&&[0, 80][..])
+    };
+    let gone = before
         .iter()
-        .find(|(counter, _)| *counter == lost);
-    assert_eq!(counted.map(|(_, count)| *count), Some(4));
+        .filter(|packet| after.binary_search(packet).is_err());
+    assert!(gone.clone().count() > 3 && gone.clone().all(|packet| of_rule(packet)));
+    // Once each, what is dropped too.
+    let captured = replayed.captured.expect("a capture").packets;
+    let mut captured: Vec<_> = captured.into_iter().map(|packet| packet.data).collect();
+    captured.sort();
+    assert!(captured == before, "{} {}", captured.len(), before.len());
+}
+
+#[test]
+fn a_mirrored_flow_is_captured_packet_for_packet_and_goes_on_as_it_is() {
+    // The filter takes nothing that the capture has.
+    let mut request = everything();
+    request.protocols[0] = 132;
+    request.protocol_count = 1;
+    let how = How {
+        captures: Some(request),
+        ..How::default()
+    };
+    let policy = resolver("permit", "mirror = true");
+    let replayed = replay_with("mirror", &own("web.pcap"), &policy, 1, how);
+    assert_eq!(replayed.after, replayed.before);
+    let mirrored: Vec<_> = replayed
+        .before
+        .iter()
+        .filter(|frame| is_of_resolver(frame))
+        .collect();
+    let captured = replayed.captured.expect("a capture").packets;
+    assert_eq!(captured.len(), mirrored.len());
+    for (copy, original) in captured.iter().zip(mirrored) {
+        assert_eq!(copy.data, original.packet);
+        assert!(copy.comment.contains("the resolver"), "{}", copy.comment);
+    }
+}
+
+#[test]
+fn what_is_bound_elsewhere_is_sent_from_there_and_hears_its_answers_there() {
+    let policy = "
+        default = 'permit'
+        [[rule]]
+        action = 'permit'
+        direction = 'outbound'
+        protocol = 'udp'
+        bind = ['192.0.2.11']
+    ";
+    let replayed = replay("bind", &own("web.pcap"), policy, 1);
+    expect(&replayed.before, &replayed.after, |frame| {
+        let mut packet = frame.packet.clone();
+        let here = if of_resolver(&packet) == Some(true) {
+            12
+        } else {
+            16
+        };
+        packet[here + 3] += 1;
+        // An address that is one more takes one from each checksum, right or wrong (RFC 1624).
+        for at in [10, 26] {
+            let sum = u16::from_be_bytes([packet[at], packet[at + 1]]);
+            packet[at..at + 2].copy_from_slice(&(sum - 1).to_be_bytes());
+        }
+        Some(Frame {
+            packet,
+            ..frame.clone()
+        })
+    });
+    assert_eq!(counted(&replayed, Counter::Bound), 2);
 }

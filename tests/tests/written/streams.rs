@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use crate::reader::{Frame, RST, Segment, Stream, frames, streams};
-use crate::{Replayed, own, replay, shared};
+use super::reader::{Frame, RST, Segment, Stream, frames, streams};
+use super::{Replayed, own, replay, shared};
 
 /// Every `e` of what either side says is another text, which is longer.
 const LONGER: &str = "

@@ -3,9 +3,9 @@
 use std::fmt::Write as _;
 use std::process::Command;
 
-use crate::own;
-use crate::reader::streams;
-use crate::streams::changed;
+use super::own;
+use super::reader::streams;
+use super::streams::changed;
 
 fn hex(data: &[u8]) -> String {
     let mut text = String::new();

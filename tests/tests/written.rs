@@ -8,16 +8,21 @@ mod tshark;
 use std::path::{Path, PathBuf};
 
 use portcullis_cli::ask::Answers;
+use portcullis_cli::live::CaptureOptions;
 use portcullis_cli::replay::{Outcome, Plan, run};
+use portcullis_proto::capture::StartCaptureRequest;
+use portcullis_tests::capture::{Contents, contents};
 use portcullis_tests::image;
 
-use crate::reader::{Frame, frames};
+use reader::{Frame, frames};
 
 /// A replay, with the packets that went in and those that were written.
 struct Replayed {
     outcome: Outcome,
     before: Vec<Frame>,
     after: Vec<Frame>,
+    /// What the driver has captured, if it was to.
+    captured: Option<Contents>,
     file: PathBuf,
 }
 
@@ -40,19 +45,21 @@ fn shared(name: &str) -> Option<PathBuf> {
     Some(file)
 }
 
-/// Replays a capture under a policy, for the test of this name.
-fn replay(test: &str, capture: &Path, policy: &str, cpus: u32) -> Replayed {
-    replay_with(test, capture, policy, cpus, &[], &[])
+/// How a capture is replayed, where that is not plainly.
+#[derive(Default)]
+struct How<'h> {
+    /// What is answered when the driver asks.
+    answers: &'h [&'h str],
+    /// What the driver is to capture meanwhile.
+    captures: Option<StartCaptureRequest>,
 }
 
-fn replay_with(
-    test: &str,
-    capture: &Path,
-    policy: &str,
-    cpus: u32,
-    local: &[&str],
-    answers: &[&str],
-) -> Replayed {
+/// Replays a capture under a policy, for the test of this name.
+fn replay(test: &str, capture: &Path, policy: &str, cpus: u32) -> Replayed {
+    replay_with(test, capture, policy, cpus, How::default())
+}
+
+fn replay_with(test: &str, capture: &Path, policy: &str, cpus: u32, how: How<'_>) -> Replayed {
     let options = portcullis_policy::Options {
         file_name: "(test)".to_owned(),
         events_all: true,
@@ -63,13 +70,16 @@ fn replay_with(
     std::fs::create_dir_all(&folder).expect("a folder");
     let name = capture.file_name().expect("a name").to_string_lossy();
     let file = folder.join(format!("{test}-{name}-{cpus}.written"));
-    let script = answers
+    let captured = file.with_extension("captured");
+    let captures = how.captures.is_some();
+    let script = how
+        .answers
         .iter()
         .map(|answer| answer.parse().expect("an answer"));
     let plan = Plan {
         captures: vec![capture.to_path_buf()],
         policy: Some(compiled.blob),
-        local: local.iter().map(|&local| local.to_owned()).collect(),
+        local: Vec::new(),
         processes: Vec::new(),
         driver: image::portcullis().to_vec(),
         pdb: None,
@@ -77,7 +87,12 @@ fn replay_with(
         write: Some(file.clone()),
         annotate: None,
         rules: compiled.rule_names,
-        capture: None,
+        capture: how.captures.map(|request| CaptureOptions {
+            file: captured.clone(),
+            request,
+            count: None,
+            seconds: None,
+        }),
         answers: Answers {
             script: script.collect(),
             terminal: false,
@@ -95,6 +110,7 @@ fn replay_with(
         outcome,
         before: frames(capture),
         after: frames(&file),
+        captured: captures.then(|| contents(&captured)),
         file,
     }
 }

@@ -1,0 +1,10 @@
+//! What is not the driver's to do, or takes minutes, and so runs once, under the default answers to WFP's open questions.
+
+mod captures;
+mod compile_fail;
+mod examples;
+mod foreign;
+mod machines;
+mod packet_races;
+mod redirecting;
+mod schedules;
