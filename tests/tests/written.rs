@@ -33,16 +33,21 @@ fn own(name: &str) -> PathBuf {
         .join(name)
 }
 
-/// One of the captures beside the project, where they are.
-fn shared(name: &str) -> Option<PathBuf> {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../../shared/captures")
-        .join(name);
-    if !file.exists() {
-        println!("SKIPPED: {name} is not beside the project");
-        return None;
-    }
-    Some(file)
+/// The captures beside the project, where they are.
+fn all_shared() -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/captures");
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        println!("SKIPPED: the nDPI captures are not beside the project");
+        return Vec::new();
+    };
+    let files = entries.map(|entry| entry.expect("the folder can be read").path());
+    let is_capture = |file: &PathBuf| {
+        file.extension()
+            .is_some_and(|kind| kind == "pcap" || kind == "pcapng")
+    };
+    let mut captures: Vec<_> = files.filter(is_capture).collect();
+    captures.sort();
+    captures
 }
 
 /// How a capture is replayed, where that is not plainly.

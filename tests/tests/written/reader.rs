@@ -183,7 +183,12 @@ pub(crate) fn streams(frames: &[Frame]) -> BTreeMap<(End, End), Stream> {
     for segment in frames.iter().filter_map(|frame| Segment::of(&frame.packet)) {
         let ends = (segment.source.clone(), segment.destination.clone());
         let back = (segment.destination.clone(), segment.source.clone());
-        let other = streams.get(&back).and_then(|other| other.seen);
+        let other = streams.get(&back);
+        // Nobody is there any more who could get it.
+        if other.is_some_and(|other| other.is_reset) && segment.flags & (RST | SYN) == 0 {
+            continue;
+        }
+        let other = other.and_then(|other| other.seen);
         let stream = streams.entry(ends).or_default();
         // Somebody has what was not sent to him.
         let invented = segment.acknowledgment.zip(other);

@@ -1,10 +1,13 @@
 //! Streams that rules change: what the ends get, byte for byte.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use portcullis_tests::sweep::Sample;
 
 use super::reader::{Frame, RST, Segment, Stream, frames, streams};
-use super::{Replayed, own, replay, shared};
+use super::{Replayed, all_shared, own, replay};
 
 /// Every `e` of what either side says is another text, which is longer.
 const LONGER: &str = "
@@ -119,24 +122,43 @@ fn changed_streams_are_whole_consistent_and_changed_at_each_place() {
     }
 }
 
+/// Further answers to open questions take a part of the captures, as of a sweep.
 #[test]
 fn real_captures_are_changed_at_each_place_and_nowhere_else() {
-    for name in [
-        "http.pcapng",
-        "http-lines-split.pcap",
-        "smtp.pcap",
-        "pop3_stls.pcap",
-        "nntp.pcap",
-        "soap.pcap",
-        "git.pcap",
-    ] {
-        let Some(capture) = shared(name) else { return };
-        let replayed = replay("longer", &capture, LONGER, 1);
-        let (compared, changed) = expect(name, &replayed, longer);
-        println!("{name}: {compared} bytes, {changed} directions changed");
-        assert!(changed > 0, "{name}");
-        let replayed = replay("shorter", &capture, SHORTER, 1);
-        expect(name, &replayed, shorter);
+    let captures = all_shared();
+    let taken: Vec<&PathBuf> = Sample::named()
+        .calls(captures.len() as u64 + 1)
+        .map(|number| &captures[usize::try_from(number).expect("few") - 1])
+        .collect();
+    let next = AtomicUsize::new(0);
+    let (compared, changed) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let work = || {
+        while let Some(capture) = taken.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let name = capture.file_name().expect("a name").to_string_lossy();
+            for (test, policy, oracle) in [
+                ("all-longer", LONGER, longer as Oracle),
+                ("all-shorter", SHORTER, shorter),
+            ] {
+                let (bytes, directions) = expect(&name, &replay(test, capture, policy, 1), oracle);
+                println!("{name}, {test}: {bytes} bytes, {directions} directions changed");
+                compared.fetch_add(bytes, Ordering::Relaxed);
+                changed.fetch_add(directions, Ordering::Relaxed);
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(work);
+        }
+        work();
+    });
+    println!("{compared:?} bytes compared, {changed:?} directions changed");
+    if taken.len() > 100 {
+        let (compared, changed) = (compared.into_inner(), changed.into_inner());
+        assert!(
+            compared > 1_000_000 && changed > 100,
+            "{compared} {changed}"
+        );
     }
 }
 
