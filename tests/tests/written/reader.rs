@@ -64,7 +64,12 @@ impl Segment {
         let (header, total, addresses) = match packet.first()? >> 4 {
             4 if packet.len() >= 20 && packet[9] == 6 && word(packet, 6) << 2 == 0 => {
                 let header = usize::from(packet[0] & 15) * 4;
-                (header, usize::from(word(packet, 2)), 12..20)
+                // No length: a send that the network card splits.
+                let total = match word(packet, 2) {
+                    0 => packet.len(),
+                    total => total.into(),
+                };
+                (header, total, 12..20)
             }
             6 if packet.len() >= 40 && packet[6] == 6 => {
                 (40, 40 + usize::from(word(packet, 4)), 8..40)

@@ -55,18 +55,17 @@ fn shorter(data: &[u8]) -> Vec<u8> {
     out
 }
 
-/// The streams of a replay before and after, those without gaps.
+/// The streams of a replay before and after.
 fn pairs(replayed: &Replayed) -> Vec<(Stream, Stream)> {
     let after = streams(&replayed.after);
-    let before = streams(&replayed.before).into_iter();
-    before
-        .filter(|(_, stream)| !stream.has_gaps)
+    streams(&replayed.before)
+        .into_iter()
         .map(|(ends, stream)| (stream, after.get(&ends).cloned().unwrap_or_default()))
         .collect()
 }
 
-/// Each direction has what `oracle` makes of it, and says nothing that a receiver finds odd. Returns how many bytes were
-/// compared, and how many were changed or moved.
+/// Each direction has what `oracle` makes of it, and says nothing that a receiver finds odd; one with a gap in the capture up
+/// to there. Returns how many bytes were compared, and how many directions were changed.
 fn expect(name: &str, replayed: &Replayed, oracle: Oracle) -> (usize, usize) {
     let (mut compared, mut changed) = (0, 0);
     for (before, after) in pairs(replayed) {
@@ -84,10 +83,12 @@ fn expect(name: &str, replayed: &Replayed, oracle: Oracle) -> (usize, usize) {
             String::from_utf8_lossy(after.data.get(same..).unwrap_or_default()),
             String::from_utf8_lossy(expected.get(same..).unwrap_or_default()),
         );
-        assert!(!after.has_gaps, "{name}");
-        assert_eq!(after.is_over, before.is_over, "{name}");
-        // What was odd in the capture may be so still, and nothing else.
-        assert!(after.oddities <= before.oddities, "{name}: {after:?}");
+        if !before.has_gaps {
+            assert!(!after.has_gaps, "{name}");
+            assert_eq!(after.is_over, before.is_over, "{name}");
+            // What was odd in the capture may be so still, and nothing else.
+            assert!(after.oddities <= before.oddities, "{name}: {after:?}");
+        }
         compared += expected.len();
         changed += usize::from(expected != before.data);
     }
