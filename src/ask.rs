@@ -1,7 +1,7 @@
 //! Holding operations until a user's program has answered.
 //!
 //! A classify that is to ask pends its operation and keeps it here, with a clone of the packet if
-//! there is one. The program reads the question, answers, and the operation goes on: see
+//! there is one and it is one datagram. The program reads the question, answers, and the operation goes on: see
 //! [`release`]. Everything goes on at `PASSIVE_LEVEL`, in the work item or in the program's
 //! request, and with no lock held: letting an operation go on may authorize it again at once.
 //!
@@ -40,7 +40,7 @@ use wfp::{
 use self::release::HeldOperation;
 pub(crate) use self::{
     questions::{answer, read},
-    release::HeldPacket,
+    release::{HeldPacket, Kept},
 };
 use crate::{
     callouts, device,
@@ -208,14 +208,14 @@ pub(crate) fn flow_ended(subject: &Subject) {
 
 /// Asks about the operation of a classify, if that is possible and was not done before.
 ///
-/// `packet` is the classify's, `keep` clones it, or tells why it cannot.
+/// `packet` is the classify's, `keep` clones it, or tells why it does not.
 pub(crate) fn ask<L: LayerType>(
     core: &Core,
     call: &Classify<'_, L>,
     subject: &Subject,
     question: Question<'_>,
     packet: Option<Packet<'_>>,
-    keep: impl FnOnce() -> Result<Option<HeldPacket>>,
+    keep: impl FnOnce() -> Result<Kept>,
 ) -> Asked {
     let Question {
         decision,

@@ -223,8 +223,6 @@ const MERGED: CalloutFlags = CalloutFlags::ALLOW_OFFLOAD
     .union(CalloutFlags::ALLOW_USO)
     .union(CalloutFlags::ALLOW_URO);
 
-/// As above, but each datagram is seen as one.
-const SEGMENTS: CalloutFlags = CalloutFlags::ALLOW_OFFLOAD.union(CalloutFlags::ALLOW_RSC);
 /// Who wants to hear of ICMP errors.
 const ICMP_ERRORS: Needs = Needs::ICMP_ERROR
     .union(Needs::OBSERVE)
@@ -240,12 +238,8 @@ const fn watch<C: Callout>(kind: CalloutKind) -> Row {
 const TABLE: [Row; COUNT / 2] = [
     // Only addresses, ports and identities count: no packet is looked at.
     Row::new::<authorize::Connect>(CalloutKind::Connect, MERGED, CalloutAction::Unknown),
-    // Not URO: a first datagram that is held is cloned and injected, which merged ones may not be.
-    Row::new::<authorize::RecvAccept>(
-        CalloutKind::RecvAccept,
-        MERGED.without(CalloutFlags::ALLOW_URO),
-        CalloutAction::Unknown,
-    ),
+    // Of merged datagrams that are held the first is copied, because merged ones may not be cloned and injected.
+    Row::new::<authorize::RecvAccept>(CalloutKind::RecvAccept, MERGED, CalloutAction::Unknown),
     Row::new::<listen::Listen>(CalloutKind::Listen, MERGED, CalloutAction::Unknown),
     Row::new::<flow::FlowEstablished>(
         CalloutKind::FlowEstablished,
@@ -258,13 +252,10 @@ const TABLE: [Row; COUNT / 2] = [
         MERGED.union(CalloutFlags::CONDITIONAL_ON_FLOW),
         CalloutAction::Unknown,
     ),
-    // Neither USO nor URO: each datagram has to be seen as one, because each may be a DNS query
-    // of its own, and a block discards datagrams singly.
+    // Each datagram of those that are to be split or were merged is looked at as one.
     Row::new::<datagram::Datagram>(
         CalloutKind::Datagram,
-        CalloutFlags::CONDITIONAL_ON_FLOW
-            .union(CalloutFlags::ALLOW_OFFLOAD)
-            .union(CalloutFlags::ALLOW_RSC),
+        MERGED.union(CalloutFlags::CONDITIONAL_ON_FLOW),
         CalloutAction::Unknown,
     ),
     Row::new::<closure::EndpointClosure>(
@@ -281,16 +272,12 @@ const TABLE: [Row; COUNT / 2] = [
     .on(Demand::Effects(EffectSet::of(&[EffectKind::Redirect]))),
     Row::new::<redirect::BindRedirect>(CalloutKind::BindRedirect, MERGED, CalloutAction::Unknown)
         .on(Demand::Effects(EffectSet::of(&[EffectKind::Bind]))),
-    // What is changed or shaped is taken packet by packet. Checksums are made whole, and large TCP sends are split, as the card
-    // would; datagrams that it would split or has merged (USO, URO) could not be put back as they were.
-    Row::new::<packet::Inbound>(CalloutKind::InboundPacket, SEGMENTS, CalloutAction::Unknown)
+    // What is changed or shaped is taken packet by packet: checksums are made whole, and what the card would split or has
+    // merged is split into the packets of the wire. Nothing is cloned.
+    Row::new::<packet::Inbound>(CalloutKind::InboundPacket, MERGED, CalloutAction::Unknown)
         .on(Demand::Effects(PACKET_EFFECTS)),
-    Row::new::<packet::Outbound>(
-        CalloutKind::OutboundPacket,
-        SEGMENTS,
-        CalloutAction::Unknown,
-    )
-    .on(Demand::Effects(PACKET_EFFECTS)),
+    Row::new::<packet::Outbound>(CalloutKind::OutboundPacket, MERGED, CalloutAction::Unknown)
+        .on(Demand::Effects(PACKET_EFFECTS)),
     // Nothing of a packet but its headers counts for a decision, and a copy may well be of what the
     // network card has merged.
     Row::new::<socket::Bind>(CalloutKind::Bind, MERGED, CalloutAction::Unknown)

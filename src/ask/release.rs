@@ -23,8 +23,24 @@ use crate::state::Core;
 /// An operation that is held.
 pub(crate) struct HeldOperation {
     pub(super) operation: PendedOperation,
-    pub(super) packet: Option<HeldPacket>,
+    pub(super) packet: Kept,
     pub(super) version: IpVersion,
+}
+
+/// What is kept of an operation's packet.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "it lies in a slot that was made at start; nothing is allocated for it"
+)]
+pub(crate) enum Kept {
+    /// It has none.
+    Nothing,
+    /// All of it.
+    Packet(HeldPacket),
+    /// Nothing, because it is several datagrams in one: such a packet that was received may not be cloned and injected
+    /// (`FWP_CALLOUT_FLAG_ALLOW_URO`), and of a clone of one that is sent nothing says that it would be split. Who sent them
+    /// sends what is missing again, or not.
+    Datagrams,
 }
 
 /// A clone of its packet, with what it takes to send or receive that.
@@ -153,12 +169,17 @@ impl Holding {
         if question.operation == Operation::Connect.raw() {
             RESUMING.fetch_add(1, Ordering::SeqCst);
         }
-        let permitted = packet.filter(|_| action == Action::Permit);
         // A connect is authorized again now, and finds the answer. An accept is received again.
-        let Some(packet) = permitted else {
-            return operation.complete();
+        let is_lost = match packet {
+            Kept::Packet(packet) if action == Action::Permit => {
+                self.send_on(version, operation, packet, passive).is_err()
+            }
+            kept => {
+                operation.complete();
+                matches!(kept, Kept::Datagrams) && action == Action::Permit
+            }
         };
-        if self.send_on(version, operation, packet, passive).is_err() {
+        if is_lost {
             core.statistics().count(Counter::HeldPacketLost);
         }
     }

@@ -1,7 +1,7 @@
 //! `ALE_AUTH_CONNECT` and `ALE_AUTH_RECV_ACCEPT`: may the connection be?
 
 use portcullis_core::{
-    Action, Connection, Decision, Direction, Endpoint, Subject, Way, connection::TCP,
+    Action, Connection, Decision, Direction, Endpoint, Subject, Transfer, Way, connection::TCP,
 };
 use portcullis_proto::{Counter, event::Operation};
 use wfp::{
@@ -13,9 +13,9 @@ use wfp::{
     verdict::Authorization,
 };
 
-use super::connection;
+use super::{connection, datagram};
 use crate::{
-    ask::{self, HeldPacket},
+    ask::{self, HeldPacket, Kept},
     redirect,
     state::{self, Core},
 };
@@ -45,10 +45,11 @@ impl Callout for Connect {
             way,
             packet,
         };
+        let header = call.metadata.transport_header_size().unwrap_or(0);
         let decision = authorizing.decide(core, call, || {
-            packet
-                .map(|packet| HeldPacket::of_connect(call, packet))
-                .transpose()
+            authorizing.keep(Transfer::Sent, header, |packet| {
+                HeldPacket::of_connect(call, packet)
+            })
         });
         let flags = call.fields.flags();
         if !flags.contains(ConditionFlags::IS_HONORING_POLICY_AUTHORIZE)
@@ -89,8 +90,11 @@ impl Callout for RecvAccept {
             packet: call.data,
         };
         let decision = authorizing.decide(core, call, || {
-            let packet = call.data.ok_or(NtStatus::UNSUCCESSFUL)?;
-            HeldPacket::of_accept(call, packet).map(Some)
+            // Without its packet nothing was ever received.
+            authorizing.packet.ok_or(NtStatus::UNSUCCESSFUL)?;
+            authorizing.keep(Transfer::Received, 0, |packet| {
+                HeldPacket::of_accept(call, packet)
+            })
         });
         verdict(&decision)
     }
@@ -107,12 +111,33 @@ struct Authorizing<'c> {
 }
 
 impl Authorizing<'_> {
+    /// Clones the packet of a connection that is held, if it is one datagram, whose payload begins behind `header` bytes.
+    fn keep(
+        &self,
+        transfer: Transfer,
+        header: u32,
+        clone: impl FnOnce(Packet<'_>) -> Result<HeldPacket>,
+    ) -> Result<Kept> {
+        let Some(packet) = self.packet else {
+            return Ok(Kept::Nothing);
+        };
+        let offload = packet.offload();
+        let is_several = packet.buffers().any(|buffer| {
+            let bytes = buffer.length().saturating_sub(header as usize);
+            datagram::cut(self.connection.protocol, transfer, bytes, offload).datagrams() > 1
+        });
+        if is_several {
+            return Ok(Kept::Datagrams);
+        }
+        clone(packet).map(Kept::Packet)
+    }
+
     /// Decides, or asks; `keep` clones the packet for a connection that is held.
     fn decide<L: LayerType>(
         &self,
         core: &Core,
         call: &Classify<'_, L>,
-        keep: impl FnOnce() -> Result<Option<HeldPacket>>,
+        keep: impl FnOnce() -> Result<Kept>,
     ) -> Decision {
         let again = call.fields.flags().contains(ConditionFlags::IS_REAUTHORIZE);
         core.authorize_or_ask(

@@ -2,11 +2,12 @@
 
 use core::num::NonZeroU64;
 
-use portcullis_core::{DatagramVerdict, Indication, Look, Transfer, connection::UDP};
+use portcullis_core::{Cut, DatagramVerdict, Transfer, connection::UDP};
 use portcullis_proto::Counter;
 use wfp::{
     callout::{Callout, Classify, Counters},
     layer::DatagramData,
+    nbl::Offload,
     schema::{Direction, IpVersion},
     verdict::Authorization,
 };
@@ -42,17 +43,20 @@ impl Callout for Datagram {
         let skip = header(core, call, transfer);
         let handle = stream::handle(call.flow_context);
         let mut verdict = Authorization::Permit;
-        // Datagrams that are sent together are decided together: one that is blocked takes the
-        // others along, rather than the other way round.
+        let offload = packet.offload();
+        let protocol = call.fields.protocol().unwrap_or(0);
+        // Datagrams that are sent together, or were merged, are decided together: one that is blocked takes the others
+        // along, rather than the other way round.
         for buffer in packet.buffers() {
-            let indication = Indication {
+            let bytes = buffer.length().saturating_sub(skip);
+            let mut rest = buffer.chunks(skip);
+            let datagrams = core.datagrams(
+                handle,
                 transfer,
-                bytes: buffer.length().saturating_sub(skip) as u64,
-                is_end: false,
-                look: Look::Inline,
-            };
-            let bytes = buffer.chunks(skip).map_while(core::result::Result::ok);
-            if core.datagram(handle, indication, bytes) == DatagramVerdict::Block {
+                cut(protocol, transfer, bytes, offload),
+                |length| rest.split_front(length).map_while(core::result::Result::ok),
+            );
+            if datagrams == DatagramVerdict::Block {
                 verdict = Authorization::Block;
             }
         }
@@ -61,6 +65,18 @@ impl Callout for Datagram {
 
     fn flow_deleted(context: NonZeroU64) {
         stream::deleted(context);
+    }
+}
+
+/// The datagrams in a buffer of so many bytes of payload: several where the network card is to split it, or has merged it.
+pub(super) const fn cut(protocol: u8, transfer: Transfer, bytes: usize, offload: Offload) -> Cut {
+    match (protocol, transfer) {
+        (UDP, Transfer::Sent) => Cut::sent(bytes, offload.datagram_size()),
+        (UDP, Transfer::Received) => {
+            let (count, size) = offload.merged_datagrams();
+            Cut::received(bytes, count, size)
+        }
+        _ => Cut::one(bytes),
     }
 }
 

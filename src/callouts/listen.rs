@@ -9,7 +9,10 @@ use wfp::{
 };
 
 use super::{authorize, connection};
-use crate::{ask, state};
+use crate::{
+    ask::{self, Kept},
+    state,
+};
 
 /// TCP sockets that begin to listen.
 pub(super) struct Listen;
@@ -41,7 +44,7 @@ impl Callout for Listen {
         };
         let decision = core.listen_or_ask(&listener, |question| {
             let subject = Subject::listener(&listener);
-            ask::ask(core, call, &subject, question, None, || Ok(None))
+            ask::ask(core, call, &subject, question, None, || Ok(Kept::Nothing))
         });
         authorize::verdict(&decision)
     }

@@ -2,6 +2,7 @@
 
 use portcullis_core::{
     Clock, Endpoint, Transfer,
+    connection::TCP,
     packet::{Checksums, Edit, HEADERS, Layout, PathNews, Quote, Segments, Treatment},
 };
 use portcullis_proto::Counter;
@@ -93,7 +94,7 @@ pub(crate) fn take(packets: &Packets, shown: &Shown<'_>) -> bool {
         return false;
     }
     let offload = shown.packet.offload();
-    if buffers.next().is_none() && large_send(shown, offload).is_none() {
+    if buffers.next().is_none() && split_size(shown.transfer, &head.layout, offload).is_none() {
         return take_one(packets, shown, first, &head, offload);
     }
     for buffer in shown.packet.buffers() {
@@ -104,11 +105,31 @@ pub(crate) fn take(packets: &Packets, shown: &Shown<'_>) -> bool {
     true
 }
 
-/// Bytes of data of each segment of a packet that a network card is to split.
-fn large_send(shown: &Shown<'_>, offload: Offload) -> Option<usize> {
-    (shown.transfer == Transfer::Sent)
-        .then(|| offload.segment_size())
-        .flatten()
+/// Bytes of data of each segment of a packet that a network card is to split, or of each datagram that it has merged.
+pub(crate) fn split_size(transfer: Transfer, layout: &Layout, offload: Offload) -> Option<usize> {
+    match transfer {
+        Transfer::Sent if layout.protocol == TCP => offload.segment_size(),
+        Transfer::Sent => Segments::datagram_sent(layout, offload.datagram_size()),
+        Transfer::Received => {
+            let (count, size) = offload.merged_datagrams();
+            Segments::datagram_received(layout, count, size)
+        }
+    }
+}
+
+/// Makes the packet of the segment at `index` in `memory`, which has its length. `first` is what the large one in `buffer` begins
+/// with. Returns how it is laid out; `None` if it cannot be read.
+pub(crate) fn copy_segment(
+    segments: &Segments,
+    index: usize,
+    first: &[u8],
+    buffer: Buffer<'_>,
+    memory: &mut [u8],
+) -> Option<Layout> {
+    let (headers, data) = memory.split_at_mut_checked(segments.headers())?;
+    headers.copy_from_slice(first.get(..segments.headers())?);
+    buffer.copy_to(segments.data(index).start, data).ok()?;
+    Some(segments.finish(index, memory))
 }
 
 /// What has become of the packet's checksums.
@@ -152,7 +173,7 @@ fn take_one(
     true
 }
 
-/// One of several packets of a list, or one that a network card is to split: all of them are taken.
+/// One of several packets of a list, or one that is to be split: all of them are taken.
 fn take_each(
     packets: &Packets,
     shown: &Shown<'_>,
@@ -160,9 +181,15 @@ fn take_each(
     head: &Head,
     offload: Offload,
 ) {
-    let segments =
-        large_send(shown, offload).and_then(|size| Segments::new(head.first(), &head.layout, size));
+    let size = split_size(shown.transfer, &head.layout, offload);
+    let segments = size.and_then(|size| Segments::new(head.first(), &head.layout, size));
     let Some(segments) = segments else {
+        if size.is_some() && head.layout.protocol != TCP {
+            // As one it would be a packet that the wire does not know.
+            state::count(Counter::DatagramsTooMany);
+            state::count(Counter::PacketsDropped);
+            return (shown.dropped)(buffer);
+        }
         let length = head.layout.total;
         let treatment = treat(packets, shown, buffer, head, length);
         return apply(packets, shown, treatment, head, length, |memory| {
@@ -174,10 +201,8 @@ fn take_each(
         let length = segments.length(index);
         let treatment = treat(packets, shown, buffer, head, length);
         apply(packets, shown, treatment, head, length, |memory| {
-            let (headers, data) = memory.split_at_mut_checked(segments.headers())?;
-            headers.copy_from_slice(head.first().get(..segments.headers())?);
-            buffer.copy_to(segments.data(index).start, data).ok()?;
-            Some((segments.finish(index, memory), Checksums::default()))
+            let layout = copy_segment(&segments, index, head.first(), buffer, memory)?;
+            Some((layout, Checksums::default()))
         });
     }
 }

@@ -4,8 +4,8 @@ use ksim::fwp::KernelFiltering;
 use std::net::SocketAddr;
 
 use ksim::net::{
-    End, FlowReport, Host, Opened, Output, PacketId, PacketReport, Processes, Redirection, Setup,
-    Socket,
+    End, FlowReport, Host, Offload, Opened, Output, PacketId, PacketReport, Processes, Redirection,
+    Setup, Socket,
 };
 use ksim::{Cpu, Kernel};
 
@@ -69,6 +69,33 @@ impl Net {
     /// What becomes of a packet; what is put off by it has run.
     pub fn packet(&mut self, packet: &[u8]) -> PacketReport {
         self.run(|cpu, host| give(cpu, host, packet))
+    }
+
+    /// What becomes of what an application sends in one call, in datagrams of `size` bytes each; what is put off by it has run.
+    pub fn send_segmented(&mut self, packet: &[u8], size: u32) -> Vec<PacketReport> {
+        self.run(|cpu, host| {
+            let reports = host.send_segmented(cpu.machine().time().now(), packet, size);
+            settle(cpu, host);
+            reports
+        })
+    }
+
+    /// What becomes of datagrams that the network card receives one behind the other; what is put off by them has run.
+    pub fn receive_burst(&mut self, datagrams: &[Vec<u8>]) -> Vec<PacketReport> {
+        self.run(|cpu, host| {
+            let reports = host.receive_burst(cpu.machine().time().now(), datagrams);
+            settle(cpu, host);
+            reports
+        })
+    }
+
+    /// What becomes of a packet of whose list somebody says this.
+    pub fn packet_with(&mut self, packet: &[u8], offload: Offload) -> PacketReport {
+        self.run(|cpu, host| {
+            let report = host.packet_with(cpu.machine().time().now(), packet, offload);
+            settle(cpu, host);
+            report
+        })
     }
 
     /// What becomes of an Ethernet frame; what is put off by it has run.

@@ -2,7 +2,7 @@
 
 #[path = "../../crates/core/tests/shared/quic.rs"]
 #[allow(dead_code, unreachable_pub, reason = "shared with the core's tests")]
-mod quic;
+pub(crate) mod quic;
 
 use ksim::Config;
 use ksim::ndis::MdlLayout;

@@ -10,6 +10,7 @@ mod callouts;
 mod capture;
 mod contents;
 mod control;
+mod datagrams;
 mod events;
 mod faults;
 mod flows;

@@ -2,7 +2,7 @@
 //!
 //! A connection's way: [`authorize`](Portcullis::authorize) at `ALE_AUTH_CONNECT` or `ALE_AUTH_RECV_ACCEPT`,
 //! [`flow_established`](Portcullis::flow_established) at `ALE_FLOW_ESTABLISHED`, then [`stream`](Portcullis::stream) or
-//! [`datagram`](Portcullis::datagram) with the handle that WFP keeps as the flow's context, and
+//! [`datagrams`](Portcullis::datagrams) with the handle that WFP keeps as the flow's context, and
 //! [`flow_deleted`](Portcullis::flow_deleted) once at the end. [`listen`](Portcullis::listen) and
 //! [`endpoint_closed`](Portcullis::endpoint_closed) stand alone.
 //!
@@ -12,6 +12,7 @@
 
 mod asking;
 mod content;
+mod datagrams;
 mod host;
 mod packets;
 mod redirect;
@@ -19,6 +20,7 @@ mod report;
 mod resource;
 mod streams;
 
+pub use datagrams::MAX_LOOKED_AT;
 pub use packets::{Discarded, IcmpError};
 pub use streams::Treatment;
 
@@ -402,52 +404,6 @@ where
             return StreamVerdict::NeedMore;
         }
         StreamVerdict::Permit
-    }
-
-    /// A datagram of a flow that is not TCP, at `DATAGRAM_DATA`. `data` is its payload after the transport header; it is
-    /// only asked for bytes of DNS queries, while the flow's host name is sought, and where rules look for contents.
-    ///
-    /// `handle` is the flow's context; without one, or with one that names no flow, the datagram passes.
-    pub fn datagram<'d>(
-        &self,
-        handle: Option<FlowHandle>,
-        indication: Indication,
-        data: impl IntoIterator<Item = &'d [u8]> + Clone,
-    ) -> DatagramVerdict {
-        let is_blocked = self.with_context(handle, |flow, news| {
-            flow.count(indication.transfer, indication.bytes);
-            let is_initiators = indication.transfer.is_initiators(flow.direction);
-            if flow.is_dns() && is_initiators {
-                self.decide_query(flow, data.clone(), news);
-            } else {
-                let mut found = false;
-                if flow.is_dns() {
-                    self.statistics.count(Counter::RepliesFollowed);
-                } else if flow.host_source.is_none() {
-                    let bytes = indication.bytes;
-                    let Ok(known) = self.sniff_datagram(flow, is_initiators, bytes, data.clone())
-                    else {
-                        // Whoever sent it sends it again. Were it to pass, a flood of others would hide its name.
-                        self.statistics.count(Counter::QuicNoRoom);
-                        return flow.decision.host_dependent;
-                    };
-                    found = known;
-                }
-                if found || flow.epoch != self.policy.epoch() {
-                    self.decide_again(flow, found, news);
-                }
-            }
-            if flow.decision.content_dependent {
-                self.find_content(flow, &mut { ContentState::START }, data, news);
-            }
-            flow.is_blocked()
-        });
-        if is_blocked == Some(true) {
-            self.statistics.count(Counter::DatagramsBlocked);
-            DatagramVerdict::Block
-        } else {
-            DatagramVerdict::Permit
-        }
     }
 
     /// A followed flow ended: `flowDeleteFn`. Returns what was answered about, if somebody was asked about the flow.

@@ -1,6 +1,7 @@
 //! The flows that are followed: a fixed number of slots, each with its own lock.
 
 use crate::connection::{Application, Connection, Endpoint, TCP, UDP};
+use crate::cut::Cut;
 use crate::endpoint::EndpointBucket;
 use crate::engine::Indication;
 use crate::free_list::{FreeList, Link, Linked, Links};
@@ -286,12 +287,25 @@ impl Flow {
     }
 
     pub(crate) const fn count(&mut self, transfer: Transfer, bytes: u64) {
-        let traffic = match transfer {
-            Transfer::Sent => &mut self.sent,
-            Transfer::Received => &mut self.received,
-        };
-        traffic.packets = traffic.packets.wrapping_add(1);
-        traffic.bytes = traffic.bytes.wrapping_add(bytes);
+        self.add(transfer, Traffic { packets: 1, bytes });
+    }
+
+    /// Counts all datagrams that are left of a cut.
+    pub(crate) const fn count_datagrams(&mut self, transfer: Transfer, cut: Cut) {
+        self.add(
+            transfer,
+            Traffic {
+                packets: cut.datagrams() as u64,
+                bytes: cut.bytes() as u64,
+            },
+        );
+    }
+
+    const fn add(&mut self, transfer: Transfer, traffic: Traffic) {
+        match transfer {
+            Transfer::Sent => self.sent.add(traffic),
+            Transfer::Received => self.received.add(traffic),
+        }
     }
 }
 

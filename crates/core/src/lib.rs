@@ -18,6 +18,7 @@
 pub mod ask;
 pub mod capture;
 pub mod connection;
+mod cut;
 pub mod endpoint;
 pub mod engine;
 pub mod events;
@@ -36,10 +37,12 @@ pub mod stream;
 pub use ask::{Asking, Ruling, Subject, Terms, Ticket};
 pub use capture::{CaptureFilter, CaptureRing, Ends, MirrorBucket, MirrorTable, PacketSummary};
 pub use connection::{Application, Binding, Connection, Endpoint, Listener, Socket};
+pub use cut::Cut;
 pub use endpoint::EndpointBucket;
 pub use engine::{
     Asked, Clock, DatagramVerdict, Detour, Discarded, EventSink, IcmpError, Indication, Look,
-    NotFollowed, PolicySource, Portcullis, Question, StreamVerdict, Treatment, behind,
+    MAX_LOOKED_AT, NotFollowed, PolicySource, Portcullis, Question, StreamVerdict, Treatment,
+    behind,
 };
 pub use events::EventRing;
 pub use flow::{FlowHandle, FlowSlot, FlowStorage, FlowTable, Transfer};

@@ -273,6 +273,47 @@ proptest! {
     }
 
     #[test]
+    fn datagrams_carry_the_data_once_and_are_packets_of_their_own(
+        mut made in made(), size in 2_usize..120, data in prop::collection::vec(any::<u8>(), 0..2000), has_checksum in any::<bool>(),
+    ) {
+        made.protocol = UDP;
+        made.data = data;
+        let mut large = made.bytes();
+        let layout = Layout::new_checked(&large).unwrap();
+        if !has_checksum {
+            large[layout.header + 6..layout.header + 8].fill(0);
+        }
+        let split = Segments::datagram_sent(&layout, size);
+        prop_assert_eq!(split.is_some(), made.data.len() > size);
+        let count = made.data.len().div_ceil(size);
+        prop_assert_eq!(Segments::datagram_received(&layout, count, size), split);
+        prop_assert_eq!(Segments::datagram_received(&layout, count + 1, size), None);
+        let segments = Segments::new(&large, &layout, size).unwrap();
+        let mut carried = Vec::new();
+        for index in 0..segments.count() {
+            let mut packet = large[..segments.headers()].to_vec();
+            packet.extend_from_slice(&large[segments.data(index)]);
+            prop_assert_eq!(packet.len(), segments.length(index));
+            let layout = segments.finish(index, &mut packet);
+            prop_assert_eq!(layout, Layout::new_checked(&packet).unwrap());
+            let udp = layout.header;
+            prop_assert_eq!(usize::from(field(&packet, udp + 4)), packet.len() - udp);
+            if has_checksum || layout.is_v6 {
+                assert_right(&packet);
+            } else {
+                prop_assert_eq!(field(&packet, udp + 6), 0);
+                prop_assert_eq!(naive(&packet[..udp]), 0);
+            }
+            if !layout.is_v6 {
+                let counted = u16::try_from(index).unwrap();
+                prop_assert_eq!(field(&packet, 4), field(&large, 4).wrapping_add(counted));
+            }
+            carried.extend_from_slice(&packet[segments.headers()..]);
+        }
+        prop_assert_eq!(carried, made.data);
+    }
+
+    #[test]
     fn no_bytes_are_read_that_are_not_there(bytes in prop::collection::vec(any::<u8>(), 0..120), version in 4_u8..7) {
         let mut bytes = bytes;
         if let Some(first) = bytes.first_mut() {

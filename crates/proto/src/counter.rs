@@ -224,6 +224,8 @@ wire_enum! {
         HostEncrypted = 100, "hosts with an encrypted hello";
         /// Indications of streams that the stack was told to collect until the host is known.
         StreamsCollected = 101, "collected for the host";
+        /// Buffers of more datagrams than are looked at in one, blocked as a whole.
+        DatagramsTooMany = 102, "too many datagrams in one";
     }
 }
 

@@ -79,7 +79,8 @@ impl<'a> Packet<'a> {
         Offload {
             checksum: slot(Offload::CHECKSUM),
             large_send: slot(Offload::LARGE_SEND),
-            coalesced: slot(Offload::COALESCED),
+            datagrams: slot(Offload::DATAGRAMS),
+            segments: slot(Offload::SEGMENTS),
         }
     }
 
@@ -146,11 +147,14 @@ impl fmt::Debug for Packet<'_> {
 }
 
 /// What a list says of work that its network card is left to do, or has done (`NET_BUFFER_LIST_INFO`).
+///
+/// What a slot means depends on the packet's direction and protocol. Nothing of it is checked: it comes from other drivers.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Offload {
     checksum: usize,
     large_send: usize,
-    coalesced: usize,
+    datagrams: usize,
+    segments: usize,
 }
 
 impl Offload {
@@ -158,20 +162,27 @@ impl Offload {
     const CHECKSUM: usize = 0;
     /// `TcpLargeSendNetBufferListInfo`.
     const LARGE_SEND: usize = 2;
-    /// `TcpRecvSegCoalesceInfo`, since NDIS 6.30.
-    const COALESCED: usize = 22;
+    /// Received: `UdpRecvSegCoalesceOffloadInfo`, since NDIS 6.84. Before, and of what is sent, it has nothing to do with UDP.
+    const DATAGRAMS: usize = 17;
+    /// Received: `TcpRecvSegCoalesceInfo`, since NDIS 6.30. Sent: `UdpSegmentationOffloadInfo`, since NDIS 6.83.
+    const SEGMENTS: usize = 22;
 
     /// Of a packet that is sent: the IP header's checksum is left to the card
     /// (`NDIS_TCP_IP_CHECKSUM_NET_BUFFER_LIST_INFO.Transmit.IpHeaderChecksum`).
     #[must_use]
     pub const fn leaves_ip_checksum(self) -> bool {
-        self.checksum & 0x10 != 0 || self.large_send != 0
+        self.checksum & 0x10 != 0 || self.is_split()
     }
 
     /// Of a packet that is sent: its transport's checksum is left to the card (`Transmit.TcpChecksum`, `UdpChecksum`).
     #[must_use]
     pub const fn leaves_transport_checksum(self) -> bool {
-        self.checksum & 0xC != 0 || self.large_send != 0
+        self.checksum & 0xC != 0 || self.is_split()
+    }
+
+    /// Of a packet that is sent: the card is to split it, which leaves it all checksums.
+    const fn is_split(self) -> bool {
+        self.large_send != 0 || self.datagram_size() != 0
     }
 
     /// Of a packet that is sent: the card is to split its TCP data into segments of so many bytes
@@ -184,11 +195,25 @@ impl Offload {
         }
     }
 
+    /// Of a UDP packet that is sent: the card is to split its data into datagrams of so many bytes, 0 if it is not
+    /// (`NDIS_UDP_SEGMENTATION_OFFLOAD_NET_BUFFER_LIST_INFO.Transmit.MSS`; USO).
+    #[must_use]
+    pub const fn datagram_size(self) -> usize {
+        self.segments & 0xF_FFFF
+    }
+
+    /// Of a UDP packet that was received: from how many datagrams the card has merged it, and how many bytes of data each but
+    /// the last had; zeros if it has not (`NDIS_UDP_RSC_OFFLOAD_NET_BUFFER_LIST_INFO.Receive.SegCount`, `SegSize`; URO).
+    #[must_use]
+    pub const fn merged_datagrams(self) -> (usize, usize) {
+        (self.datagrams & 0xFFFF, self.datagrams >> 16 & 0xFFFF)
+    }
+
     /// Of a packet that was received: the card has found its transport's checksum right (`Receive.TcpChecksumSucceeded`,
     /// `UdpChecksumSucceeded`), or has put it together from several segments, whose checksums it has looked at.
     #[must_use]
     pub const fn has_checked_transport(self) -> bool {
-        self.checksum & 0x18 != 0 || self.coalesced & 0xFFFF != 0
+        self.checksum & 0x18 != 0 || self.segments & 0xFFFF != 0
     }
 }
 
@@ -428,6 +453,42 @@ impl<'a> Chunks<'a> {
             }
         }
         None
+    }
+}
+
+impl Chunks<'_> {
+    /// The next `bytes` of a buffer's by themselves; what is left are those behind.
+    #[must_use]
+    pub fn split_front(&mut self, bytes: usize) -> Self {
+        self.settle();
+        let mut front = self.clone();
+        front.left = front.left.min(bytes);
+        self.skip = bytes;
+        front
+    }
+
+    /// Goes to the first byte that is not to be passed over, within the buffer, so that nobody has to go the way to it again.
+    fn settle(&mut self) {
+        while self.skip > 0 && self.left > 0 && self.steps > 0 && !self.place.mdl.is_null() {
+            let mdl = self.place.mdl;
+            // SAFETY: a memory descriptor list of a chain that is alive during the lifetime of `self`.
+            let here = unsafe { byte_count(mdl) }.saturating_sub(self.place.offset);
+            let passed = here.min(self.in_buffer).min(self.left).min(self.skip);
+            self.skip -= passed;
+            self.in_buffer -= passed;
+            self.left -= passed;
+            if passed < here {
+                self.place.offset += passed;
+                if passed == 0 {
+                    return;
+                }
+            } else {
+                self.steps -= 1;
+                self.place.offset = 0;
+                // SAFETY: as above.
+                self.place.mdl = unsafe { next_mdl(mdl) };
+            }
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 #[path = "../shared/mod.rs"]
 mod shared;
 
+mod datagrams;
 mod flows;
 mod hosts;
 mod listeners;

@@ -297,6 +297,11 @@ impl Filtering for KernelFiltering {
         self.cpu().machine().fwp.engine.has_filters(layer)
     }
 
+    fn keeps_offload(&self, layer: LayerId, offload: wfp_engine::Offload) -> bool {
+        let fwp = &self.cpu().machine().fwp;
+        fwp.engine.keeps_offload(layer, offload)
+    }
+
     fn classify(&mut self, indication: &Indication<'_>) -> Outcome {
         self.ask(indication, None)
     }

@@ -144,6 +144,10 @@ pub(crate) const INFO_SLOTS: usize = 29;
 pub(crate) const INFO_CHECKSUM: usize = 0;
 /// `TcpLargeSendNetBufferListInfo`.
 pub(crate) const INFO_LARGE_SEND: usize = 2;
+/// `UdpRecvSegCoalesceOffloadInfo`, of what is received.
+pub(crate) const INFO_UDP_COALESCED: usize = 17;
+/// `UdpSegmentationOffloadInfo`, of what is sent.
+pub(crate) const INFO_UDP_SEGMENTATION: usize = 22;
 
 /// `NET_BUFFER_LIST`. <https://learn.microsoft.com/windows-hardware/drivers/ddi/nbl/ns-nbl-net_buffer_list>
 #[repr(C, align(16))]

@@ -13,7 +13,8 @@ use parking_lot::Mutex;
 
 use super::chain;
 use super::layout::{
-    INFO_CHECKSUM, INFO_LARGE_SEND, Mdl, NetBuffer, NetBufferData, NetBufferList, PAGE,
+    INFO_CHECKSUM, INFO_LARGE_SEND, INFO_UDP_COALESCED, INFO_UDP_SEGMENTATION, Mdl, NetBuffer,
+    NetBufferData, NetBufferList, PAGE,
 };
 use crate::access::{Out, POISON};
 use crate::net::Offload;
@@ -50,7 +51,7 @@ pub(crate) struct Contents<'a> {
     pub(crate) hide_before: bool,
     /// Whether the bytes may be spread over several lists.
     pub(crate) lists: bool,
-    /// What the network card is left to do.
+    /// What the network card is left to do, or has done.
     pub(crate) offload: Offload,
 }
 
@@ -382,6 +383,8 @@ impl Spread {
             let mut list = NetBufferList::of(self.buffer(index), 0);
             list.info[INFO_CHECKSUM] = contents.offload.checksum as usize;
             list.info[INFO_LARGE_SEND] = contents.offload.large_send as usize;
+            list.info[INFO_UDP_COALESCED] = contents.offload.coalesced as usize;
+            list.info[INFO_UDP_SEGMENTATION] = contents.offload.segmentation as usize;
             if index + 1 < self.lists {
                 list.next = self.list(index + 1);
             }

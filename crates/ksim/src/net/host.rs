@@ -163,7 +163,7 @@ pub(super) struct Transit<'p> {
     pub(super) arrival: Arrival,
     /// The frame that carries it, if that is known.
     pub(super) frame: Option<Frame<'p>>,
-    /// What the network card is left to do.
+    /// What the network card is left to do, or has done.
     pub(super) offload: Offload,
 }
 
@@ -184,10 +184,7 @@ impl<'p> Transit<'p> {
             hops: 0,
             arrival,
             frame: None,
-            offload: Offload {
-                checksum: 0,
-                large_send: 0,
-            },
+            offload: Offload::NONE,
         }
     }
 
@@ -329,9 +326,8 @@ impl<F: Filtering> Host<F> {
                 return dropped(id, None, Reason::Malformed(malformed));
             }
         };
-        if self.asleep || !self.indicator.interfaces.of(arrival.link).up {
-            self.counters.unreachable += 1;
-            return dropped(id, None, Reason::NoInterface);
+        if let Some(report) = self.unreachable(id, arrival) {
+            return report;
         }
         self.counters.cut += u64::from(packet.is_cut());
         if let Some(fragment) = packet.fragment {
@@ -346,6 +342,15 @@ impl<F: Filtering> Host<F> {
             ..Transit::new(id, arrival, &packet, false)
         };
         self.whole(&transit, weight)
+    }
+
+    /// What becomes of a packet that no interface takes or brings.
+    pub(super) fn unreachable(&mut self, id: PacketId, arrival: Arrival) -> Option<PacketReport> {
+        if !self.asleep && self.indicator.interfaces.of(arrival.link).up {
+            return None;
+        }
+        self.counters.unreachable += 1;
+        Some(dropped(id, None, Reason::NoInterface))
     }
 
     /// Moves the clock: data flows fall idle, and fragments whose datagram stays incomplete are dropped.

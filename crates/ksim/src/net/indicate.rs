@@ -36,7 +36,7 @@ pub struct PacketData<'a> {
     pub id: PacketId,
     /// Given at [`Host::inject`](super::Host::inject); `None` for packets of the stack and the wire.
     pub injection: Option<InjectionMark>,
-    /// What the network card is left to do with it.
+    /// What the network card is left to do with it, or has done.
     pub offload: Offload,
 }
 
@@ -247,6 +247,12 @@ pub struct FlowInfo {
 pub trait Filtering {
     /// Whether any filter is at the layer. The stack does not build indications for the others.
     fn wants(&self, layer: LayerId) -> bool;
+
+    /// Whether every callout at the layer tolerates an offload, so that it stays on.
+    fn keeps_offload(&self, layer: LayerId, offload: wfp_engine::Offload) -> bool {
+        let _ = (layer, offload);
+        true
+    }
 
     /// Classifies at a layer other than `STREAM`.
     fn classify(&mut self, indication: &Indication<'_>) -> Outcome;

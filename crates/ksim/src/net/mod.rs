@@ -23,6 +23,7 @@
 //! change              interfaces, profiles, routes, sleep
 //! plan, conversation, indicator
 //!                     field values and metadata of each layer, from the schema
+//! card, batch         what the network card does, datagrams that are one packet
 //! inject, output      what drivers send back, and what leaves the stack
 //! journal             what comes through it, packet for packet
 //! ```
@@ -58,6 +59,7 @@
 //! - Of outbound fragments, which are put together first, no frame is shown.
 
 mod ale;
+mod batch;
 mod card;
 mod change;
 mod conversation;

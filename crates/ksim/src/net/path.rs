@@ -200,7 +200,7 @@ impl<F: Filtering> Host<F> {
         }
         // What is injected is as it was made; the stack's own is left to the card.
         let card = self.setup.card.filter(|_| transit.mark.is_none());
-        let left = card.and_then(|size| card::left(transit.packet, size));
+        let left = card.and_then(|size| card::left(transit.packet, size, transit.offload));
         let parsed = left
             .as_ref()
             .and_then(|(bytes, offload)| Some((Packet::parse(bytes).ok()?, *offload)));
@@ -222,7 +222,13 @@ impl<F: Filtering> Host<F> {
         if let Some(frame) = &transit.frame {
             self.frame_out(frame, transit.mark, transit.id)?;
         }
-        self.sent(transit.packet.bytes);
+        let size = transit.offload.datagram_size();
+        match size.filter(|_| matches!(transit.packet.transport, Transport::Udp)) {
+            Some(size) => card::split(transit.packet, size)
+                .iter()
+                .for_each(|datagram| self.sent(datagram)),
+            None => self.sent(transit.packet.bytes),
+        }
         Ok(())
     }
 
@@ -511,7 +517,14 @@ impl<F: Filtering> Host<F> {
         {
             Outcome::Permit => {
                 if !transit.outbound {
-                    self.received(flow, transit.packet.payload());
+                    let data = transit.packet.payload();
+                    // A socket that has not asked for merged datagrams gets each by itself.
+                    let size = transit.offload.datagram_size().unwrap_or(usize::MAX);
+                    if data.len() <= size {
+                        self.received(flow, data);
+                    } else {
+                        data.chunks(size).for_each(|data| self.received(flow, data));
+                    }
                 }
                 Ok(())
             }

@@ -3,6 +3,7 @@
 use wfp_schema::flags::ReauthorizeReason;
 use wfp_schema::{ConditionFlags, Direction, LayerId};
 
+use super::card::Offload;
 use super::flow::{EndpointKey, State};
 use super::host::{Entry, Host, Transit};
 use super::indicate::{Filtering, Outcome, PacketId, Ticks};
@@ -21,6 +22,7 @@ struct Waiting {
     hops: u32,
     fingerprint: Fingerprint,
     bytes: Vec<u8>,
+    offload: Offload,
     fragments: Vec<PacketId>,
 }
 
@@ -33,6 +35,7 @@ impl Waiting {
             hops: transit.hops,
             fingerprint: Fingerprint::of(transit.packet, transit.outbound),
             bytes: transit.packet.bytes.to_vec(),
+            offload: transit.offload,
             fragments: Vec::new(),
         }
     }
@@ -255,6 +258,7 @@ impl<F: Filtering> Host<F> {
     /// Lets the packet that waits go on, or drops it with its flow.
     fn release(&mut self, mut waiting: Waiting, blocked: Option<LayerId>) {
         let (flow, outbound, hops) = (waiting.flow, waiting.outbound, waiting.hops);
+        let offload = waiting.offload;
         let bytes = std::mem::take(&mut waiting.bytes);
         let absorbed = waiting.into_absorbed();
         let entry = &mut self.flows.all[flow];
@@ -270,6 +274,7 @@ impl<F: Filtering> Host<F> {
         entry.state = State::New;
         let transit = Transit {
             hops,
+            offload,
             ..Transit::new(absorbed.id, entry.arrived(), &packet, outbound)
         };
         self.go_on(flow, &transit, absorbed);

@@ -34,12 +34,18 @@ typedef enum _NDIS_NET_BUFFER_LIST_INFO {
     NblReAuthWfpFlowContext = NblOriginalInterfaceIfIndex,
     TcpReceiveBytesTransferred,
     NrtNameResolutionId = TcpReceiveBytesTransferred,
+#if NDIS_SUPPORT_NDIS684
+    UdpRecvSegCoalesceOffloadInfo = TcpReceiveBytesTransferred,
+#endif
 #if NDIS_SUPPORT_NDIS630
     SwitchForwardingReserved,
     SwitchForwardingDetail,
     VirtualSubnetInfo,
     IMReserved,
     TcpRecvSegCoalesceInfo,
+#if NDIS_SUPPORT_NDIS683
+    UdpSegmentationOffloadInfo = TcpRecvSegCoalesceInfo,
+#endif
     RscTcpTimestampDelta,
     TcpSendOffloadsSupplementalNetBufferListInfo = RscTcpTimestampDelta,
 #if NDIS_SUPPORT_NDIS650

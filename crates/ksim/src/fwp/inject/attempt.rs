@@ -17,13 +17,13 @@ use crate::fwp::layout::kernel::InjectComplete;
 use crate::fwp::stack::{InjectedPacket, InjectedStreamData, StackRequest};
 use crate::kernel::Bugcheck;
 use crate::ndis::chain;
-use crate::ndis::layout::{INFO_CHECKSUM, NetBufferList};
+use crate::ndis::layout::{INFO_CHECKSUM, INFO_UDP_COALESCED, NetBufferList};
 use crate::ndis::list::Snapshot;
 use crate::ndis::packet::Packet;
 use crate::net::{InjectionMark, InjectionPoint, PacketId, StreamInjection, finish};
 use crate::verifier::{
-    INJECTION_HANDLE, INJECTION_INLINE, INJECTION_LOCK, INJECTION_LOOP, INJECTION_OFFSET,
-    NBL_STATE, OBJECT_STALE,
+    INJECTION_HANDLE, INJECTION_INLINE, INJECTION_LOCK, INJECTION_LOOP, INJECTION_MERGED,
+    INJECTION_OFFSET, NBL_STATE, OBJECT_STALE,
 };
 
 /// A packet that was injected, cloned and injected again so often goes round for ever.
@@ -313,6 +313,18 @@ pub(super) fn inject(call: &Call<'_>, by: By, what: What, target: Target) -> Res
     }
     let lists: Vec<_> = chain::lists(what.list).collect();
     let begun = begin(call, by, what, target, &lists)?;
+    // Of what is sent the slot says something else.
+    let is_received = matches!(target, Target::Packet(point) if !point.is_outbound());
+    if is_received
+        && lists
+            .iter()
+            .any(|(_, list)| list.info[INFO_UDP_COALESCED] != 0)
+    {
+        call.violation(
+            &INJECTION_MERGED,
+            "a clone of datagrams that the network card has merged is injected",
+        );
+    }
     let (Some(completion), false) = (what.completion, lists.is_empty()) else {
         if call.must_fail() {
             return Err(NtStatus::FWP_TCPIP_NOT_READY);

@@ -30,7 +30,7 @@ use crate::nt::wait::KeDelayExecutionThread;
 use crate::verifier::{
     ARGUMENT, CLASSIFY_ALLOCATIONS, CLASSIFY_BLOCKING, CLASSIFY_TIME, FLOW_LAYER,
     FLOW_REMOVED_TWICE, INJECTION_HANDLE, INJECTION_INLINE, INJECTION_LOCK, INJECTION_LOOP,
-    INJECTION_OFFSET, PEND_REAUTHORIZATION, Report, UNLOAD_FILTER,
+    INJECTION_MERGED, INJECTION_OFFSET, PEND_REAUTHORIZATION, Report, UNLOAD_FILTER,
 };
 
 const AF_INET: u16 = 2;
@@ -135,6 +135,34 @@ fn an_injection_under_a_spin_lock_is_found() {
         absorb(classify);
     });
     assert_eq!(found, [INJECTION_LOCK.name]);
+}
+
+#[test]
+fn a_clone_of_merged_datagrams_that_is_injected_is_found() {
+    let found = |coalesced: u32| {
+        let report = run(Config::default(), move |driver| {
+            let layer = v4(LayerKind::InboundIpPacket);
+            driver.filtered(layer, Action::CalloutUnknown);
+            let handle = handle(AF_INET, InjectionType::NETWORK);
+            behave(move |classify| {
+                let list = clone(classify);
+                let injected =
+                    FwpsInjectNetworkReceiveAsync0(handle, 0, 0, 0, 0, 0, list, Some(complete), 0);
+                assert_eq!(injected, OK);
+                absorb(classify);
+            });
+            let packet = udp_packet();
+            let mut shown = Shown::packet(&packet, 0);
+            if let Some(data) = &mut shown.packet {
+                data.offload.coalesced = coalesced;
+            }
+            driver.classify(layer, &[], shown);
+            assert_eq!(FwpsInjectionHandleDestroy0(handle), OK);
+        });
+        rules(&report)
+    };
+    assert_eq!(found(2 | 4 << 16), [INJECTION_MERGED.name]);
+    assert!(found(0).is_empty());
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Tests of the network stack, with packets that are built here.
 
 mod ale;
+mod batch;
 mod build;
 mod change;
 mod conformance;

@@ -81,6 +81,8 @@ pub(super) struct Recorder {
     /// The layers that somebody wants to see; `None` stands for all of them, discard layers included.
     pub(super) wanted: Option<Vec<LayerKind>>,
     pub(super) redirector: Option<Redirector>,
+    /// An offload that a callout at a layer does not tolerate.
+    pub(super) intolerant: Option<(LayerKind, wfp_engine::Offload)>,
     pub(super) options: Options,
     pub(super) classify_options: ClassifyOptions,
     pub(super) stages: u64,
@@ -107,6 +109,7 @@ impl Default for Recorder {
             discard_answer: Outcome::Permit,
             wanted: Some(ORDINARY.to_vec()),
             redirector: None,
+            intolerant: None,
             options: Options::default(),
             classify_options: ClassifyOptions::default(),
             stages: 1,
@@ -281,6 +284,11 @@ impl Filtering for Recorder {
         self.wanted
             .as_ref()
             .is_none_or(|wanted| wanted.contains(&layer.kind()) && !layer.is_discard())
+    }
+
+    fn keeps_offload(&self, layer: LayerId, offload: wfp_engine::Offload) -> bool {
+        let layer = layer.layer().expect("a known layer");
+        self.intolerant != Some((layer.kind(), offload))
     }
 
     fn classify(&mut self, indication: &Indication<'_>) -> Outcome {

@@ -15,6 +15,8 @@ rules! {
     INJECTION_INLINE = Error, "injection-inline", "TCP packets of transport layers are injected from a DPC, not in the classify", "Callout Driver Programming Considerations";
     /// The data of a list does not begin where the function needs it.
     INJECTION_OFFSET = Error, "injection-offset", "an injected list begins with the header that the injection function's page names", "FwpsInjectNetworkSendAsync0; FwpsInjectTransportReceiveAsync0";
+    /// A clone of received datagrams that the network card has merged is injected.
+    INJECTION_MERGED = Error, "injection-merged", "inbound packets that the network card has merged (URO) are not cloned and injected", "FWPS_CALLOUT3, FWP_CALLOUT_FLAG_ALLOW_URO";
     /// A packet went round and round.
     INJECTION_LOOP = Error, "injection-loop", "a callout lets packets pass that were injected before", "FwpsQueryPacketInjectionState0";
 }
