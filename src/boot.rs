@@ -174,6 +174,10 @@ fn conditions(filter: &BootFilter<'_>) -> Result<Conditions> {
             BootCondition::RemoteV4(first, last) => Condition::RemoteV4(first, last),
             BootCondition::LocalV6(first, last) => Condition::LocalV6(first, last),
             BootCondition::RemoteV6(first, last) => Condition::RemoteV6(first, last),
+            BootCondition::Interface(luid) => Condition::Interface(luid),
+            BootCondition::InterfaceType(first, last) => {
+                Condition::InterfaceType(first.into(), last.into())
+            }
             BootCondition::Application(path) => Condition::Application(path),
         })?;
     }

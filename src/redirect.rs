@@ -1,7 +1,10 @@
-//! Redirection: who redirects, which proxies there are, and where redirected connections were to go.
+//! Redirection: who redirects, which proxies there are, and where redirected connections were to go; also by which
+//! interface connections go.
 
 use kmdf::{Driver, File};
-use portcullis_core::{Endpoint, OriginalSlot, Originals, Proxies, Proxy, redirect::ProxyRefused};
+use portcullis_core::{
+    Connection, Endpoint, Origin, OriginSlot, Origins, Proxies, Proxy, redirect::ProxyRefused,
+};
 use portcullis_proto::Counter;
 use wfp::{
     NtStatus, Result, cell::KernelCell, irql::Passive, pool::PoolVec, redirect::RedirectHandle,
@@ -13,25 +16,25 @@ use crate::{
     state::{self, tag},
 };
 
-/// Sets of redirected connections that wait to be established.
-const ORIGINALS: usize = 256;
+/// Sets of connections that wait to be established, and that the layers then show otherwise.
+const ORIGINS: usize = 256;
 
-type OriginalTable = Originals<PoolVec<OriginalSlot<RawSpinLock>>>;
+type OriginTable = Origins<PoolVec<OriginSlot<RawSpinLock>>>;
 
 static HANDLE: KernelCell<RedirectHandle> = KernelCell::new(tag::REDIRECT);
-static ORIGINAL: KernelCell<OriginalTable> = KernelCell::new(tag::REDIRECT);
+static ORIGIN: KernelCell<OriginTable> = KernelCell::new(tag::REDIRECT);
 
 /// Who listens for redirected connections. It needs no memory: a program may close its handle at any time.
 static PROXIES: Proxies<RawSpinLock> = Proxies::new();
 
 /// Creates the redirect handle, and room for original destinations.
 pub(crate) fn create(_driver: Driver, passive: Passive) -> Result {
-    let slots = PoolVec::try_from_fn(tag::REDIRECT, ORIGINALS, |_| OriginalSlot::new())?;
-    ORIGINAL.try_set(Originals::new(slots), passive)?;
+    let slots = PoolVec::try_from_fn(tag::REDIRECT, ORIGINS, |_| OriginSlot::new())?;
+    ORIGIN.try_set(Origins::new(slots), passive)?;
     let provider = callouts::key(Object::Provider);
     if let Err(status) = HANDLE.try_set_with(|| RedirectHandle::create(provider, passive), passive)
     {
-        forget_originals(passive);
+        forget_origins(passive);
         return Err(status);
     }
     Ok(())
@@ -43,12 +46,12 @@ pub(crate) fn delete(passive: Passive) {
     if let Some(handle) = unsafe { HANDLE.take(passive) } {
         handle.into_inner().destroy(passive);
     }
-    forget_originals(passive);
+    forget_origins(passive);
 }
 
-fn forget_originals(passive: Passive) {
+fn forget_origins(passive: Passive) {
     // SAFETY: the callouts, which use them, are unregistered, or not yet registered.
-    drop(unsafe { ORIGINAL.take(passive) });
+    drop(unsafe { ORIGIN.take(passive) });
 }
 
 /// Who redirects, while the driver runs.
@@ -66,19 +69,23 @@ pub(crate) fn is_proxy(process_id: u64) -> bool {
     PROXIES.is_proxy(process_id)
 }
 
-/// Remembers where a redirected flow was to go, until it is established.
-pub(crate) fn remember(flow: u64, original: Endpoint) {
-    if let Some(originals) = ORIGINAL.get()
-        && flow != 0
-        && !originals.remember::<RawSpinLock>(flow, original)
+/// Remembers where the flow of a connection was to go, and by which interface, until it is established.
+pub(crate) fn remember(connection: &Connection<'_>) {
+    let origin = Origin {
+        remote: connection.remote,
+        interface: connection.interface,
+    };
+    if let Some(origins) = ORIGIN.get()
+        && connection.flow != 0
+        && !origins.remember::<RawSpinLock>(connection.flow, origin)
     {
         state::count(Counter::OriginalForgotten);
     }
 }
 
-/// Where a flow that is established was to go, if it was redirected.
-pub(crate) fn original(flow: u64) -> Option<Endpoint> {
-    ORIGINAL.get()?.take::<RawSpinLock>(flow)
+/// What was remembered of a flow that is established now, or to be remembered no more.
+pub(crate) fn origin(flow: u64) -> Option<Origin> {
+    ORIGIN.get()?.take::<RawSpinLock>(flow)
 }
 
 /// A program listens there, as long as `file` is open.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use pe_image::build::Builder;
 use portcullis_cli::capture::{ip_packet, read};
 use portcullis_core::packet::Layout;
-use portcullis_policy::{Options, compile};
+use portcullis_policy::{Interfaces, Options, compile};
 use portcullis_proto::ask::AnswerRequest;
 use portcullis_proto::capture::{CaptureCounts, CaptureKind, CaptureRecord, CaptureReply};
 use portcullis_proto::capture::{CaptureStart, StartCaptureRequest};
@@ -109,11 +109,20 @@ pub fn policies() -> Vec<Vec<u8>> {
     policies.push(
         "default = 'block'\n[[rule]]\nname = 'all'\naction = 'permit'\nprotocol = 'tcp'\ndirection = 'outbound'\n\
          remote_address = ['10.0.0.0/8', '2001:db8::/32']\nremote_port = [80, '8000-8100']\n\
-         application = 'C:\\Program Files\\*\\a.exe'\nuser = 'S-1-5-18'\nhost = ['example.net', '*.example.net']\n\
+         application = 'C:\\Program Files\\*\\a.exe'\nuser = 'S-1-5-18'\ninterface = ['Tunnel', '0x6000002000000']\ninterface_type = ['virtual', 6]\nhost = ['example.net', '*.example.net']\n\
          [[rule]]\naction = 'block'\ncontent = ['secret']\ncontent_hex = 'de ad'\nprotocol = 'tcp'\n"
             .into(),
     );
     policies
+}
+
+/// How policies are compiled for a machine whose tunnel they may name.
+#[must_use]
+pub fn with_interfaces() -> Options {
+    Options {
+        interfaces: Interfaces::Named(vec![("Tunnel".to_owned(), 0x35_0000_0400_0000)]),
+        ..Options::default()
+    }
 }
 
 /// Compiled policies.
@@ -122,7 +131,7 @@ pub fn blobs() -> Vec<Vec<u8>> {
     let texts = policies().into_iter();
     let blobs = texts.filter_map(|text| {
         let text = String::from_utf8(text).ok()?;
-        Some(compile(&text, &Options::default()).ok()?.blob)
+        Some(compile(&text, &with_interfaces()).ok()?.blob)
     });
     blobs.collect()
 }

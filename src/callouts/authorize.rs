@@ -60,10 +60,7 @@ impl Callout for Connect {
         {
             ask::resumed();
         }
-        if matches!(way, Way::Redirected(_)) && decision.action != Action::Block {
-            // The layers that follow show where it goes, not where it was to go.
-            redirect::remember(connection.flow, connection.remote);
-        }
+        keep_origin(core, call, &connection, way, &decision);
         verdict(&decision)
     }
 }
@@ -83,9 +80,10 @@ impl Callout for RecvAccept {
         let Some(core) = state::core() else {
             return Authorization::Continue;
         };
+        let connection = connection::connection(core, call, Direction::Inbound);
         let authorizing = Authorizing {
             operation: Operation::Accept,
-            connection: &connection::connection(core, call, Direction::Inbound),
+            connection: &connection,
             way: Way::Free,
             packet: call.data,
         };
@@ -96,6 +94,7 @@ impl Callout for RecvAccept {
                 HeldPacket::of_accept(call, packet)
             })
         });
+        keep_origin(core, call, &connection, Way::Free, &decision);
         verdict(&decision)
     }
 }
@@ -172,6 +171,29 @@ fn way(core: &Core, call: &Classify<'_, AleAuthConnect>, connection: &mut Connec
         || flags.contains(ConditionFlags::IS_HONORING_POLICY_AUTHORIZE)
         || redirect::is_proxy(connection.process_id);
     if is_free { Way::Free } else { Way::Straight }
+}
+
+/// Remembers of a connection that may be what the layers that follow do not show: where it was to go before it was
+/// redirected, and the interface that its packets take if another one has its address.
+fn keep_origin<L: LayerType>(
+    core: &Core,
+    call: &Classify<'_, L>,
+    connection: &Connection<'_>,
+    way: Way,
+    decision: &Decision,
+) {
+    let is_redirected = matches!(way, Way::Redirected(_));
+    let is_elsewhere = connection.interface != connection::local_interface(call);
+    let is_again = call.fields.flags().contains(ConditionFlags::IS_REAUTHORIZE);
+    if decision.action == Action::Block || (is_again && core.is_followed(connection.flow)) {
+        return;
+    }
+    if is_redirected || is_elsewhere {
+        redirect::remember(connection);
+    } else if is_again {
+        // It had taken another way before.
+        redirect::origin(connection.flow);
+    }
 }
 
 /// What the core decided, as WFP says it.

@@ -45,6 +45,7 @@ impl Callout for EndpointClosure {
             user: fields.user().unwrap_or_default(),
             process_id: call.metadata.process_id().unwrap_or(0),
             flow: 0,
+            interface: fields.local_luid().unwrap_or(0),
         };
         core.endpoint_closed(&connection, call.metadata.endpoint().unwrap_or(0));
         Seen

@@ -3,12 +3,15 @@
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use portcullis_core::{Application, Connection, Direction, Endpoint};
-use portcullis_proto::Counter;
+use portcullis_proto::{
+    Counter,
+    policy::{interface_type, interfaces_of_type},
+};
 use wfp::{
     callout::Classify,
     flow::FlowId,
     layer::LayerType,
-    schema::{self, IpVersion},
+    schema::{self, ConditionFlags, IpVersion},
 };
 
 use crate::state::Core;
@@ -78,7 +81,36 @@ pub(super) fn connection<'a, L: LayerType>(
         user: user(core, call),
         process_id: call.metadata.process_id().unwrap_or(0),
         flow: call.metadata.flow().map_or(0, FlowId::get),
+        interface: interface(call, direction),
     }
+}
+
+/// The LUID of the interface that the packet at hand takes, by which the connection is decided; 0 if unknown. When a
+/// connection is authorized again, that may be a packet of the other direction.
+fn interface<L: LayerType>(call: &Classify<'_, L>, direction: Direction) -> u64 {
+    let direction = call.metadata.packet_direction().unwrap_or(match direction {
+        Direction::Outbound => schema::Direction::Outbound,
+        Direction::Inbound => schema::Direction::Inbound,
+    });
+    or_loopback(call, call.fields.luid(direction))
+}
+
+/// The LUID of the interface that has the connection's local address; 0 if unknown.
+pub(super) fn local_interface<L: LayerType>(call: &Classify<'_, L>) -> u64 {
+    or_loopback(call, call.fields.local_luid())
+}
+
+/// What this machine sends to itself takes no interface but that for loopback, whichever has the address.
+fn or_loopback<L: LayerType>(call: &Classify<'_, L>, luid: Option<u64>) -> u64 {
+    /// IANA's type of loopback interfaces.
+    const LOOPBACK: u16 = 24;
+
+    let luid = luid.unwrap_or(0);
+    if call.fields.flags().contains(ConditionFlags::IS_LOOPBACK) && interface_type(luid) != LOOPBACK
+    {
+        return interfaces_of_type(LOOPBACK).0;
+    }
+    luid
 }
 
 /// The core's word for a direction.

@@ -82,6 +82,7 @@ where
                 user: known.user.unwrap_or_default(),
                 process_id: call.metadata.process_id().unwrap_or(0),
                 flow,
+                interface: known.local_luid.unwrap_or(0),
             },
             discard: reason,
         });

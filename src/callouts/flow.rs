@@ -42,8 +42,9 @@ impl Callout for FlowEstablished {
 fn follow(core: &state::Core, call: &Classify<'_, AleFlowEstablished>, id: FlowId) {
     let direction = connection::expect(core, call.fields.direction(), Direction::Outbound);
     let mut connection = connection::connection(core, call, connection::direction(direction));
-    if let Some(original) = redirect::original(id.get()) {
-        connection.remote = original;
+    if let Some(origin) = redirect::origin(id.get()) {
+        connection.remote = origin.remote;
+        connection.interface = origin.interface;
     }
     let subject = Subject::connection(&connection);
     let answer = ask::flow_began(&subject);

@@ -4,7 +4,7 @@ use portcullis_core::{Direction, Endpoint, Ends, IcmpError};
 use wfp::{
     callout::{Callout, Classify, Counters},
     layer::{InboundIcmpError, LayerType, OutboundIcmpError},
-    schema::IpVersion,
+    schema::{self, IpVersion},
     verdict::Authorization,
 };
 
@@ -49,6 +49,7 @@ impl Callout for Inbound {
             direction: Direction::Inbound,
             ends,
             about,
+            interface: fields.luid(schema::Direction::Inbound).unwrap_or(0),
         };
         authorize::verdict(&core.icmp_error(&error))
     }
@@ -74,6 +75,7 @@ impl Callout for Outbound {
             direction: Direction::Outbound,
             ends: ends(core, call, message),
             about: None,
+            interface: call.fields.luid(schema::Direction::Outbound).unwrap_or(0),
         };
         authorize::verdict(&core.icmp_error(&error))
     }

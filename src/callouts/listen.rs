@@ -30,17 +30,17 @@ impl Callout for Listen {
             return Authorization::Continue;
         };
         let fields = &call.fields;
+        let address = fields.local_address();
         let listener = Listener {
             local: Endpoint::new(
                 // Without an address it listens on all of them.
-                fields
-                    .local_address()
-                    .unwrap_or_else(|| connection::unspecified(fields.version())),
+                address.unwrap_or_else(|| connection::unspecified(fields.version())),
                 connection::expect(core, fields.local_port(), 0),
             ),
             application: connection::application(call),
             user: connection::user(core, call),
             process_id: call.metadata.process_id().unwrap_or(0),
+            interface: address.and_then(|_| fields.local_luid()).unwrap_or(0),
         };
         let decision = core.listen_or_ask(&listener, |question| {
             let subject = Subject::listener(&listener);

@@ -79,10 +79,11 @@ impl Callout for Forward {
             return Authorization::Continue;
         };
         copy(call, call.data, 0, 0);
+        let interface = call.fields.forward_luid().unwrap_or(0);
         let mut verdict = Authorization::Permit;
         for buffer in call.data.iter().flat_map(Packet::buffers) {
             if let Some(ends) = ends(core, buffer, 0, true) {
-                let decided = authorize::verdict(&core.forwarded(&ends));
+                let decided = authorize::verdict(&core.forwarded(&ends, interface));
                 if decided == Authorization::Block {
                     verdict = decided;
                 }

@@ -66,6 +66,7 @@ fn socket<'a, L: LayerType>(core: &Core, call: &Classify<'a, L>, promiscuous: u3
             application: connection::application(call),
             user: connection::user(core, call),
             process_id: call.metadata.process_id().unwrap_or(0),
+            interface: known.local_address.and(known.local_luid).unwrap_or(0),
         },
         protocol: known.protocol.unwrap_or(0),
         is_raw: known.flags.contains(ConditionFlags::IS_RAW_ENDPOINT),

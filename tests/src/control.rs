@@ -249,6 +249,7 @@ pub fn compile_with(toml: &str, events_all: bool) -> Vec<u8> {
     let options = Options {
         file_name: "policy.toml".to_owned(),
         events_all,
+        ..Options::default()
     };
     portcullis_policy::compile(toml, &options)
         .unwrap_or_else(|errors| panic!("{}", portcullis_policy::render(&errors, toml, false)))

@@ -1,11 +1,11 @@
 //! A host's network stack on one processor.
 
 use ksim::fwp::KernelFiltering;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ksim::net::{
-    End, FlowReport, Host, Offload, Opened, Output, PacketId, PacketReport, Processes, Redirection,
-    Setup, Socket,
+    Arrival, End, FlowReport, Host, Link, Offload, Opened, Output, PacketId, PacketReport,
+    Processes, Redirection, Setup, Socket,
 };
 use ksim::{Cpu, Kernel};
 
@@ -96,6 +96,21 @@ impl Net {
             settle(cpu, host);
             report
         })
+    }
+
+    /// What becomes of a packet that comes, or goes, so.
+    pub fn packet_from(&mut self, arrival: Arrival, packet: &[u8]) -> PacketReport {
+        self.run(|cpu, host| give_from(cpu, host, arrival, packet))
+    }
+
+    /// Whether a packet passes over the interface of a link.
+    pub fn passes_on(&mut self, link: Link, packet: &[u8]) -> bool {
+        self.packet_from(Arrival::on(link), packet).passed
+    }
+
+    /// Packets to an address take the interface of another link from now on.
+    pub fn reroute(&mut self, remote: IpAddr, link: Link) {
+        self.run(|cpu, host| host.reroute(cpu.machine().time().now(), remote, link));
     }
 
     /// What becomes of an Ethernet frame; what is put off by it has run.
@@ -263,8 +278,17 @@ pub fn received(output: Vec<Output>) -> Vec<Vec<u8>> {
 }
 
 fn give(cpu: &Cpu, host: &mut Host<KernelFiltering>, packet: &[u8]) -> PacketReport {
+    give_from(cpu, host, Arrival::default(), packet)
+}
+
+fn give_from(
+    cpu: &Cpu,
+    host: &mut Host<KernelFiltering>,
+    arrival: Arrival,
+    packet: &[u8],
+) -> PacketReport {
     cpu.machine().time().advance(MILLISECOND);
-    let report = host.packet(cpu.machine().time().now(), packet);
+    let report = host.packet_from(cpu.machine().time().now(), arrival, packet);
     settle(cpu, host);
     report
 }

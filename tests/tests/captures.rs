@@ -70,6 +70,7 @@ fn compare_all(captures: &[PathBuf]) -> Vec<Compared> {
     let options = portcullis_policy::Options {
         file_name: "(test)".to_owned(),
         events_all: true,
+        ..portcullis_policy::Options::default()
     };
     let policy = portcullis_policy::compile("default = \"permit\"\n", &options)
         .expect("a valid policy")

@@ -17,6 +17,7 @@ mod flows;
 mod frames;
 mod hostile;
 mod hosts;
+mod interfaces;
 mod layers;
 mod lifecycle;
 mod live;

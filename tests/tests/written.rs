@@ -68,6 +68,7 @@ fn replay_with(test: &str, capture: &Path, policy: &str, cpus: u32, how: How<'_>
     let options = portcullis_policy::Options {
         file_name: "(test)".to_owned(),
         events_all: true,
+        ..portcullis_policy::Options::default()
     };
     let compiled = portcullis_policy::compile(policy, &options)
         .unwrap_or_else(|mistakes| panic!("{mistakes:?}"));
@@ -86,6 +87,7 @@ fn replay_with(test: &str, capture: &Path, policy: &str, cpus: u32, how: How<'_>
         policy: Some(compiled.blob),
         local: Vec::new(),
         processes: Vec::new(),
+        interfaces: Vec::new(),
         driver: image::portcullis().to_vec(),
         pdb: None,
         cpus,

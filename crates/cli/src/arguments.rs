@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand};
+use portcullis_policy::INTERFACE_TYPES;
+use portcullis_proto::policy::interface_type;
 
 use crate::ask::Answer;
 
@@ -111,6 +113,10 @@ pub struct ReplayOptions {
     /// The application behind a local endpoint: ADDR:PORT=PATH[,SID]
     #[arg(long, value_name = "ADDR:PORT=PATH[,SID]")]
     pub process: Vec<Process>,
+    /// A network interface of the local host, for rules with `interface` and `interface_type`: its name, its type as
+    /// `interface_type` has it, and the local addresses that it has; what has no other address is on an Ethernet interface
+    #[arg(long, value_name = "NAME=TYPE[,ADDR[/LENGTH]]...")]
+    pub interface: Vec<SimulatedInterface>,
     /// The driver to run, instead of the portcullis.sys in this program
     #[arg(long, value_name = "FILE.sys")]
     pub driver: Option<PathBuf>,
@@ -211,6 +217,9 @@ pub struct Simulated {
     /// The application behind a local endpoint: ADDR:PORT=PATH[,SID]
     #[arg(long, value_name = "ADDR:PORT=PATH[,SID]", requires = "replay")]
     pub process: Vec<Process>,
+    /// A network interface of the local host: its name, its type, and the local addresses that it has
+    #[arg(long, value_name = "NAME=TYPE[,ADDR[/LENGTH]]...", requires = "replay")]
+    pub interface: Vec<SimulatedInterface>,
     /// The driver to run, instead of the portcullis.sys in this program
     #[arg(long, value_name = "FILE.sys", requires = "replay")]
     pub driver: Option<PathBuf>,
@@ -226,6 +235,31 @@ pub struct Prefix {
     pub address: IpAddr,
     /// The bits that they share.
     pub length: u8,
+}
+
+impl Prefix {
+    /// Whether it is a single address.
+    #[must_use]
+    pub const fn is_one(&self) -> bool {
+        self.length == if self.address.is_ipv4() { 32 } else { 128 }
+    }
+
+    /// Whether the address begins like it.
+    #[must_use]
+    pub fn contains(&self, address: IpAddr) -> bool {
+        let rest = |bits: u32| bits.saturating_sub(self.length.into());
+        match (self.address, address) {
+            (IpAddr::V4(one), IpAddr::V4(other)) => {
+                let differ = one.to_bits() ^ other.to_bits();
+                differ.checked_shr(rest(32)).unwrap_or(0) == 0
+            }
+            (IpAddr::V6(one), IpAddr::V6(other)) => {
+                let differ = one.to_bits() ^ other.to_bits();
+                differ.checked_shr(rest(128)).unwrap_or(0) == 0
+            }
+            _ => false,
+        }
+    }
 }
 
 impl FromStr for Prefix {
@@ -292,6 +326,10 @@ pub enum Policy {
     Check {
         /// The policy, a TOML file
         file: PathBuf,
+        /// The LUID of a network interface that the policy names; without any, on another system than Windows, whatever
+        /// is written is taken for a name
+        #[arg(long, value_name = "NAME=LUID")]
+        interface: Vec<NamedInterface>,
         /// Print the diagnostics as JSON
         #[arg(long)]
         json: bool,
@@ -300,6 +338,9 @@ pub enum Policy {
     Compile {
         /// The policy, a TOML file
         file: PathBuf,
+        /// The LUID of a network interface that the policy names; without any, on Windows, this machine's are meant
+        #[arg(long, value_name = "NAME=LUID")]
+        interface: Vec<NamedInterface>,
         /// Where the compiled policy goes
         #[arg(short, long, value_name = "BLOB")]
         output: PathBuf,
@@ -499,9 +540,139 @@ impl FromStr for Process {
     }
 }
 
+/// A network interface of the simulated host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SimulatedInterface {
+    /// Its name.
+    pub name: String,
+    /// Its type: IANA's `ifType`.
+    pub kind: u16,
+    /// Its addresses.
+    pub prefixes: Vec<Prefix>,
+}
+
+impl FromStr for SimulatedInterface {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, rest) = text
+            .split_once('=')
+            .filter(|(name, _)| !name.is_empty())
+            .ok_or("expected NAME=TYPE[,ADDR[/LENGTH]]..., for example Tunnel=virtual,10.8.0.2")?;
+        let mut parts = rest.split(',');
+        let kind = parts.next().unwrap_or_default();
+        let known = INTERFACE_TYPES.iter().find(|(name, _)| *name == kind);
+        let kind = known
+            .map(|(_, kind)| *kind)
+            .or_else(|| kind.parse().ok().filter(|kind| *kind > 0))
+            .ok_or_else(|| {
+                let names = INTERFACE_TYPES.map(|(name, _)| name).join(", ");
+                format!("\"{kind}\" is no type of interfaces: {names}, or a number of IANA's")
+            })?;
+        Ok(Self {
+            name: name.to_owned(),
+            kind,
+            prefixes: parts.map(str::parse).collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+/// A network interface by its LUID.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedInterface {
+    /// Its name.
+    pub name: String,
+    /// Its LUID.
+    pub luid: u64,
+}
+
+impl FromStr for NamedInterface {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, luid) = text
+            .rsplit_once('=')
+            .filter(|(name, _)| !name.is_empty())
+            .ok_or("expected NAME=LUID, for example Tunnel=0x35000001000000")?;
+        let number = luid.strip_prefix("0x").map_or_else(
+            || luid.parse().ok(),
+            |hex| u64::from_str_radix(hex, 16).ok(),
+        );
+        number
+            .filter(|luid| interface_type(*luid) > 0)
+            .map(|luid| Self {
+                name: name.to_owned(),
+                luid,
+            })
+            .ok_or_else(|| {
+                format!("\"{luid}\" is no interface's LUID (Get-NetAdapter shows it as NetLuid)")
+            })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_interface_has_a_name_a_type_and_addresses() {
+        let interface: SimulatedInterface =
+            "My VPN=virtual,10.8.0.0/24,2001:db8::2".parse().unwrap();
+        assert_eq!((interface.name.as_str(), interface.kind), ("My VPN", 53));
+        let [network, one] = interface.prefixes[..] else {
+            panic!("{interface:?}");
+        };
+        assert!(!network.is_one() && one.is_one());
+        for (address, is_in) in [
+            ("10.8.0.255", true),
+            ("10.8.1.0", false),
+            ("2001:db8::2", false),
+        ] {
+            assert_eq!(
+                network.contains(address.parse().unwrap()),
+                is_in,
+                "{address}"
+            );
+        }
+        assert!(one.contains("2001:db8::2".parse().unwrap()));
+        assert!(
+            "0.0.0.0/0"
+                .parse::<Prefix>()
+                .unwrap()
+                .contains([9; 4].into())
+        );
+        let bare: SimulatedInterface = "x=71".parse().unwrap();
+        assert_eq!((bare.kind, bare.prefixes.len()), (71, 0));
+        for wrong in [
+            "",
+            "=wifi",
+            "x",
+            "x=",
+            "x=vpn",
+            "x=0",
+            "x=65536",
+            "x=wifi,",
+            "x=wifi,10.0.0.1/33",
+        ] {
+            assert!(wrong.parse::<SimulatedInterface>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_interface_has_a_luid() {
+        let luid = |text: &str| text.parse::<NamedInterface>().map(|named| named.luid);
+        assert_eq!(luid("Tunnel=0x35000001000000"), Ok(0x35_0000_0100_0000));
+        assert_eq!(luid("a=b=14918173765664768"), Ok(0x35_0000_0000_0000));
+        for wrong in [
+            "Tunnel",
+            "=0x35000001000000",
+            "Tunnel=7",
+            "Tunnel=0x",
+            "Tunnel=-1",
+        ] {
+            assert!(luid(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn a_process_is_an_endpoint_a_path_and_perhaps_a_user() {

@@ -51,6 +51,7 @@ fn connection(path: &[u8]) -> Connection<'_> {
         user: &[],
         process_id: 4,
         flow: 0,
+        interface: 0,
     }
 }
 

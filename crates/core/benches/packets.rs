@@ -107,6 +107,7 @@ fn a_path_is_looked_up_for_a_port(bencher: Bencher<'_, '_>, port: u16) {
             user: &[],
             process_id: 0,
             flow: 0,
+            interface: 0,
         };
         let decision = policy.decide(&connection, Host::of(&connection));
         paths

@@ -135,6 +135,9 @@ pub struct Connection<'a> {
     pub process_id: u64,
     /// WFP's handle of its flow; 0 if unknown. It takes no part in decisions.
     pub flow: u64,
+    /// The LUID of the network interface that its packets take; 0 if unknown. A rule that blocks by interface matches an
+    /// unknown one, a rule that permits by interface does not.
+    pub interface: u64,
 }
 
 impl Connection<'_> {
@@ -159,6 +162,8 @@ pub struct Listener<'a> {
     pub user: &'a [u8],
     /// As in [`Connection::process_id`].
     pub process_id: u64,
+    /// The LUID of the network interface that has its address; 0 if it listens on every interface.
+    pub interface: u64,
 }
 
 /// What is known of a socket that is bound, before it is.

@@ -207,7 +207,8 @@ where
     /// Decides a connection at `ALE_AUTH_CONNECT` or `ALE_AUTH_RECV_ACCEPT`.
     ///
     /// `is_reauthorization`: WFP asks again about a connection it asked about before. The answer is made anew. A flow
-    /// whose host is known then decides for itself at its next indication.
+    /// whose host is known then decides for itself at its next indication. If its packets take another interface than
+    /// before, whatever it remembers is decided again by that one.
     ///
     /// If the host matters and no further flow can be followed, the host will never be known: the connection is decided
     /// without it. A rule that asks decides by its default; see [`authorize_or_ask`](Self::authorize_or_ask).

@@ -4,6 +4,7 @@ use crate::connection::{Application, Connection, Endpoint, TCP, UDP};
 use crate::cut::Cut;
 use crate::endpoint::EndpointBucket;
 use crate::engine::Indication;
+use crate::flow_index::{Entries, Entry, FlowIndex};
 use crate::free_list::{FreeList, Link, Linked, Links};
 use crate::handle::slot_handle;
 use crate::inspect::{DNS_PORT, HostName, HostSniffer, Quic};
@@ -71,6 +72,8 @@ pub struct Flow {
     pub(crate) system_id: u64,
     /// The system's handle of its endpoint; 0 if unknown.
     pub(crate) endpoint: u64,
+    /// The interface that its packets take, as its last authorization had it.
+    pub(crate) interface: u64,
     pub(crate) sent: Traffic,
     pub(crate) received: Traffic,
     pub(crate) decision: Decision,
@@ -118,6 +121,7 @@ impl Flow {
             process_id: 0,
             system_id: 0,
             endpoint: 0,
+            interface: 0,
             sent: Traffic {
                 packets: 0,
                 bytes: 0,
@@ -157,6 +161,7 @@ impl Flow {
         self.process_id = connection.process_id;
         self.system_id = connection.flow;
         self.endpoint = 0;
+        self.interface = connection.interface;
         self.sent = Traffic::default();
         self.received = Traffic::default();
         self.decision = Decision::permit();
@@ -211,6 +216,7 @@ impl Flow {
                 .unwrap_or_default(),
             process_id: self.process_id,
             flow: self.system_id,
+            interface: self.interface,
         }
     }
 
@@ -319,6 +325,7 @@ fn keep(to: &mut [u8], from: &[u8]) -> Option<usize> {
 pub struct FlowSlot<R> {
     slot: Mutex<R, Slot>,
     link: Link,
+    entry: Entry<R>,
 }
 
 #[derive(Debug)]
@@ -339,6 +346,7 @@ impl<R: RawMutex> FlowSlot<R> {
                 flow: Flow::new(),
             }),
             link: Link::new(),
+            entry: Entry::new(),
         }
     }
 }
@@ -400,10 +408,11 @@ impl<R, S: AsRef<[FlowSlot<R>]>, E: AsRef<[EndpointBucket<R>]>> FlowStorage<R> f
 
 /// The followed flows, over storage of the caller's.
 ///
-/// Taking and freeing a slot costs one short lock on the free list; everything else locks only the flow's own slot.
-/// The two are never held together.
+/// Taking and freeing a slot costs one short lock on the free list and one in the index; everything else locks only the
+/// flow's own slot. No two are ever held together.
 pub struct FlowTable<R, S> {
     free: FreeList<R>,
+    index: FlowIndex,
     storage: S,
 }
 
@@ -420,11 +429,19 @@ impl<R: RawMutex, S: FlowStorage<R>> Links for Slots<'_, R, S> {
     }
 }
 
+impl<R: RawMutex, S: FlowStorage<R>> Entries<R> for Slots<'_, R, S> {
+    fn entry(&self, index: u32) -> Option<&Entry<R>> {
+        Some(&self.0.slot(index)?.entry)
+    }
+}
+
 impl<R: RawMutex, S: FlowStorage<R>> FlowTable<R, S> {
     /// A table over free slots. Slots beyond 2³² − 2 are not used.
     pub fn new(storage: S) -> Self {
+        let free = FreeList::new(&Slots(&storage, PhantomData));
         Self {
-            free: FreeList::new(&Slots(&storage, PhantomData)),
+            index: FlowIndex::new(free.capacity()),
+            free,
             storage,
         }
     }
@@ -482,7 +499,16 @@ impl<R: RawMutex, S: FlowStorage<R>> FlowTable<R, S> {
         slot.used = true;
         slot.flow.begin(connection);
         prepare(&mut slot.flow);
-        FlowHandle::new(index, slot.generation)
+        let handle = FlowHandle::new(index, slot.generation)?;
+        drop(slot);
+        self.index
+            .insert(&self.slots(), connection.flow, index, handle);
+        Some(handle)
+    }
+
+    /// The followed flow that the system has this identifier for.
+    pub(crate) fn find(&self, system_flow: u64) -> Option<FlowHandle> {
+        self.index.find(&self.slots(), system_flow)
     }
 
     /// Calls `with` with the flow, under its lock. `None`: the handle names no followed flow.
@@ -499,8 +525,10 @@ impl<R: RawMutex, S: FlowStorage<R>> FlowTable<R, S> {
         let index = handle.index()?;
         let mut slot = self.lock(handle)?;
         let result = last(&mut slot.flow);
+        let system_flow = slot.flow.system_id;
         slot.used = false;
         drop(slot);
+        self.index.remove(&self.slots(), system_flow, index);
         self.free.give(&self.slots(), index);
         Some(result)
     }

@@ -23,6 +23,7 @@ pub mod endpoint;
 pub mod engine;
 pub mod events;
 pub mod flow;
+mod flow_index;
 mod free_list;
 mod handle;
 pub mod inspect;
@@ -54,5 +55,5 @@ pub use policy::{
 pub use portcullis_proto::effect::{EffectKind, EffectSet};
 pub use portcullis_proto::policy::{Action, Direction};
 pub use process::{Ancestry, PathSlot, ProcessSlot, ProcessTable};
-pub use redirect::{OriginalSlot, Originals, Proxies, Proxy, Way};
+pub use redirect::{Origin, OriginSlot, Origins, Proxies, Proxy, Way};
 pub use statistics::Statistics;

@@ -117,61 +117,73 @@ impl<R: RawMutex> Default for Proxies<R> {
     }
 }
 
-/// Flows that share a lock in [`Originals`].
+/// Flows that share a lock in [`Origins`].
 const WAYS: usize = 4;
 
-/// A few flows, by their handles.
-pub struct OriginalSlot<R>(Mutex<R, Originally>);
+/// What the layers that follow a connection's authorization do not show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// Where it was to go, before it was redirected.
+    pub remote: Endpoint,
+    /// The interface that its packets take, as [`Connection::interface`](crate::Connection::interface).
+    pub interface: u64,
+}
 
-struct Originally {
-    flows: [(u64, Endpoint); WAYS],
+/// A few flows, by their handles.
+pub struct OriginSlot<R>(Mutex<R, Flows>);
+
+struct Flows {
+    flows: [(u64, Origin); WAYS],
     /// Which is forgotten next.
     oldest: usize,
 }
 
-impl<R: RawMutex> OriginalSlot<R> {
+impl<R: RawMutex> OriginSlot<R> {
     /// No flow.
     #[must_use]
     pub const fn new() -> Self {
-        const NOBODY: (u64, Endpoint) = (0, Endpoint::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0));
+        const NOTHING: Origin = Origin {
+            remote: Endpoint::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0),
+            interface: 0,
+        };
         Self(Mutex::from_raw(
             R::INIT,
-            Originally {
-                flows: [NOBODY; WAYS],
+            Flows {
+                flows: [(0, NOTHING); WAYS],
                 oldest: 0,
             },
         ))
     }
 }
 
-impl<R> fmt::Debug for OriginalSlot<R> {
+impl<R> fmt::Debug for OriginSlot<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("OriginalSlot").finish_non_exhaustive()
+        f.debug_struct("OriginSlot").finish_non_exhaustive()
     }
 }
 
-impl<R: RawMutex> Default for OriginalSlot<R> {
+impl<R: RawMutex> Default for OriginSlot<R> {
     fn default() -> Self {
         Self::new()
     }
 }
 
-/// Where redirected connections were to go, from their authorization until they are established.
+/// Where connections were to go, and by which interface, from their authorization until they are established, of those
+/// that are shown otherwise then.
 ///
-/// Layers after that show where they go instead. The number of slots is fixed; connections that are never established
-/// stay until later ones take their places.
+/// The number of slots is fixed; connections that are never established stay until later ones take their places.
 #[derive(Debug)]
-pub struct Originals<S>(S);
+pub struct Origins<S>(S);
 
-impl<S> Originals<S> {
+impl<S> Origins<S> {
     /// The slots, all without a flow.
     pub const fn new(slots: S) -> Self {
         Self(slots)
     }
 
-    fn slot<R>(&self, flow: u64) -> Option<&Mutex<R, Originally>>
+    fn slot<R>(&self, flow: u64) -> Option<&Mutex<R, Flows>>
     where
-        S: AsRef<[OriginalSlot<R>]>,
+        S: AsRef<[OriginSlot<R>]>,
     {
         let slots = self.0.as_ref();
         let count = u64::try_from(slots.len()).ok().filter(|&count| count > 0)?;
@@ -180,25 +192,25 @@ impl<S> Originals<S> {
     }
 
     /// Remembers where a flow was to go. `false`: another flow was forgotten for it.
-    pub fn remember<R: RawMutex>(&self, flow: u64, original: Endpoint) -> bool
+    pub fn remember<R: RawMutex>(&self, flow: u64, origin: Origin) -> bool
     where
-        S: AsRef<[OriginalSlot<R>]>,
+        S: AsRef<[OriginSlot<R>]>,
     {
         self.slot(flow)
-            .is_some_and(|slot| slot.lock().remember(flow, original))
+            .is_some_and(|slot| slot.lock().remember(flow, origin))
     }
 
     /// Where a flow was to go; it is forgotten with this.
-    pub fn take<R: RawMutex>(&self, flow: u64) -> Option<Endpoint>
+    pub fn take<R: RawMutex>(&self, flow: u64) -> Option<Origin>
     where
-        S: AsRef<[OriginalSlot<R>]>,
+        S: AsRef<[OriginSlot<R>]>,
     {
         self.slot(flow)?.lock().take(flow)
     }
 }
 
-impl Originally {
-    fn remember(&mut self, flow: u64, original: Endpoint) -> bool {
+impl Flows {
+    fn remember(&mut self, flow: u64, origin: Origin) -> bool {
         let known = self.flows.iter().position(|(known, _)| *known == flow);
         let place = known.or_else(|| self.flows.iter().position(|(known, _)| *known == 0));
         let was_free = place.is_some();
@@ -208,12 +220,12 @@ impl Originally {
             oldest
         });
         if let Some(entry) = self.flows.get_mut(place) {
-            *entry = (flow, original);
+            *entry = (flow, origin);
         }
         was_free
     }
 
-    fn take(&mut self, flow: u64) -> Option<Endpoint> {
+    fn take(&mut self, flow: u64) -> Option<Origin> {
         let entry = self.flows.iter_mut().find(|(known, _)| *known == flow)?;
         entry.0 = 0;
         Some(entry.1)
@@ -234,13 +246,20 @@ pub enum Way {
 
 #[cfg(test)]
 mod tests {
-    use super::{MAX_PROXIES, OriginalSlot, Originals, Proxies, Proxy, ProxyRefused, WAYS};
+    use super::{MAX_PROXIES, Origin, OriginSlot, Origins, Proxies, Proxy, ProxyRefused, WAYS};
     use crate::connection::{Endpoint, TCP, UDP};
     use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
     use parking_lot::RawMutex;
 
     fn here(port: u16) -> Endpoint {
         Endpoint::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)
+    }
+
+    fn to(port: u16) -> Origin {
+        Origin {
+            remote: here(port),
+            interface: 6 << 48,
+        }
     }
 
     fn proxy(port: u16, protocol: u8, owner: u64) -> Proxy {
@@ -300,25 +319,24 @@ mod tests {
 
     #[test]
     fn an_original_destination_is_taken_once() {
-        let originals: Originals<[OriginalSlot<RawMutex>; 2]> =
-            Originals::new([OriginalSlot::new(), OriginalSlot::new()]);
-        assert!(originals.remember(7, here(443)));
-        assert!(originals.remember(7, here(80)), "the same flow again");
-        assert_eq!(originals.take(7), Some(here(80)));
-        assert_eq!(originals.take(7), None);
-        assert_eq!(originals.take(8), None);
+        let origins: Origins<[OriginSlot<RawMutex>; 2]> =
+            Origins::new([OriginSlot::new(), OriginSlot::new()]);
+        assert!(origins.remember(7, to(443)));
+        assert!(origins.remember(7, to(80)), "the same flow again");
+        assert_eq!(origins.take(7), Some(to(80)));
+        assert_eq!(origins.take(7), None);
+        assert_eq!(origins.take(8), None);
     }
 
     #[test]
     fn when_there_is_no_room_the_oldest_is_forgotten() {
-        let originals: Originals<[OriginalSlot<RawMutex>; 1]> =
-            Originals::new([OriginalSlot::new()]);
+        let origins: Origins<[OriginSlot<RawMutex>; 1]> = Origins::new([OriginSlot::new()]);
         for flow in 1..=u64::try_from(WAYS).unwrap() {
-            assert!(originals.remember(flow, here(1)));
+            assert!(origins.remember(flow, to(1)));
         }
-        assert!(!originals.remember(100, here(2)));
-        assert_eq!(originals.take(1), None);
-        assert_eq!(originals.take(2), Some(here(1)));
-        assert_eq!(originals.take(100), Some(here(2)));
+        assert!(!origins.remember(100, to(2)));
+        assert_eq!(origins.take(1), None);
+        assert_eq!(origins.take(2), Some(to(1)));
+        assert_eq!(origins.take(100), Some(to(2)));
     }
 }

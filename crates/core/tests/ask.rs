@@ -42,6 +42,7 @@ fn connection(port: u16) -> Connection<'static> {
         user: &[],
         process_id: 4,
         flow: 0,
+        interface: 0,
     }
 }
 

@@ -63,6 +63,7 @@ fn a_table_may_begin_without_room() {
     assert!(begin(&core, 1).is_err());
     grow(&core, 1);
     begin(&core, 1).expect("there is room");
+    assert!(core.is_followed(1) && !core.is_followed(0));
 }
 
 proptest! {
@@ -93,6 +94,9 @@ proptest! {
             }
             prop_assert!(live.len() <= capacity);
             let expected: HashSet<u64> = live.iter().map(|(flow, _)| *flow).collect();
+            for flow in 1..=steps.len() as u64 {
+                prop_assert_eq!(core.is_followed(flow), expected.contains(&flow), "by its identifier");
+            }
             prop_assert_eq!(followed(&core), expected);
         }
     }

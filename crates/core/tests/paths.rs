@@ -42,6 +42,7 @@ const fn connection(local: Endpoint, remote: Endpoint) -> Connection<'static> {
         user: &[],
         process_id: 0,
         flow: 0,
+        interface: 0,
     }
 }
 

@@ -23,6 +23,7 @@ fn socket(protocol: u8, port: u16) -> Socket<'static> {
             application: Application::UNKNOWN,
             user: &[],
             process_id: 7,
+            interface: 0,
         },
         protocol,
         is_raw: false,
@@ -94,6 +95,7 @@ fn what_is_observed_makes_events_only_when_the_policy_observes() {
             direction: Direction::Inbound,
             ends: ends(1, 3, 3),
             about: Some(ends(UDP, 5000, 53)),
+            interface: 0,
         });
         core.discarded(&Discarded {
             connection: outgoing(TCP, 443),

@@ -9,7 +9,7 @@ use portcullis_policy::{Options, compile};
 use portcullis_proto::effect::{EffectKind, EffectRecord, MAX_ASK, MAX_DELAY};
 use portcullis_proto::policy::{
     Action, CRC_FROM, ContentStateRecord, HostRecord, LEAF, LeafRecord, NodeRecord, PolicyHeader,
-    RuleRecord, SectionKind, crc32,
+    Range64, RuleRecord, SectionKind, crc32,
 };
 use proptest::prelude::*;
 use std::net::Ipv4Addr;
@@ -46,8 +46,11 @@ const TEXT: &str = r#"
     action = "permit"
     protocol = "tcp"
     local_address = "::1"
+    direction = "inbound"
+    interface_type = ["wifi", "mobile"]
     [[rule]]
     action = "block"
+    interface = ["0x6000002000000", "0x35000004000000"]
     content = ["a literal", "teral", "nothing like it"]
     inspect = "out of band"
     [[rule]]
@@ -144,6 +147,7 @@ fn exercise(view: &PolicyView<'_>) {
                 user: &user,
                 process_id: 0,
                 flow: 0,
+                interface: u64::from(port) << 40,
             };
             for host in [
                 Host::Never,
@@ -164,6 +168,7 @@ fn exercise(view: &PolicyView<'_>) {
                 application,
                 user: &user,
                 process_id: 0,
+                interface: 0,
             });
         }
     }
@@ -276,6 +281,55 @@ fn a_rule_with_values_that_do_not_exist_is_refused() {
             reason: Reason::Flags
         }
     );
+}
+
+#[test]
+fn interfaces_that_no_rule_can_have_are_refused() {
+    let change = |index: usize, change: fn(&mut Range64)| {
+        let blob = changed(place(&blob(), SectionKind::Interfaces, index), change);
+        refused(&blob).reason
+    };
+    // Of the seventh rule: Wi-Fi, mobile; of the eighth: two LUIDs.
+    assert_eq!(change(0, |range| range.first = 0.into()), Reason::Range);
+    assert_eq!(change(0, |range| range.last = 1.into()), Reason::Range);
+    assert_eq!(
+        change(0, |range| range.last = u64::MAX.into()),
+        Reason::Order
+    );
+    assert_eq!(
+        change(3, |range| (range.first, range.last) = (1.into(), 1.into())),
+        Reason::Order
+    );
+    let of_rule = |index, change: fn(&mut RuleRecord)| refused(&changed_rule(index, change)).reason;
+    assert_eq!(
+        of_rule(7, |rule| rule.interfaces.first = 1.into()),
+        Reason::RunOffset
+    );
+    assert_eq!(
+        of_rule(7, |rule| rule.interfaces.count = 3.into()),
+        Reason::RunEnd
+    );
+    let mut unused = blob();
+    let rule = place(&unused, SectionKind::Rules, 7);
+    let bytes = &mut unused[rule..rule + size_of::<RuleRecord>()];
+    let record = RuleRecord::mut_from_bytes(bytes).expect("unaligned");
+    record.interfaces.count = 1.into();
+    let error = refused(&with_checksum(unused));
+    assert_eq!(error.reason, Reason::Unused);
+    assert_eq!(error.offset, place(&blob(), SectionKind::Interfaces, 3));
+    // Whoever answers a question does not answer for every interface.
+    let asks = compile(
+        "default = 'block'\n[[rule]]\naction = 'ask'\n[[rule]]\naction = 'permit'\ninterface_type = 6",
+        &Options::default(),
+    );
+    let mut blob = asks.expect("compiles").blob;
+    let rules = place(&blob, SectionKind::Rules, 0);
+    let size = size_of::<RuleRecord>();
+    let run = core::mem::offset_of!(RuleRecord, interfaces);
+    let moved = blob[rules + size + run..][..6].to_vec();
+    blob[rules + run..][..6].copy_from_slice(&moved);
+    blob[rules + size + run..][..6].fill(0);
+    assert_eq!(refused(&with_checksum(blob)).reason, Reason::Flags);
 }
 
 /// The policy with its first effect of a kind changed.

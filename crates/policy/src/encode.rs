@@ -10,8 +10,8 @@ use portcullis_proto::policy::{
     FORMAT_VERSION, HOST_SUFFIX, HostRecord, LEAF, LeafRecord, MAGIC, MAX_BINDS, MAX_CONTENT,
     MAX_ELEMENTS, MAX_LIST, MAX_PATTERN_UNITS, MAX_RULES, MAX_SIZE, NodeRecord, POLICY_BOOT,
     POLICY_BOOT_BLOCK, POLICY_BOOT_ESSENTIAL, POLICY_EVENTS_ALL, POLICY_OBSERVE, POLICY_OPERATIONS,
-    PolicyHeader, RULE_BOOT, RULE_CHILDREN, RULE_CONTENT, RULE_HOST, RULE_LOG, Range16, RuleRecord,
-    Run, SECTIONS, Section, SectionKind, UserRecord, crc32,
+    PolicyHeader, RULE_BOOT, RULE_CHILDREN, RULE_CONTENT, RULE_HOST, RULE_LOG, Range16, Range64,
+    RuleRecord, Run, SECTIONS, Section, SectionKind, UserRecord, crc32,
 };
 use std::collections::BTreeMap;
 use zerocopy::little_endian::{U16, U32, U64};
@@ -143,6 +143,7 @@ struct Sections {
     contents: Vec<ContentRecord>,
     content_states: Vec<ContentStateRecord>,
     effects: Vec<EffectRecord>,
+    interfaces: Vec<Range64>,
     effect_set: EffectSet,
     binds: [U32; 2],
     /// Texts in the order in which they are read: all of the applications', the users', the hosts', the effects'.
@@ -200,6 +201,15 @@ impl Sections {
             };
             ranges.as_slice().iter().map(bytes).collect()
         };
+        let luid = |number: u128| U64::new(u64::try_from(number).unwrap_or(u64::MAX));
+        let interfaces = rule
+            .interfaces
+            .as_slice()
+            .iter()
+            .map(|&(first, last)| Range64 {
+                first: luid(first),
+                last: luid(last),
+            });
         let mut flags = rule.operation_flags();
         if rule.log {
             flags |= RULE_LOG;
@@ -245,6 +255,7 @@ impl Sections {
             )?,
             applications: run(place, &mut self.applications, applications)?,
             users: run(place, &mut self.users, users)?,
+            interfaces: run(place, &mut self.interfaces, interfaces)?,
             effects: run(place, &mut self.effects, effects)?,
             effect_set: U32::new(effect_set.bits()),
         });
@@ -441,6 +452,7 @@ impl Sections {
             self.contents.as_bytes(),
             self.content_states.as_bytes(),
             self.effects.as_bytes(),
+            self.interfaces.as_bytes(),
             &text,
         ];
         let size =

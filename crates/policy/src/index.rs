@@ -183,9 +183,11 @@ impl Shape {
         for (place, ranges) in shape.iter_mut().zip(spans) {
             *place = Some(ranges);
         }
-        // Keys may collide, so a rule for applications or users may match less than its shape.
+        // Keys may collide, so a rule for applications or users may match less than its shape. So does a rule for interfaces,
+        // which are no dimension.
         let is_exact = rule.applications.is_empty()
             && rule.users.is_empty()
+            && rule.interfaces.is_any()
             && rule.hosts.is_empty()
             && rule.contents.is_empty();
         Self {

@@ -27,11 +27,19 @@
 //! | `protocol` | `-Protocol`, `protocol` | a name or a number |
 //! | `local_address`, `remote_address` | `-LocalAddress`, `localip` … | `a`, `a/prefix`, `a/mask` (IPv4), `a-b` |
 //! | `local_port`, `remote_port` | `-LocalPort`, `localport` … | a number or `"a-b"`; means TCP and UDP unless `protocol` says which |
+//! | `interface` | `-InterfaceAlias`, `interface` | a network interface's name, or its LUID as a number |
+//! | `interface_type` | `-InterfaceType`, `interfacetype` | `"ethernet"`, `"wifi"`, `"mobile"`, `"ppp"`, `"tunnel"`, `"virtual"`, `"loopback"`, or a number of IANA's `ifType` |
 //! | `application` | `-Program`, `program` | a path; `*` stands for any characters, `?` for one, upper and lower case are the same |
 //! | `children` | | `true`: `application` also stands for what such an application has started, directly or not |
 //! | `user` | `-LocalUser` | a SID, or SYSTEM, LOCAL SERVICE, NETWORK SERVICE |
 //! | `host` | | `"name"`, or `"*.name"` for all names below it, without itself |
 //! | `content`, `content_hex` | | bytes that are looked for in the data, both ways; as text, or as hexadecimal digits |
+//!
+//! A condition on the interface is about the one that the packets take: where they leave, or where they arrived. The name
+//! is looked up when the policy is compiled, and stands for that interface's LUID, which it keeps over restarts. Where Windows
+//! does not tell the interface, a rule that blocks matches and one that permits does not. A rule that asks, redirects or
+//! binds has no such condition, and none stands before a rule that redirects the same connections: the interface is not
+//! known there. docs/interfaces.md says more.
 //!
 //! An application's path with a drive letter (`C:\…`) stands for that path on any local volume, because the kernel
 //! knows volumes by number and not by letter; `\device\harddiskvolume3\…` names one. `\\server\share\…` is a path on
@@ -44,8 +52,8 @@
 //!
 //! # Operations
 //! A rule is about connections and listeners unless `operation` says otherwise. `"bind"` is a socket that is bound, and a
-//! raw one; it has a local side, a protocol, an application and a user. `"forward"` is a packet of other machines: local is
-//! where it comes from, remote where it goes. `"icmp-error"` is an ICMP error, known by its ends, its direction and its
+//! raw one; it has a local side, an interface unless it is bound to every address, a protocol, an application and a user. `"forward"` is a packet of other machines: local is
+//! where it comes from, remote where it goes, the interface that by which it leaves. `"icmp-error"` is an ICMP error, known by its ends, its direction and its
 //! protocol. What no rule about these operations matches is let through: the default is about connections.
 //!
 //! # Asking
@@ -91,7 +99,7 @@
 //!
 //! With a table `boot` the system itself keeps the rules that say `boot = true`, as filters: from the start of the
 //! network stack on, until the driver has a policy, and again when it stops or crashes. So such a rule has conditions on
-//! addresses, ports, protocol, direction and exact applications only (`\device\harddiskvolume3\…`, or `System`). A rule
+//! addresses, ports, protocol, direction, interfaces and exact applications only (`\device\harddiskvolume3\…`, or `System`). A rule
 //! with an application holds from the start of the base filtering engine on, not before.
 //!
 //! # Diagnostics
@@ -104,6 +112,7 @@ mod diagnostic;
 mod effect;
 mod encode;
 mod index;
+mod interface;
 mod model;
 mod parse;
 mod ranges;
@@ -112,6 +121,7 @@ mod reach;
 pub use diagnostic::{Diagnostic, Severity, render};
 pub use effect::Effect;
 pub use encode::EncodeError;
+pub use interface::{INTERFACE_TYPES, Interfaces};
 pub use model::{ApplicationPattern, Boot, HostPattern, Policy, Rule, Sid};
 pub use ranges::Ranges;
 
@@ -122,6 +132,8 @@ pub struct Options {
     pub file_name: String,
     /// Every decision and every flow makes events, not only those of rules with `log`.
     pub events_all: bool,
+    /// The interfaces that rules may name.
+    pub interfaces: Interfaces,
 }
 
 /// A compiled policy.
@@ -142,7 +154,8 @@ pub struct Compiled {
 /// # Errors
 /// Everything that is wrong with the text, in its order; warnings are among it.
 pub fn compile(text: &str, options: &Options) -> Result<Compiled, Vec<Diagnostic>> {
-    let (mut policy, places, mut diagnostics) = parse::parse(text, &options.file_name);
+    let (mut policy, places, mut diagnostics) =
+        parse::parse(text, &options.file_name, &options.interfaces);
     policy.events_all = options.events_all;
     let failed = |diagnostics: &[Diagnostic]| {
         diagnostics

@@ -76,6 +76,8 @@ pub struct Rule {
     pub local_ports: Ranges,
     /// Remote ports.
     pub remote_ports: Ranges,
+    /// LUIDs of network interfaces.
+    pub interfaces: Ranges,
     /// Applications.
     pub applications: Vec<ApplicationPattern>,
     /// The applications stand for what they have started, directly or not, too.
@@ -108,6 +110,7 @@ impl Rule {
             remote_addresses: Ranges::default(),
             local_ports: Ranges::default(),
             remote_ports: Ranges::default(),
+            interfaces: Ranges::default(),
             applications: Vec::new(),
             children: false,
             users: Vec::new(),
@@ -124,6 +127,7 @@ impl Rule {
         self.direction != Some(Direction::Inbound)
             && self.remote_addresses.is_any()
             && self.remote_ports.is_any()
+            && self.interfaces.is_any()
             && self.hosts.is_empty()
             && self.contents.is_empty()
     }
@@ -147,6 +151,7 @@ impl Rule {
             && self.remote_addresses.covers(&other.remote_addresses)
             && self.local_ports.covers(&other.local_ports)
             && self.remote_ports.covers(&other.remote_ports)
+            && self.interfaces.covers(&other.interfaces)
             && all_covered(&self.users, &other.users, PartialEq::eq)
             && (self.children || !other.children || self.applications.is_empty())
             && all_covered(

@@ -4,11 +4,13 @@ mod application;
 mod boot;
 mod effect_value;
 mod effects;
+mod interface;
 mod names;
 mod value;
 
 use crate::diagnostic::{Diagnostic, Severity};
 use crate::encode::EncodeError;
+use crate::interface::Interfaces;
 use crate::model::{Policy, Rule};
 use crate::ranges::Ranges;
 use portcullis_proto::event::Operation;
@@ -76,10 +78,15 @@ impl Places<'_> {
         } else {
             "move it before that rule, or leave it out"
         };
-        let line = self.text[..self.rules[by].start].matches('\n').count() + 1;
+        let line = self.line_of(by);
         let mut found = self.at(Severity::Warning, message, self.rules[rule].clone());
         found.hint = Some(format!("{hint}; \"{name}\" is at line {line}"));
         found
+    }
+
+    /// The line at which a rule begins.
+    fn line_of(&self, rule: usize) -> usize {
+        self.text[..self.rules[rule].start].matches('\n').count() + 1
     }
 
     pub(crate) fn encode_error(&self, error: &EncodeError) -> Diagnostic {
@@ -95,7 +102,11 @@ impl Places<'_> {
 }
 
 /// Reads a policy. Where something is wrong the policy lacks it, and a diagnostic says so.
-pub(crate) fn parse<'t>(text: &'t str, file: &'t str) -> (Policy, Places<'t>, Vec<Diagnostic>) {
+pub(crate) fn parse<'t>(
+    text: &'t str,
+    file: &'t str,
+    interfaces: &'t Interfaces,
+) -> (Policy, Places<'t>, Vec<Diagnostic>) {
     let mut reader = Reader {
         places: Places {
             file,
@@ -103,6 +114,7 @@ pub(crate) fn parse<'t>(text: &'t str, file: &'t str) -> (Policy, Places<'t>, Ve
             rules: Vec::new(),
         },
         found: Vec::new(),
+        interfaces,
     };
     let (document, errors) = DeTable::parse_recoverable(text);
     for error in &errors {
@@ -116,6 +128,8 @@ pub(crate) fn parse<'t>(text: &'t str, file: &'t str) -> (Policy, Places<'t>, Ve
 struct Reader<'t> {
     places: Places<'t>,
     found: Vec<Diagnostic>,
+    /// The interfaces that a name may stand for.
+    interfaces: &'t Interfaces,
 }
 
 impl Reader<'_> {
@@ -175,6 +189,7 @@ impl Reader<'_> {
             self.report(0..0, issue);
         }
         self.boot_rules(&policy, document);
+        self.interfaces_before_redirects(&policy, document);
         policy
     }
 
@@ -218,6 +233,7 @@ impl Reader<'_> {
         let mut rule = Rule::new(format!("rule {number}"), Action::Block);
         let mut has_action = false;
         let mut effects = effects::Written::default();
+        let (mut named, mut of_types) = (None, None);
         for (key, value) in table {
             let (name, issue) = names::in_rule(key.get_ref());
             if let Some(issue) = issue {
@@ -245,6 +261,15 @@ impl Reader<'_> {
                 "remote_address" => rule.remote_addresses = self.addresses(value, name),
                 "local_port" => rule.local_ports = self.ranges(value, name, value::port),
                 "remote_port" => rule.remote_ports = self.ranges(value, name, value::port),
+                "interface" => {
+                    let known = self.interfaces;
+                    let luids = self.ranges(value, name, |text| interface::named(text, known));
+                    named = Some((luids, key.span()));
+                }
+                "interface_type" => {
+                    let luids = self.many(value, name, interface::of_type);
+                    of_types = Some((Ranges::new(luids.into_iter().flatten()), key.span()));
+                }
                 "application" => rule.applications = self.many(value, name, application::pattern),
                 "user" => rule.users = self.many(value, name, value::user),
                 "host" => rule.hosts = self.many(value, name, value::host),
@@ -268,6 +293,7 @@ impl Reader<'_> {
                 issue.hint("add `action = \"permit\"`, `\"block\"` or `\"ask\"`"),
             );
         }
+        self.interface(&mut rule, named, of_types);
         self.together(&mut rule, table, &span);
         let action = table.iter().find(|(key, _)| key.get_ref() == "action");
         let place = action.map_or_else(|| span.clone(), |(key, _)| key.span());

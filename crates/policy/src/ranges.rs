@@ -61,6 +61,26 @@ impl Ranges {
                 .is_some_and(|&(start, end)| start <= first && last <= end)
     }
 
+    /// Whether some number is among both.
+    #[must_use]
+    pub fn meets_some(&self, other: &Self) -> bool {
+        self.is_any() || other.is_any() || other.0.iter().any(|&range| self.meets(range))
+    }
+
+    /// The numbers that are among both. If there are none, that is every number: ask [`meets_some`](Self::meets_some)
+    /// first.
+    #[must_use]
+    pub fn and(&self, other: &Self) -> Self {
+        if self.is_any() || other.is_any() {
+            return if self.is_any() { other } else { self }.clone();
+        }
+        let both = |&(first, last): &(u128, u128)| {
+            let others = other.0.iter();
+            others.map(move |&(start, end)| (first.max(start), last.min(end)))
+        };
+        Self::new(self.0.iter().flat_map(both))
+    }
+
     /// Whether some number from the range's first to its last is among these.
     #[must_use]
     pub fn meets(&self, (first, last): (u128, u128)) -> bool {

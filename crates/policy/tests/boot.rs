@@ -6,6 +6,7 @@ use portcullis_core::boot::{BootCondition, BootFilter, Point};
 use portcullis_core::{Action, Direction, PolicyView};
 use portcullis_policy::{Boot, Options, Policy, Ranges, Rule, Severity, compile};
 use portcullis_proto::Family;
+use portcullis_proto::policy::{interface_type, interfaces_of_type};
 use proptest::prelude::*;
 use proptest::sample::select;
 
@@ -51,6 +52,30 @@ fn what_only_the_driver_can_compare_is_refused_with_its_place() {
             "{lines}"
         );
     }
+}
+
+#[test]
+fn interfaces_and_types_hold_at_boot_but_no_mixture() {
+    assert_eq!(
+        said("interface = ['0x6000002000000', '0x35000004000000']"),
+        []
+    );
+    assert_eq!(said("interface_type = ['mobile', 'wifi']"), []);
+    let mut policy = Policy::new(Action::Permit);
+    let (first, last) = interfaces_of_type(71);
+    let mut rule = Rule::new("both", Action::Block);
+    rule.boot = true;
+    rule.interfaces = Ranges::new([(6 << 48, 6 << 48), (first.into(), last.into())]);
+    policy.rules = vec![rule];
+    policy.boot = Some(Boot {
+        default: Action::Permit,
+        essential: true,
+    });
+    let blob = policy.encode().expect("it is small");
+    assert!(
+        PolicyView::validate(&blob).is_err(),
+        "a filter would ask for both"
+    );
 }
 
 #[test]
@@ -119,6 +144,7 @@ struct Traffic {
     ports: [u16; 2],
     addresses: [u128; 2],
     is_loopback: bool,
+    interface: u64,
 }
 
 fn number(address: &str) -> u128 {
@@ -146,14 +172,18 @@ fn traffic() -> impl Strategy<Value = Traffic> {
             [port(), port()],
             [address(), address()],
             prop::bool::weighted(0.1),
+            select(INTERFACES.to_vec()),
         )
-            .prop_map(move |(protocol, ports, addresses, is_loopback)| Traffic {
-                point,
-                protocol,
-                ports,
-                addresses,
-                is_loopback,
-            })
+            .prop_map(
+                move |(protocol, ports, addresses, is_loopback, interface)| Traffic {
+                    point,
+                    protocol,
+                    ports,
+                    addresses,
+                    is_loopback,
+                    interface,
+                },
+            )
     })
 }
 
@@ -167,6 +197,23 @@ fn ranges(values: Vec<u128>) -> impl Strategy<Value = Ranges> {
     })
 }
 
+const INTERFACES: [u64; 4] = [6 << 48 | 1, 6 << 48 | 2, 71 << 48 | 3, 131 << 48 | 4];
+
+/// Interfaces, or types of them.
+fn interfaces() -> impl Strategy<Value = Ranges> {
+    let one = select(INTERFACES.to_vec()).prop_map(|luid| (luid.into(), luid.into()));
+    let of_type = select(vec![6_u16, 7, 71]).prop_map(|kind| {
+        let (first, last) = interfaces_of_type(kind);
+        (first.into(), last.into())
+    });
+    // Two LUIDs in a row would be one range: none of these are, but for the first two.
+    let ones = prop::collection::vec(one, 0..2).prop_map(Ranges::new);
+    prop_oneof![
+        ones,
+        prop::collection::vec(of_type, 0..3).prop_map(Ranges::new)
+    ]
+}
+
 fn rule() -> impl Strategy<Value = Rule> {
     let all: Vec<u128> = ADDRESSES.iter().map(|address| number(address)).collect();
     let ports = vec![0, 53, 68, 133, 443, 65535];
@@ -176,9 +223,10 @@ fn rule() -> impl Strategy<Value = Rule> {
         ranges(vec![1, 6, 17, 58]),
         [ranges(ports.clone()), ranges(ports)],
         [ranges(all.clone()), ranges(all)],
+        interfaces(),
     )
         .prop_map(
-            |([permits, boot], direction, protocols, ports, addresses)| {
+            |([permits, boot], direction, protocols, ports, addresses, interfaces)| {
                 let action = if permits {
                     Action::Permit
                 } else {
@@ -187,6 +235,7 @@ fn rule() -> impl Strategy<Value = Rule> {
                 let mut rule = Rule::new("a rule", action);
                 (rule.boot, rule.direction, rule.protocols) = (boot, direction, protocols);
                 [rule.local_ports, rule.remote_ports] = ports;
+                rule.interfaces = interfaces;
                 [rule.local_addresses, rule.remote_addresses] = addresses;
                 rule
             },
@@ -225,6 +274,7 @@ fn expected(policy: &Policy, boot: Boot, traffic: Traffic) -> Action {
             && has(&rule.remote_ports, remote_port)
             && has(&rule.local_addresses, local)
             && has(&rule.remote_addresses, remote)
+            && has(&rule.interfaces, traffic.interface.into())
     };
     policy
         .rules
@@ -255,6 +305,11 @@ fn matches(filter: &BootFilter<'_>, traffic: Traffic) -> bool {
             BootCondition::RemoteV4(first, last) => (5, (first..=last).contains(&low(remote))),
             BootCondition::LocalV6(first, last) => (4, within(first, last, local)),
             BootCondition::RemoteV6(first, last) => (5, within(first, last, remote)),
+            BootCondition::Interface(luid) => (7, luid == traffic.interface),
+            BootCondition::InterfaceType(first, last) => (
+                8,
+                (first..=last).contains(&interface_type(traffic.interface)),
+            ),
             BootCondition::Application(_) => (6, false),
         };
         match fields.last_mut() {

@@ -5,6 +5,7 @@ use portcullis_core::{
     PolicyView,
 };
 use portcullis_policy::{ApplicationPattern, Effect, HostPattern, Policy, Ranges, Rule, Sid};
+use portcullis_proto::policy::interfaces_of_type;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use std::net::IpAddr;
@@ -96,6 +97,26 @@ fn ports() -> impl Strategy<Value = Ranges> {
     ranges(PORTS.map(u128::from).to_vec())
 }
 
+/// LUIDs, the unknown one among them; the ranges are of some, and of types.
+const INTERFACES: [u64; 6] = [
+    0,
+    6 << 48 | 1,
+    6 << 48 | 2,
+    71 << 48,
+    131 << 48 | 7,
+    u64::MAX,
+];
+
+fn interfaces() -> impl Strategy<Value = Ranges> {
+    let one = select(INTERFACES[1..].to_vec()).prop_map(|luid| (luid.into(), luid.into()));
+    let of_type = select(vec![6_u16, 71, 72, u16::MAX]).prop_map(|kind| {
+        let (first, last) = interfaces_of_type(kind);
+        (first.into(), last.into())
+    });
+    let range = prop_oneof![one, of_type];
+    prop_oneof![2 => Just(Ranges::default()), 1 => prop::collection::vec(range, 1..4).prop_map(Ranges::new)]
+}
+
 fn rule() -> impl Strategy<Value = Rule> {
     let owner = (
         list(select(PATTERNS.to_vec()).prop_map(|(text, any)| ApplicationPattern::new(text, any))),
@@ -108,7 +129,7 @@ fn rule() -> impl Strategy<Value = Rule> {
         ),
         any::<bool>(),
     );
-    let sides = (addresses(), addresses(), ports(), ports());
+    let sides = (addresses(), addresses(), ports(), ports(), interfaces());
     let protocols = ranges(PROTOCOLS.map(u128::from).to_vec());
     (
         action(),
@@ -125,6 +146,7 @@ fn rule() -> impl Strategy<Value = Rule> {
             remote_addresses: sides.1,
             local_ports: sides.2,
             remote_ports: sides.3,
+            interfaces: sides.4,
             children: owner.3 && !owner.0.is_empty(),
             applications: owner.0,
             users: owner.1,
@@ -154,7 +176,7 @@ fn rule() -> impl Strategy<Value = Rule> {
         .prop_map(|(mut rule, effects, asks)| {
             if rule.action == Action::Permit {
                 rule.effects = effects;
-                if asks && rule.hosts.is_empty() {
+                if asks && rule.hosts.is_empty() && rule.interfaces.is_any() {
                     rule.action = Action::Ask;
                     rule.effects.push(Effect::Ask {
                         milliseconds: 1,
@@ -244,6 +266,7 @@ struct Subject {
     path: Vec<u8>,
     user: Option<Sid>,
     family: Family,
+    interface: u64,
 }
 
 /// The paths of a process's ancestors.
@@ -273,6 +296,7 @@ impl Subject {
             user: self.user.as_ref().map_or(&[], Sid::as_bytes),
             process_id: 4,
             flow: 0,
+            interface: self.interface,
         }
     }
 
@@ -320,9 +344,10 @@ fn subject() -> impl Strategy<Value = Subject> {
         path(),
         user,
         prop::collection::vec(path(), 0..3),
+        select(INTERFACES.to_vec()),
     )
         .prop_map(
-            |(direction, protocol, local, remote, path, user, family)| Subject {
+            |(direction, protocol, local, remote, path, user, family, interface)| Subject {
                 direction,
                 protocol,
                 local,
@@ -330,6 +355,7 @@ fn subject() -> impl Strategy<Value = Subject> {
                 path,
                 user,
                 family: Family(family),
+                interface,
             },
         )
 }
@@ -343,6 +369,11 @@ fn matches(rule: &Rule, subject: &Subject) -> bool {
         && rule.remote_addresses.contains(subject.remote.number())
         && rule.local_ports.contains(subject.local.port.into())
         && rule.remote_ports.contains(subject.remote.port.into())
+        && (rule.interfaces.is_any()
+            || match subject.interface {
+                0 => rule.action == Action::Block,
+                luid => rule.interfaces.contains(luid.into()),
+            })
         && subject.is_of(rule)
         && (rule.users.is_empty()
             || subject
@@ -451,7 +482,7 @@ proptest! {
         let has_bind = |rule: &Rule| rule.effects.iter().any(|effect| matches!(effect, Effect::Bind(_)));
         let takes_part = |rule: &Rule| {
             rule.direction != Some(Direction::Inbound) && rule.remote_addresses.is_any() && rule.remote_ports.is_any()
-                && rule.hosts.is_empty() && rule.contents.is_empty()
+                && rule.interfaces.is_any() && rule.hosts.is_empty() && rule.contents.is_empty()
         };
         let last = policy.rules.iter().rposition(|rule| takes_part(rule) && has_bind(rule));
         let rules = &policy.rules[..last.map_or(0, |last| last + 1)];
@@ -476,7 +507,7 @@ proptest! {
 
     #[test]
     fn a_rule_that_covers_another_matches_whatever_that_matches(
-        other in rule(), narrow in rule(), other_for in 0..10_usize, any_for in any::<[bool; 10]>(),
+        other in rule(), narrow in rule(), other_for in 0..11_usize, any_for in any::<[bool; 11]>(),
         subjects in prop::collection::vec(subject(), 20), host in any::<Index>(),
     ) {
         // The first rule is the second with some conditions left out and one of another rule's, so it often covers it.
@@ -498,6 +529,7 @@ proptest! {
             users: from(7).users.clone(),
             hosts: from(8).hosts.clone(),
             contents: from(9).contents.clone(),
+            interfaces: from(10).interfaces.clone(),
             ..narrow.clone()
         };
         prop_assume!(wide.covers(&narrow));

@@ -226,6 +226,8 @@ wire_enum! {
         StreamsCollected = 101, "collected for the host";
         /// Buffers of more datagrams than are looked at in one, blocked as a whole.
         DatagramsTooMany = 102, "too many datagrams in one";
+        /// A followed flow took another interface, and was decided again by it.
+        FlowsMoved = 103, "flows moved to another interface";
     }
 }
 

@@ -251,6 +251,8 @@ pub struct EventRecord {
     pub reserved: [u8; 6],
     /// Of an ICMP error, who reports it: an address in network order, IPv4 in the first four bytes.
     pub reporter: [u8; 16],
+    /// The LUID of the network interface that the packets take, its type in the highest 16 bits; 0 unknown.
+    pub interface: U64,
 }
 
 wire_enum! {

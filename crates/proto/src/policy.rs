@@ -19,12 +19,17 @@
 //! | contents | [`ContentRecord`] | any; each literal once |
 //! | content states | [`ContentStateRecord`] | the root first |
 //! | effects | [`EffectRecord`] | per rule, as written |
+//! | interfaces | [`Range64`] | per rule, ascending, disjoint |
 //! | text | bytes | any |
 //!
 //! # Addresses
 //! An address is a 128-bit number: an IPv6 address as it is, an IPv4 address as its IPv4-mapped IPv6 address
 //! (`::ffff:a.b.c.d`). So both versions are one dimension, and a dual-mode socket's mapped address means the IPv4
 //! address it stands for. The compiler leaves `::ffff:0:0/96` out of ranges written in IPv6.
+//!
+//! # Interfaces
+//! A network interface is its LUID (`NET_LUID`), which stays the same over restarts. The LUID's highest 16 bits are the
+//! interface's type, so all interfaces of a type are one range ([`interfaces_of_type`]).
 //!
 //! # Contents
 //! The literals that rules look for in a flow's data are one automaton (Aho and Corasick, 1975). From a state the next
@@ -48,7 +53,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 /// First bytes of a compiled policy.
 pub const MAGIC: [u8; 4] = *b"PCPL";
 /// The format's version; a driver reads exactly this one.
-pub const FORMAT_VERSION: u16 = 3;
+pub const FORMAT_VERSION: u16 = 4;
 
 /// Largest compiled policy, in bytes.
 pub const MAX_SIZE: usize = 16 << 20;
@@ -138,8 +143,10 @@ wire_enum! {
         ContentStates = 13, "content states";
         /// [`EffectRecord`].
         Effects = 14, "effects";
+        /// [`Range64`] of interfaces' LUIDs.
+        Interfaces = 15, "interfaces";
         /// Bytes.
-        Text = 15, "text";
+        Text = 16, "text";
     }
 }
 
@@ -164,6 +171,7 @@ impl SectionKind {
             Self::Contents => size_of::<ContentRecord>(),
             Self::ContentStates => size_of::<ContentStateRecord>(),
             Self::Effects => size_of::<EffectRecord>(),
+            Self::Interfaces => size_of::<Range64>(),
             Self::Text => 1,
         }
     }
@@ -258,6 +266,8 @@ pub struct RuleRecord {
     pub applications: Run,
     /// Users: a run of [`SectionKind::Users`].
     pub users: Run,
+    /// Interfaces: a run of [`SectionKind::Interfaces`].
+    pub interfaces: Run,
     /// Effects: a run of [`SectionKind::Effects`].
     pub effects: Run,
     /// The [`EffectSet`](crate::effect::EffectSet) of these.
@@ -310,6 +320,18 @@ pub struct Range16 {
     pub first: U16,
     /// The greatest.
     pub last: U16,
+}
+
+/// Interfaces whose LUIDs are from `first` to `last`, both included; 0 is no interface's.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned,
+)]
+#[repr(C)]
+pub struct Range64 {
+    /// The least.
+    pub first: U64,
+    /// The greatest.
+    pub last: U64,
 }
 
 /// Addresses from `first` to `last`, both included, each in network order; IPv4 as IPv4-mapped IPv6.
@@ -484,10 +506,27 @@ pub const NO_BASE: u32 = u32::MAX;
 
 const _: () = {
     assert!(size_of::<PolicyHeader>() == 40 + 8 * SECTIONS);
-    assert!(size_of::<RuleRecord>() == 56);
+    assert!(size_of::<RuleRecord>() == 62);
     assert!(size_of::<NodeRecord>() == 32);
     assert!(core::mem::offset_of!(PolicyHeader, crc) + 4 == CRC_FROM);
 };
+
+/// Bits of a LUID below the interface's type (`NET_LUID_LH`: 24 reserved bits, 24 bits of an index, 16 bits of the type).
+const LUID_BITS: u32 = 48;
+
+/// The type of the interface with this LUID: IANA's `ifType`.
+#[must_use]
+pub const fn interface_type(luid: u64) -> u16 {
+    let [high, low, ..] = luid.to_be_bytes();
+    u16::from_be_bytes([high, low])
+}
+
+/// The first and the last LUID that an interface of this type can have.
+#[must_use]
+pub const fn interfaces_of_type(kind: u16) -> (u64, u64) {
+    let first = (kind as u64) << LUID_BITS;
+    (first, first | ((1 << LUID_BITS) - 1))
+}
 
 /// CRC-32 (IEEE 802.3: reflected, polynomial 0x04C11DB7), as in zlib. It finds accidents, not attacks.
 #[must_use]

@@ -257,6 +257,8 @@ pub struct Known<'a> {
     pub user: Option<&'a [u8]>,
     /// `INTERFACE_INDEX`, or `SOURCE_INTERFACE_INDEX`.
     pub interface: Option<u32>,
+    /// `IP_LOCAL_INTERFACE`: the LUID of the interface that has the local address.
+    pub local_luid: Option<u64>,
     /// `DIRECTION`.
     pub direction: Option<Direction>,
     /// `FLAGS`; none where unknown.
@@ -378,6 +380,36 @@ impl<'a, L: LayerType> Fields<'a, L> {
         self.uint32(const { field::<L>("INTERFACE_INDEX", FieldType::Uint32) })
     }
 
+    /// The LUID of the interface that packets of this direction take: `IP_NEXTHOP_INTERFACE` of those that are sent,
+    /// `IP_ARRIVAL_INTERFACE` of those that are received. Where the layer lacks it, or WFP does not know it,
+    /// `IP_LOCAL_INTERFACE`: the interface that has the local address.
+    #[must_use]
+    pub fn luid(&self, direction: Direction) -> Option<u64> {
+        use FieldType::Uint64;
+
+        let taken = match direction {
+            Direction::Outbound => const { maybe_field::<L>("IP_NEXTHOP_INTERFACE", Uint64) },
+            Direction::Inbound => const { maybe_field::<L>("IP_ARRIVAL_INTERFACE", Uint64) },
+        };
+        taken
+            .and_then(|field| self.uint64(field))
+            .or_else(|| self.local_luid())
+    }
+
+    /// `IP_LOCAL_INTERFACE`: the LUID of the interface that has the local address; `None` also where a socket is bound to
+    /// every address, and where the layer lacks it.
+    #[must_use]
+    pub fn local_luid(&self) -> Option<u64> {
+        const { maybe_field::<L>("IP_LOCAL_INTERFACE", FieldType::Uint64) }
+            .and_then(|field| self.uint64(field))
+    }
+
+    /// `IP_FORWARD_INTERFACE`: the LUID of the interface that a packet that is forwarded leaves by.
+    #[must_use]
+    pub fn forward_luid(&self) -> Option<u64> {
+        self.uint64(const { field::<L>("IP_FORWARD_INTERFACE", FieldType::Uint64) })
+    }
+
     /// `SUB_INTERFACE_INDEX`.
     #[must_use]
     pub fn sub_interface(&self) -> Option<u32> {
@@ -479,6 +511,7 @@ impl<'a, L: LayerType> Fields<'a, L> {
                 .and_then(|field| self.sid(field)),
             interface: const { either::<L>("INTERFACE_INDEX", "SOURCE_INTERFACE_INDEX", Uint32) }
                 .and_then(|field| self.uint32(field)),
+            local_luid: self.local_luid(),
             direction: const { maybe_field::<L>("DIRECTION", Uint32) }
                 .and_then(|field| Direction::from_u32(self.uint32(field)?)),
             flags: const { maybe_field::<L>("FLAGS", Uint32) }
@@ -520,6 +553,13 @@ impl<'a, L: LayerType> Fields<'a, L> {
     fn uint16(&self, field: FieldIndex) -> Option<u16> {
         match self.values.get(field) {
             Value::Uint16(number) => Some(number),
+            _ => None,
+        }
+    }
+
+    fn uint64(&self, field: FieldIndex) -> Option<u64> {
+        match self.values.get(field) {
+            Value::Uint64(number) => Some(number),
             _ => None,
         }
     }

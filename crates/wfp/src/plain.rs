@@ -61,6 +61,10 @@ pub enum Condition<'a> {
     LocalV6([u8; 16], [u8; 16]),
     /// The remote address at an IPv6 layer, in network order.
     RemoteV6([u8; 16], [u8; 16]),
+    /// The interface that has the local address, by its LUID.
+    Interface(u64),
+    /// The type of that interface: IANA's `ifType`.
+    InterfaceType(u32, u32),
     /// The application: its path in NT form, lower case, as bytes of UTF-16 without a terminator.
     Application(&'a [u8]),
 }
@@ -78,6 +82,8 @@ impl Condition<'_> {
             Self::RemotePort(..) => condition::IP_REMOTE_PORT,
             Self::LocalV4(..) | Self::LocalV6(..) => condition::IP_LOCAL_ADDRESS,
             Self::RemoteV4(..) | Self::RemoteV6(..) => condition::IP_REMOTE_ADDRESS,
+            Self::Interface(_) => condition::IP_LOCAL_INTERFACE,
+            Self::InterfaceType(..) => condition::INTERFACE_TYPE,
             Self::Application(_) => condition::ALE_APP_ID,
         }
     }
@@ -92,6 +98,9 @@ impl Condition<'_> {
             Self::RemoteV4(first, last) if first != last => Some(Self::RemoteV4(last, last)),
             Self::LocalV6(first, last) if first != last => Some(Self::LocalV6(last, last)),
             Self::RemoteV6(first, last) if first != last => Some(Self::RemoteV6(last, last)),
+            Self::InterfaceType(first, last) if first != last => {
+                Some(Self::InterfaceType(last, last))
+            }
             _ => None,
         }
     }
@@ -127,6 +136,7 @@ pub struct Conditions {
 struct Entry {
     range: FWP_RANGE0,
     bytes: [FWP_BYTE_ARRAY16; 2],
+    number: u64,
     blob: FWP_BYTE_BLOB,
     path: Option<PoolVec<u8>>,
 }
@@ -180,6 +190,7 @@ impl Conditions {
         let entry = Entry {
             range: FWP_RANGE0::default(),
             bytes: [FWP_BYTE_ARRAY16::default(); 2],
+            number: 0,
             blob: FWP_BYTE_BLOB::default(),
             path,
         };
@@ -223,7 +234,11 @@ impl Entry {
                 value.__bindgen_anon_1.uint16 = one;
                 (MatchType::Equal, value)
             }
-            Condition::LocalV4(one, same) | Condition::RemoteV4(one, same) if one == same => {
+            Condition::LocalV4(one, same)
+            | Condition::RemoteV4(one, same)
+            | Condition::InterfaceType(one, same)
+                if one == same =>
+            {
                 let mut value = typed(DataType::Uint32);
                 value.__bindgen_anon_1.uint32 = one;
                 (MatchType::Equal, value)
@@ -244,12 +259,18 @@ impl Entry {
                     high.__bindgen_anon_1.uint16 = last;
                 })
             }
-            Condition::LocalV4(first, last) | Condition::RemoteV4(first, last) => {
-                self.range(DataType::Uint32, |low, high| {
-                    low.__bindgen_anon_1.uint32 = first;
-                    high.__bindgen_anon_1.uint32 = last;
-                })
+            Condition::Interface(luid) => {
+                self.number = luid;
+                let mut value = typed(DataType::Uint64);
+                value.__bindgen_anon_1.uint64 = &raw mut self.number;
+                (MatchType::Equal, value)
             }
+            Condition::LocalV4(first, last)
+            | Condition::RemoteV4(first, last)
+            | Condition::InterfaceType(first, last) => self.range(DataType::Uint32, |low, high| {
+                low.__bindgen_anon_1.uint32 = first;
+                high.__bindgen_anon_1.uint32 = last;
+            }),
             Condition::LocalV6(first, last) | Condition::RemoteV6(first, last) => {
                 self.bytes = [first, last].map(|bytes| FWP_BYTE_ARRAY16 { byteArray16: bytes });
                 let [low_bytes, high_bytes] = self.bytes.each_mut().map(ptr::from_mut);

@@ -1,5 +1,5 @@
-//! The few calls of Windows that Portcullis's user program makes: the driver's device, a proxy's sockets, and
-//! Ctrl+C.
+//! The few calls of Windows that Portcullis's user program makes: the driver's device, a proxy's sockets, the names of
+//! network interfaces, and Ctrl+C.
 //!
 //! Everything unsafe of the program is here. On other systems the crate has nothing but the tests of how messages are laid
 //! out.
@@ -10,6 +10,8 @@ mod console;
 mod datagrams;
 #[cfg(windows)]
 mod device;
+#[cfg(windows)]
+mod interfaces;
 #[cfg(any(windows, test))]
 mod messages;
 #[cfg(windows)]
@@ -21,5 +23,7 @@ pub use console::on_interrupt;
 pub use datagrams::{Datagram, RedirectedDatagrams, send_with_records};
 #[cfg(windows)]
 pub use device::Device;
+#[cfg(windows)]
+pub use interfaces::interface_luid;
 #[cfg(windows)]
 pub use sockets::{connect_with_records, redirect_context, redirect_records};

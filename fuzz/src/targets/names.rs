@@ -191,6 +191,7 @@ const CONNECTION: Connection<'static> = Connection {
     user: &[],
     process_id: 4,
     flow: 1,
+    interface: 0,
 };
 
 /// A policy that asks for names.

@@ -7,7 +7,7 @@ use portcullis_core::{
     Application, Connection, ContentState, Direction, Effect, EffectSet, Endpoint, Host,
     PolicyError, PolicyView, boot::Boot,
 };
-use portcullis_policy::{Compiled, Diagnostic, Options, Severity};
+use portcullis_policy::{Compiled, Diagnostic, Severity};
 use portcullis_proto::event::Operation;
 use portcullis_proto::policy::{CRC_FROM, PolicyHeader, crc32};
 use zerocopy::FromBytes as _;
@@ -40,11 +40,13 @@ fn connections() -> impl Iterator<Item = Connection<'static>> {
                     user: SYSTEM,
                     process_id: 4,
                     flow: 0,
+                    interface: 0x35_0000_0400_0000,
                 };
                 let inbound = Connection {
                     direction: Direction::Inbound,
                     application: Application::UNKNOWN,
                     user: &[],
+                    interface: 0,
                     ..connection
                 };
                 [connection, inbound]
@@ -133,7 +135,7 @@ pub fn compiled_by(
 /// When it is neither.
 pub fn text(bytes: &[u8]) {
     text_by(bytes, &|text| {
-        portcullis_policy::compile(text, &Options::default())
+        portcullis_policy::compile(text, &crate::seeds::with_interfaces())
     });
 }
 

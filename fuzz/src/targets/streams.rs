@@ -41,6 +41,7 @@ fn edits(policy: &Policy<Vec<u8>>) -> Edits<'_> {
         user: &[],
         process_id: 4,
         flow: 1,
+        interface: 0,
     };
     let rule = view
         .decide(&connection, Host::Never)

@@ -133,6 +133,7 @@ pub(crate) fn policy(kind: Kind, rules: usize, remote: End, events: Events) -> V
         &Options {
             file_name: "benchmark".to_owned(),
             events_all: events == Events::All,
+            ..Options::default()
         },
     )
     .unwrap_or_else(|wrong| panic!("the generated policy is not valid: {wrong:?}"))

@@ -55,6 +55,7 @@ pub(crate) fn measure(
         policy: Some(policy(Kind::Endpoints, 10, remote, Events::All)),
         local: traffic::LOCAL.map(str::to_owned).to_vec(),
         processes: Vec::new(),
+        interfaces: Vec::new(),
         driver: image.to_vec(),
         pdb: None,
         cpus: 1,

@@ -39,6 +39,7 @@ pub(crate) fn replay(capture: &Path, policy: &[u8]) -> Vec<Found> {
         policy: Some(policy.to_vec()),
         local: Vec::new(),
         processes: Vec::new(),
+        interfaces: Vec::new(),
         driver: simulation::driver_image(None).expect("cargo xtask test builds the driver first"),
         pdb: None,
         cpus: 1,

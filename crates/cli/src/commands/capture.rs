@@ -64,7 +64,7 @@ mod replay {
 
     pub(super) fn run(arguments: &Capture, options: CaptureOptions) -> Result<Ending, BadInput> {
         let compiled = match &arguments.policy {
-            Some(file) => policy::compile(file, true)?,
+            Some(file) => policy::compile_for(file, true, &arguments.simulated.interface)?,
             None => replay::permit_all()?,
         };
         let simulated = &arguments.simulated;
@@ -74,6 +74,7 @@ mod replay {
             policy: Some(compiled.blob),
             local: simulated.local.clone(),
             processes: simulated.process.clone(),
+            interfaces: simulated.interface.clone(),
             driver: simulation::driver_image(driver).map_err(BadInput::new)?,
             pdb: simulation::program_database(driver).map_err(BadInput::new)?,
             cpus: simulated.cpus,

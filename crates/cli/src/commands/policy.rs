@@ -3,10 +3,12 @@
 use std::io::IsTerminal as _;
 use std::path::Path;
 
-use portcullis_policy::{Compiled, Diagnostic, Options};
+use portcullis_policy::{Compiled, Diagnostic, Interfaces, Options};
 
 use super::{BadInput, Ending};
-use crate::arguments::Policy;
+#[cfg(target_os = "linux")]
+use crate::arguments::SimulatedInterface;
+use crate::arguments::{NamedInterface, Policy};
 
 /// Runs the command.
 ///
@@ -15,12 +17,29 @@ use crate::arguments::Policy;
 pub fn run(command: &Policy) -> Result<Ending, BadInput> {
     match command {
         #[cfg(windows)]
-        Policy::Set { file, events } => super::device::set_policy(&compile(file, *events)?),
+        Policy::Set { file, events } => {
+            super::device::set_policy(&compile(file, *events, of_machine(&[]))?)
+        }
         #[cfg(windows)]
         Policy::Clear => super::device::clear_policy(),
-        Policy::Check { file, json } => check(file, *json),
-        Policy::Compile { file, output } => {
-            let compiled = compile(file, false)?;
+        Policy::Check {
+            file,
+            interface,
+            json,
+        } => {
+            // A policy that is of another machine is checked all the same.
+            let interfaces = match of_machine(interface) {
+                Interfaces::Named(named) if named.is_empty() => Interfaces::Unchecked,
+                interfaces => interfaces,
+            };
+            check(file, interfaces, *json)
+        }
+        Policy::Compile {
+            file,
+            interface,
+            output,
+        } => {
+            let compiled = compile(file, false, of_machine(interface))?;
             std::fs::write(output, &compiled.blob)
                 .map_err(|error| BadInput::new(format!("{}: {error}", output.display())))?;
             say!(
@@ -34,9 +53,19 @@ pub fn run(command: &Policy) -> Result<Ending, BadInput> {
     }
 }
 
-fn check(file: &Path, json: bool) -> Result<Ending, BadInput> {
+/// The interfaces that were named, else those of this machine if it is one with the driver.
+fn of_machine(named: &[NamedInterface]) -> Interfaces {
+    #[cfg(windows)]
+    if named.is_empty() {
+        return Interfaces::OfSystem(portcullis_win32::interface_luid);
+    }
+    let pair = |named: &NamedInterface| (named.name.clone(), named.luid);
+    Interfaces::Named(named.iter().map(pair).collect())
+}
+
+fn check(file: &Path, interfaces: Interfaces, json: bool) -> Result<Ending, BadInput> {
     if !json {
-        let compiled = compile(file, false)?;
+        let compiled = compile(file, false, interfaces)?;
         say!(
             "{}: {} rules, no error",
             file.display(),
@@ -45,7 +74,7 @@ fn check(file: &Path, json: bool) -> Result<Ending, BadInput> {
         return Ok(Ending::Clean);
     }
     let text = read(file)?;
-    let result = portcullis_policy::compile(&text, &options(file, false));
+    let result = portcullis_policy::compile(&text, &options(file, false, interfaces));
     let (diagnostics, valid) = match result {
         Ok(compiled) => (compiled.warnings, true),
         Err(diagnostics) => (diagnostics, false),
@@ -69,20 +98,39 @@ fn read(file: &Path) -> Result<String, BadInput> {
         .map_err(|error| BadInput::new(format!("{}: {error}", file.display())))
 }
 
-fn options(file: &Path, events_all: bool) -> Options {
+fn options(file: &Path, events_all: bool, interfaces: Interfaces) -> Options {
     Options {
         file_name: file.display().to_string(),
         events_all,
+        interfaces,
     }
 }
 
-/// Compiles the policy in `file`; its warnings go to standard error.
+/// [`compile`] for a simulated host with these interfaces.
+///
+/// # Errors
+/// As those of [`compile`].
+#[cfg(target_os = "linux")]
+pub(super) fn compile_for(
+    file: &Path,
+    events_all: bool,
+    interfaces: &[SimulatedInterface],
+) -> Result<Compiled, BadInput> {
+    let named = crate::replay::luids(interfaces);
+    compile(file, events_all, Interfaces::Named(named))
+}
+
+/// Compiles the policy in `file`, which may name these interfaces; its warnings go to standard error.
 ///
 /// # Errors
 /// An invalid policy, with every error in it, or a file that cannot be read.
-pub fn compile(file: &Path, events_all: bool) -> Result<Compiled, BadInput> {
+pub fn compile(
+    file: &Path,
+    events_all: bool,
+    interfaces: Interfaces,
+) -> Result<Compiled, BadInput> {
     let text = read(file)?;
-    match portcullis_policy::compile(&text, &options(file, events_all)) {
+    match portcullis_policy::compile(&text, &options(file, events_all, interfaces)) {
         Ok(compiled) => {
             if !compiled.warnings.is_empty() {
                 eprintln!("{}", render(&compiled.warnings, &text));
@@ -109,7 +157,9 @@ pub fn compile(file: &Path, events_all: bool) -> Result<Compiled, BadInput> {
 /// As those of [`compile`].
 #[cfg(windows)]
 pub(super) fn rule_names(file: Option<&Path>) -> Result<Vec<String>, BadInput> {
-    let compiled = file.map(|file| compile(file, false)).transpose()?;
+    let compiled = file
+        .map(|file| compile(file, false, Interfaces::Unchecked))
+        .transpose()?;
     Ok(compiled.map_or_else(Vec::new, |compiled| compiled.rule_names))
 }
 

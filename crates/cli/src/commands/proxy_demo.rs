@@ -95,6 +95,7 @@ fn compile(policy: &str) -> Result<portcullis_policy::Compiled, BadInput> {
     let options = portcullis_policy::Options {
         file_name: "(the demonstration's)".to_owned(),
         events_all: true,
+        ..portcullis_policy::Options::default()
     };
     portcullis_policy::compile(policy, &options)
         .map_err(|found| BadInput::new(portcullis_policy::render(&found, policy, false)))

@@ -42,7 +42,7 @@ pub(super) fn run_with(
         ));
     }
     let compiled = match policy {
-        Some(file) => policy::compile(file, true)?,
+        Some(file) => policy::compile_for(file, true, &arguments.interface)?,
         None => permit_all()?,
     };
     let plan = Plan {
@@ -50,6 +50,7 @@ pub(super) fn run_with(
         policy: Some(compiled.blob),
         local: arguments.local.clone(),
         processes: arguments.process.clone(),
+        interfaces: arguments.interface.clone(),
         driver: simulation::driver_image(arguments.driver.as_deref()).map_err(BadInput::new)?,
         pdb: simulation::program_database(arguments.driver.as_deref()).map_err(BadInput::new)?,
         cpus: arguments.cpus,
@@ -91,6 +92,7 @@ pub(super) fn permit_all() -> Result<portcullis_policy::Compiled, BadInput> {
     let options = portcullis_policy::Options {
         file_name: "(built in)".to_owned(),
         events_all: true,
+        ..portcullis_policy::Options::default()
     };
     portcullis_policy::compile(PERMIT_ALL, &options)
         .map_err(|_| BadInput::new("the built-in policy is not valid"))

@@ -20,6 +20,8 @@ pub struct Decided {
     pub changes: [u64; 2],
     /// The path of its application, where that is known.
     pub application: Option<String>,
+    /// The LUID of the interface that its packets took last; 0 unknown.
+    pub interface: u64,
     /// The rule that decided last; `None` is the default action, or no decision.
     pub rule: Option<u32>,
     /// Where it was redirected to.
@@ -67,6 +69,7 @@ impl Decisions {
                     flow.changes = event.value.map(zerocopy::little_endian::U64::get);
                 }
                 flow.rule = event.rule();
+                flow.interface = event.interface.get();
                 if event.target_port.get() != 0 {
                     let target = address(event, &event.target_address);
                     flow.redirected_to = Some(SocketAddr::new(target, event.target_port.get()));
@@ -100,6 +103,7 @@ impl Decisions {
             decided.blocked_by = decided.blocked_by.or(later.blocked_by);
             decided.redirected_to = decided.redirected_to.or(later.redirected_to);
             decided.rule = later.rule;
+            decided.interface = later.interface;
         }
         decided
     }

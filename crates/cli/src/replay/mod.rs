@@ -2,6 +2,7 @@
 
 mod decisions;
 mod delivery;
+mod interfaces;
 mod local;
 mod shard;
 mod write;
@@ -15,7 +16,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
-use ksim::net::{Discovery, FlowIndex, FlowReport, Identity, Processes, Setup, flow_hash};
+use ksim::net::{
+    Discovery, FlowIndex, FlowReport, Identity, Interfaces, Processes, Setup, flow_hash,
+};
 use ksim::{Config, Cpu, Report};
 use portcullis_core::policy::RuleIndex;
 use portcullis_core::{Effect, PolicyView};
@@ -25,9 +28,11 @@ use portcullis_proto::status::{CalloutStatus, StatusReply};
 
 use self::delivery::Delivery;
 pub use decisions::{Decided, Decisions, address};
+pub use interfaces::NamedLinks;
+pub(crate) use interfaces::luids;
 pub use shard::{Fate, FrameReport, Shard};
 
-use crate::arguments::Process;
+use crate::arguments::{Process, SimulatedInterface};
 use crate::ask::{self, Answers};
 use crate::capture::{self, CaptureError, Frame};
 use crate::control::{self, ControlError, Wait};
@@ -45,6 +50,8 @@ pub struct Plan {
     pub local: Vec<String>,
     /// Who owns local endpoints.
     pub processes: Vec<Process>,
+    /// The local host's network interfaces.
+    pub interfaces: Vec<SimulatedInterface>,
     /// The driver image.
     pub driver: Vec<u8>,
     /// Its program database, for names in reports.
@@ -135,6 +142,8 @@ impl Flow {
 pub struct Outcome {
     /// How the local side was found; `None` when it was given.
     pub discovery: Option<Discovery>,
+    /// The names and LUIDs of the interfaces that were named.
+    pub interfaces: Vec<(String, u64)>,
     /// The flows, in the order of their first packets.
     pub flows: Vec<Flow>,
     /// The driver's events, in order.
@@ -211,23 +220,8 @@ const BATCHES: usize = 8;
 /// [`ReplayError`]; the machine is gone then.
 pub fn run(plan: &Plan, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Outcome, ReplayError> {
     let survey = local::survey(&plan.captures, plan.local.is_empty())?;
-    let (local_side, discovery) = if plan.local.is_empty() {
-        (survey.discovery.local.clone(), Some(survey.discovery))
-    } else {
-        (
-            local::named(&plan.local).map_err(ReplayError::Option)?,
-            None,
-        )
-    };
-    let setup = Setup {
-        local: local_side,
-        processes: processes(&plan.processes)?,
-        // A capture may be of several hosts, all of which are taken for this one, and shows each conversation.
-        both_halves: false,
-        group_flows: false,
-        journal: plan.write.is_some(),
-        ..Setup::default()
-    };
+    let total = survey.frames;
+    let (setup, links, discovery) = host(plan, survey.discovery)?;
     let boot_time = first_time(&plan.captures)?;
     let config = Config {
         processors: plan.cpus,
@@ -248,8 +242,8 @@ pub fn run(plan: &Plan, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Outcome,
     for listens in redirect_targets(plan.policy.as_deref().unwrap_or_default()) {
         control::register_proxy(&proxies, listens, 0)?;
     }
-    let total = survey.frames;
     let tally = Tally {
+        links,
         total,
         done: AtomicU64::new(0),
         progress,
@@ -299,6 +293,7 @@ pub fn run(plan: &Plan, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Outcome,
     }
     Ok(Outcome {
         discovery,
+        interfaces: luids(&plan.interfaces),
         flows,
         status,
         callouts,
@@ -311,6 +306,33 @@ pub fn run(plan: &Plan, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Outcome,
         events: results.events,
         duration,
     })
+}
+
+/// The host that is replayed, which of its interfaces packets take, and how its addresses were found, unless they were
+/// given.
+fn host(
+    plan: &Plan,
+    found: Discovery,
+) -> Result<(Setup, NamedLinks, Option<Discovery>), ReplayError> {
+    let (mut local, discovery) = if plan.local.is_empty() {
+        (found.local.clone(), Some(found))
+    } else {
+        let named = local::named(&plan.local).map_err(ReplayError::Option)?;
+        (named, None)
+    };
+    let mut interfaces = Interfaces::default();
+    let links = NamedLinks::new(&plan.interfaces, &mut interfaces, &mut local);
+    let setup = Setup {
+        local,
+        interfaces,
+        processes: processes(&plan.processes)?,
+        // A capture may be of several hosts, all of which are taken for this one, and shows each conversation.
+        both_halves: false,
+        group_flows: false,
+        journal: plan.write.is_some(),
+        ..Setup::default()
+    };
+    Ok((setup, links, discovery))
 }
 
 /// The process that proxies are of in a replay.
@@ -341,6 +363,8 @@ struct Results {
 
 /// The replay's progress, shared by its processors.
 struct Tally<'a> {
+    /// Which packets take which of the host's interfaces.
+    links: NamedLinks,
     total: u64,
     done: AtomicU64,
     progress: &'a (dyn Fn(u64, u64) + Sync),
@@ -393,7 +417,7 @@ fn in_place(
     plan: &Plan,
     tally: &Tally<'_>,
 ) -> Result<(), ReplayError> {
-    let mut shard = Shard::new(cpu, setup.clone());
+    let mut shard = Shard::new(cpu, setup.clone()).with_links(tally.links.clone());
     let mut events = Vec::new();
     let mut number = 0;
     let answers = Some(&plan.answers).filter(|answers| !answers.is_empty());
@@ -518,7 +542,7 @@ fn from_batches(
     receiver: Receiver<Batch>,
     tally: &Tally<'_>,
 ) -> Result<(), ReplayError> {
-    let mut shard = Shard::new(cpu, setup);
+    let mut shard = Shard::new(cpu, setup).with_links(tally.links.clone());
     let mut events = Vec::new();
     for batch in receiver {
         for (number, frame) in &batch {

@@ -5,11 +5,12 @@ use std::collections::HashMap;
 use ksim::Cpu;
 use ksim::fwp::KernelFiltering;
 use ksim::kernel::Machine;
-use ksim::net::{FlowIndex, FlowReport, Host, PacketId, Reason, Setup};
+use ksim::net::{FlowIndex, FlowReport, Host, LocalSide, PacketId, Reason, Setup};
 use ksim::time::UNIX_EPOCH;
 use wfp_schema::LayerId;
 
 use super::delivery::{Delivery, Recorder};
+use super::interfaces::NamedLinks;
 use crate::capture::{self, Frame, LinkError, LinkType};
 
 /// Flows that end, or endpoints that close, before somebody looks at the events: a flow makes four at most.
@@ -46,6 +47,9 @@ pub struct FrameReport {
 pub struct Shard<'k> {
     machine: &'k Machine,
     host: Host<KernelFiltering>,
+    /// The host's addresses, and which of its interfaces has which.
+    local: LocalSide,
+    links: NamedLinks,
     /// Frames whose fate is open, by the packet's number; as if they were blocked.
     open: HashMap<PacketId, FrameReport>,
     /// Frames that were decided since the last [`Shard::take_frames`].
@@ -61,10 +65,18 @@ impl<'k> Shard<'k> {
         Self {
             machine,
             recorder: setup.journal.then(Recorder::default),
+            local: setup.local.clone(),
+            links: NamedLinks::default(),
             host: Host::new(machine.filtering(cpu.index()), setup),
             open: HashMap::new(),
             frames: Vec::new(),
         }
+    }
+
+    /// The same, whose packets take these interfaces.
+    #[must_use]
+    pub fn with_links(self, links: NamedLinks) -> Self {
+        Self { links, ..self }
     }
 
     /// Replays frame `number`: an Ethernet frame as it is, of other links the packet in it.
@@ -72,7 +84,10 @@ impl<'k> Shard<'k> {
         let packet = capture::ip_packet(frame);
         let is_ethernet = frame.link == LinkType::ETHERNET;
         let now = UNIX_EPOCH + frame.time / 100;
-        let link = capture::vlan(frame);
+        let named = packet
+            .ok()
+            .and_then(|packet| self.links.of(packet, &self.local));
+        let link = named.unwrap_or_else(|| capture::vlan(frame));
         let report = match packet {
             Ok(packet) if is_ethernet => {
                 self.machine.time().advance_to(now);

@@ -2,8 +2,9 @@
 
 use std::fmt::Write as _;
 
+use portcullis_policy::INTERFACE_TYPES;
 use portcullis_proto::event::{EventKind, EventRecord, HostSource, Operation};
-use portcullis_proto::policy::Action;
+use portcullis_proto::policy::{Action, interface_type};
 use portcullis_proto::status::DriverState;
 
 use super::{address, protocol};
@@ -104,6 +105,19 @@ fn connection(line: &mut String, event: &EventRecord, rules: &[String]) {
     if !application.is_empty() {
         write!(line, " {application}").ok();
     }
+    if event.interface.get() != 0 {
+        write!(line, " over {}", interface(event.interface.get())).ok();
+    }
+}
+
+/// An interface by its type, as policies have it, and its LUID.
+fn interface(luid: u64) -> String {
+    let kind = interface_type(luid);
+    let named = INTERFACE_TYPES.iter().find(|(_, known)| *known == kind);
+    named.map_or_else(
+        || format!("an interface of type {kind} ({luid:#x})"),
+        |(name, _)| format!("{name} ({luid:#x})"),
+    )
 }
 
 /// What only events of some kinds tell.

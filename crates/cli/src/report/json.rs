@@ -29,6 +29,9 @@ struct FlowEntry<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     redirected_to: Option<(IpAddr, u16)>,
     direction: &'static str,
+    /// The interface that its packets took last, if that was named; left out where it was not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    interface: Option<&'a str>,
     host: Option<&'a str>,
     /// The host's hello had an encrypted one in it too; left out where it had not.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -135,7 +138,7 @@ impl<'a> ReplayReport<'a> {
             flows: outcome
                 .flows
                 .iter()
-                .map(|flow| flow_entry(flow, rules))
+                .map(|flow| flow_entry(flow, rules, &outcome.interfaces))
                 .collect(),
             callouts: outcome.callouts.iter().filter_map(callout_entry).collect(),
             verifier: VerifierEntry::from(&outcome.verifier),
@@ -145,8 +148,13 @@ impl<'a> ReplayReport<'a> {
     }
 }
 
-fn flow_entry<'a>(flow: &'a Flow, rules: &'a [String]) -> FlowEntry<'a> {
+fn flow_entry<'a>(
+    flow: &'a Flow,
+    rules: &'a [String],
+    interfaces: &'a [(String, u64)],
+) -> FlowEntry<'a> {
     let report = &flow.report;
+    let mut interfaces = interfaces.iter();
     FlowEntry {
         protocol: protocol(report.protocol),
         local: (report.local.address, report.local.port),
@@ -156,6 +164,9 @@ fn flow_entry<'a>(flow: &'a Flow, rules: &'a [String]) -> FlowEntry<'a> {
             .redirected_to
             .map(|target| (target.ip(), target.port())),
         direction: direction(report.direction),
+        interface: interfaces
+            .find(|(_, luid)| *luid == flow.decided.interface)
+            .map(|(name, _)| name.as_str()),
         host: flow.decided.host.as_deref(),
         has_encrypted_hello: flow.decided.has_encrypted_hello,
         changes: Some(flow.decided.changes).filter(|changes| *changes != [0; 2]),

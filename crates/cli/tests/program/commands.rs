@@ -215,7 +215,12 @@ fn the_demonstration_of_the_proxy_shows_where_a_connection_and_a_datagram_were_t
 
 #[test]
 fn the_example_policies_are_valid() {
-    for name in ["policy.toml", "proxy.toml", "split-tunnel.toml"] {
+    for name in [
+        "policy.toml",
+        "proxy.toml",
+        "split-tunnel.toml",
+        "kill-switch.toml",
+    ] {
         let ran = portcullis(&["policy", "check", &crate::program::example(name)]);
         assert_eq!((ran.status, ran.errors.as_str()), (0, ""), "{name}");
     }

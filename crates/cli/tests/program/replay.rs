@@ -6,7 +6,7 @@ use portcullis_cli::capture::{self, Frame, LinkType};
 use serde_json::{Value, json};
 
 use crate::files::{Kept, frames, pcap, with_header};
-use crate::program::{capture, example_policy, portcullis, report, scratch, scratch_file};
+use crate::program::{capture, example, example_policy, portcullis, report, scratch, scratch_file};
 
 fn flows(capture: &str, options: &[&str]) -> Vec<Value> {
     let mut report = report(capture, options);
@@ -399,4 +399,57 @@ fn a_replay_shows_where_connections_were_to_go_and_where_they_go() {
     let shown = portcullis(&["replay", &capture("web.pcap"), "--policy", &policy]);
     assert!(shown.output.contains("Redirected to"), "{}", shown.output);
     assert!(shown.output.contains("[::1]:8080"), "{}", shown.output);
+}
+
+#[test]
+fn rules_by_interface_decide_the_traffic_of_a_host_with_interfaces() {
+    let policy = example("kill-switch.toml");
+    let tunnel = "--interface=Tunnel=virtual,2001:db8::10";
+    let flows = flows(&capture("web.pcap"), &["--policy", &policy, tunnel]);
+    let (mut inside, mut outside) = (0, 0);
+    for flow in flows {
+        let is_inside = flow["interface"] == "Tunnel";
+        assert_eq!(is_inside, flow["local"][0] == "2001:db8::10", "{flow}");
+        let is_ours = flow["rule"] == "through the tunnel" && flow["verdict"] == "permit";
+        let is_neighbour = flow["rule"] == "neighbours";
+        assert!(is_ours == is_inside, "{flow}");
+        assert!(
+            is_inside || is_neighbour || flow["verdict"] == "block",
+            "{flow}"
+        );
+        inside += usize::from(is_inside);
+        outside += usize::from(flow["verdict"] == "block");
+    }
+    assert_eq!((inside, outside), (5, 7));
+}
+
+#[test]
+fn an_interface_that_nobody_named_is_an_error_with_its_place() {
+    let (policy, capture) = (example("kill-switch.toml"), capture("web.pcap"));
+    for named in [None, Some("--interface=Tunel=virtual")] {
+        let mut arguments = vec!["replay", &capture, "--policy", &policy];
+        arguments.extend(named);
+        let ran = portcullis(&arguments);
+        assert_eq!(ran.status, 1);
+        assert!(
+            ran.errors.contains("there is no interface \"Tunnel\""),
+            "{}",
+            ran.errors
+        );
+        assert!(ran.errors.contains(&format!("{policy}:")), "{}", ran.errors);
+    }
+    let ran = portcullis(&["replay", &capture, "--interface=Tunnel=vpn"]);
+    assert_eq!(ran.status, 1);
+    assert!(
+        ran.errors.contains("\"vpn\" is no type of interfaces"),
+        "{}",
+        ran.errors
+    );
+
+    let blob = scratch("kill-switch.blob");
+    let compile = ["policy", "compile", &policy, "-o", &blob];
+    assert_eq!(portcullis(&compile).status, 1);
+    let luid = "--interface=Tunnel=0x35000004000000";
+    let compiled = portcullis(&[&compile[..], &[luid]].concat());
+    assert_eq!(compiled.status, 0, "{}", compiled.errors);
 }

@@ -72,7 +72,38 @@ where
                 report::target(event, target);
             }
         };
-        self.decide_or_ask(decide, describe, ask)
+        let decision = self.decide_or_ask(decide, describe, ask);
+        if is_reauthorization && decision.action == Action::Permit {
+            self.follow_interface(connection);
+        }
+        decision
+    }
+
+    /// Whether a flow with this identifier of the system's is followed.
+    #[must_use]
+    pub fn is_followed(&self, system_flow: u64) -> bool {
+        self.flows.find(system_flow).is_some()
+    }
+
+    /// The packets of a followed flow may take another interface than before: then it is decided by that.
+    #[inline(never)]
+    fn follow_interface(&self, connection: &Connection<'_>) {
+        let Some(handle) = self.flows.find(connection.flow) else {
+            return;
+        };
+        self.with_flow(handle, |flow, news| {
+            if flow.interface == connection.interface {
+                return;
+            }
+            flow.interface = connection.interface;
+            let matters = self
+                .policy
+                .with(|policy, _| policy.is_some_and(|policy| policy.asks_for_interfaces()));
+            if matters {
+                self.statistics.count(Counter::FlowsMoved);
+                self.decide_again(flow, false, news);
+            }
+        });
     }
 
     /// [`listen`](Self::listen) for who can ask; as [`authorize_or_ask`](Self::authorize_or_ask).

@@ -21,6 +21,8 @@ pub struct IcmpError {
     pub ends: Ends,
     /// The ends of the packet that it complains about, as its sender sees them, where that is known.
     pub about: Option<Ends>,
+    /// The LUID of the network interface that it takes; 0 if unknown.
+    pub interface: u64,
 }
 
 /// What a discard layer shows.
@@ -41,11 +43,15 @@ where
     E: EventSink,
     C: Clock,
 {
-    /// Decides a packet that is forwarded, at `IPFORWARD`: local is where it comes from, remote where it goes. Without a
+    /// Decides a packet that is forwarded, at `IPFORWARD`: local is where it comes from, remote where it goes, `interface`
+    /// the LUID of the network interface by which it leaves. Without a
     /// rule about forwarding that matches it passes. Only what is blocked, and what a rule logs, makes an event: it would
     /// be one a packet.
-    pub fn forwarded(&self, ends: &Ends) -> Decision {
-        let packet = anonymous(Direction::Outbound, ends);
+    pub fn forwarded(&self, ends: &Ends, interface: u64) -> Decision {
+        let packet = Connection {
+            interface,
+            ..anonymous(Direction::Outbound, ends)
+        };
         let (decision, epoch, is_reported) = self.policy.with(|policy, epoch| {
             let decision = policy.map_or(Decision::permit(), |policy| {
                 policy.decide_packet(Operation::Forward, &packet)
@@ -69,7 +75,10 @@ where
     /// Decides an ICMP error, at `INBOUND_ICMP_ERROR` or `OUTBOUND_ICMP_ERROR`. Without a rule about these that matches it
     /// passes.
     pub fn icmp_error(&self, error: &IcmpError) -> Decision {
-        let packet = anonymous(error.direction, &error.ends);
+        let packet = Connection {
+            interface: error.interface,
+            ..anonymous(error.direction, &error.ends)
+        };
         let (decision, epoch, is_reported) = self.policy.with(|policy, epoch| {
             let decision = policy.map_or(Decision::permit(), |policy| {
                 policy.decide_packet(Operation::IcmpError, &packet)
@@ -142,5 +151,6 @@ pub(super) const fn anonymous(direction: Direction, ends: &Ends) -> Connection<'
         user: &[],
         process_id: 0,
         flow: 0,
+        interface: 0,
     }
 }

@@ -106,6 +106,7 @@ where
                 user: binding.user,
                 process_id: binding.process_id,
                 flow: 0,
+                interface: 0,
             };
             self.make(EventKind::Bound, detour.decision, detour.epoch, |event| {
                 report::connection(event, &subject);

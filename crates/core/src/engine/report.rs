@@ -40,6 +40,7 @@ pub(super) fn connection(event: &mut EventRecord, connection: &Connection<'_>) {
     event.protocol = connection.protocol;
     event.process_id = U64::new(connection.process_id);
     event.flow = U64::new(connection.flow);
+    event.interface = U64::new(connection.interface);
     (event.family, event.local_address) = address(connection.local);
     (_, event.remote_address) = address(connection.remote);
     event.local_port = U16::new(connection.local.port);
@@ -92,6 +93,7 @@ pub(super) fn listener(event: &mut EventRecord, listener: &Listener<'_>) {
         user: listener.user,
         process_id: listener.process_id,
         flow: 0,
+        interface: listener.interface,
     };
     connection(event, &subject);
     event.operation = Operation::Listen.raw();
@@ -127,7 +129,11 @@ pub(super) fn endpoint(event: &mut EventRecord, subject: &Connection<'_>, totals
 /// An ICMP error, with the packet that it complains about.
 pub(super) fn icmp_error(event: &mut EventRecord, error: &IcmpError) {
     let about = error.about.unwrap_or(error.ends);
-    connection(event, &anonymous(error.direction, &about));
+    let subject = Connection {
+        interface: error.interface,
+        ..anonymous(error.direction, &about)
+    };
+    connection(event, &subject);
     event.operation = Operation::IcmpError.raw();
     let reporter = match error.direction {
         Direction::Inbound => error.ends.remote,

@@ -2,7 +2,7 @@
 //!
 //! From the start of the network stack until a policy is set, and again after the driver's stop or crash, only filters
 //! that the system keeps by itself can hold. They ask no callout, so a rule that becomes such a filter has conditions
-//! on addresses, ports, protocol, direction and exact applications alone. This module says which filters a policy
+//! on addresses, ports, protocol, direction, interfaces and exact applications alone. This module says which filters a policy
 //! means; who adds them is the driver's business.
 //!
 //! A rule becomes at most one filter at each [`Point`]. Filters are numbered by their place: what a host needs to have a
@@ -15,7 +15,8 @@ use portcullis_proto::Family;
 use portcullis_proto::policy::{
     APPLICATION_ANY_VOLUME, APPLICATION_WILDCARD, Action, AddressRange, Direction,
     MAX_BOOT_CONDITIONS, MAX_BOOT_RULES, POLICY_BOOT, POLICY_BOOT_BLOCK, POLICY_BOOT_ESSENTIAL,
-    RULE_BOOT, RULE_CHILDREN, RULE_CONTENT, RULE_HOST, RULE_OPERATIONS, Range16, RuleRecord,
+    RULE_BOOT, RULE_CHILDREN, RULE_CONTENT, RULE_HOST, RULE_OPERATIONS, Range16, Range64,
+    RuleRecord, interface_type, interfaces_of_type,
 };
 
 use crate::connection::UDP;
@@ -142,6 +143,10 @@ pub enum BootCondition<'p> {
     LocalV6([u8; 16], [u8; 16]),
     /// The remote address, at an IPv6 point; in network order.
     RemoteV6([u8; 16], [u8; 16]),
+    /// The network interface that has the local address, by its LUID.
+    Interface(u64),
+    /// The type of that interface: IANA's `ifType`.
+    InterfaceType(u16, u16),
     /// The application's path in NT form: little-endian UTF-16 in lower case, without a terminator.
     Application(&'p [u8]),
 }
@@ -262,6 +267,7 @@ impl<'p> BootFilter<'p> {
             let local = run(policy.addresses, rule.local_addresses).iter();
             let remote = run(policy.addresses, rule.remote_addresses).iter();
             let applications = run(policy.applications, rule.applications).iter();
+            let interfaces = run(policy.interfaces, rule.interfaces).iter();
             let low = |number: u16| u8::try_from(number).unwrap_or(u8::MAX);
             protocols
                 .map(move |(first, last)| BootCondition::Protocol(low(first), low(last)))
@@ -269,6 +275,7 @@ impl<'p> BootFilter<'p> {
                 .chain(remote_ports.map(|(first, last)| BootCondition::RemotePort(first, last)))
                 .chain(local.filter_map(move |range| address(range, family, true)))
                 .chain(remote.filter_map(move |range| address(range, family, false)))
+                .chain(interfaces.filter_map(interface))
                 .chain(applications.map(move |record| {
                     let bytes = 2 * usize::from(record.units.get());
                     BootCondition::Application(policy.text(record.text, bytes))
@@ -332,6 +339,34 @@ impl Traffic {
     }
 }
 
+/// The interfaces of a range as one condition: a single one, or all of some types. A filter knows no other ranges.
+const fn interface<'a>(range: &Range64) -> Option<BootCondition<'a>> {
+    let (first, last) = (range.first.get(), range.last.get());
+    let (low, high) = (interface_type(first), interface_type(last));
+    if first == last {
+        Some(BootCondition::Interface(first))
+    } else if interfaces_of_type(low).0 == first && interfaces_of_type(high).1 == last {
+        Some(BootCondition::InterfaceType(low, high))
+    } else {
+        None
+    }
+}
+
+/// Whether a filter can have all of these as its conditions. An interface and a type are conditions on two fields, which
+/// would both have to match.
+fn are_fit(interfaces: &[Range64]) -> bool {
+    let mut conditions = interfaces.iter().map(interface);
+    let is_type = |condition| match condition {
+        Some(BootCondition::InterfaceType(..)) => Some(true),
+        Some(_) => Some(false),
+        None => None,
+    };
+    let Some(first) = conditions.next().map(is_type) else {
+        return true;
+    };
+    first.is_some() && conditions.all(|condition| is_type(condition) == first)
+}
+
 /// The part of a range that is of this family.
 fn address(range: &AddressRange, family: Family, is_local: bool) -> Option<BootCondition<'static>> {
     let (first, last) = (
@@ -388,6 +423,7 @@ pub(in crate::policy) fn check(policy: &PolicyView<'_>, rule: &RuleRecord) -> Re
         || rule.effect_set.get() != 0
         || rule.action == Action::Ask.raw()
         || applications.any(|application| application.flags.get() & inexact != 0)
+        || !are_fit(run(policy.interfaces, rule.interfaces))
     {
         return Err(Unfit::Condition);
     }
@@ -398,6 +434,7 @@ pub(in crate::policy) fn check(policy: &PolicyView<'_>, rule: &RuleRecord) -> Re
         rule.local_addresses,
         rule.remote_addresses,
         rule.applications,
+        rule.interfaces,
     ]
     .iter()
     .map(|run| usize::from(run.count.get()))

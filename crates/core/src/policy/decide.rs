@@ -312,6 +312,7 @@ impl<'p> PolicyView<'p> {
                 user: listener.user,
                 process_id: listener.process_id,
                 flow: 0,
+                interface: listener.interface,
             },
         );
         let anywhere = listener.local.address.is_unspecified();
@@ -319,7 +320,8 @@ impl<'p> PolicyView<'p> {
             let of_some = has(rule, RULE_HOST | RULE_CONTENT)
                 || rule.remote_ports.count.get() != 0
                 || rule.remote_addresses.count.get() != 0
-                || (anywhere && rule.local_addresses.count.get() != 0);
+                || (anywhere && rule.local_addresses.count.get() != 0)
+                || (listener.interface == 0 && rule.interfaces.count.get() != 0);
             !of_some || rule.action == Action::Permit.raw()
         };
         let mut rules = (0..).zip(self.rules);
@@ -340,6 +342,7 @@ impl<'p> PolicyView<'p> {
             user: binding.user,
             process_id: binding.process_id,
             flow: 0,
+            interface: 0,
         });
         let anywhere = binding.local.address.is_unspecified();
         let [first, count] = self.binds;

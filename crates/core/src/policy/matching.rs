@@ -5,8 +5,8 @@ use crate::connection::{Application, Connection};
 use portcullis_proto::event::Operation;
 use portcullis_proto::policy::{
     APPLICATION_ANY_VOLUME, APPLICATION_WILDCARD, Action, AddressRange, ApplicationRecord,
-    Direction, RULE_CHILDREN, Range16, RuleRecord, Run, application_key, fold_unit, operation_flag,
-    rule_operations, user_key, without_volume,
+    Direction, RULE_CHILDREN, Range16, Range64, RuleRecord, Run, application_key, fold_unit,
+    operation_flag, rule_operations, user_key, without_volume,
 };
 
 /// A connection's facts in the form in which rules are compared with them. What costs is worked out when first asked
@@ -21,6 +21,7 @@ pub(super) struct Facts<'c> {
     pub(super) remote_port: u16,
     pub(super) local_address: u128,
     pub(super) remote_address: u128,
+    interface: u64,
     application: Application<'c>,
     process_id: u64,
     user: &'c [u8],
@@ -47,6 +48,7 @@ impl<'c> Facts<'c> {
             remote_port: connection.remote.port,
             local_address: connection.local.number(),
             remote_address: connection.remote.number(),
+            interface: connection.interface,
             application: connection.application,
             process_id: connection.process_id,
             user: connection.user,
@@ -102,7 +104,16 @@ impl PolicyView<'_> {
                 run(self.addresses, rule.remote_addresses),
                 facts.remote_address,
             )
+            && self.interface_matches(rule, facts.interface)
             && self.owner_matches(rule, facts)
+    }
+
+    /// Whether the rule counts for a connection over this interface.
+    fn interface_matches(&self, rule: &RuleRecord, interface: u64) -> bool {
+        match interface {
+            0 => rule.interfaces.count.get() == 0 || rule.action == Action::Block.raw(),
+            luid => interfaces_match(run(self.interfaces, rule.interfaces), luid),
+        }
     }
 
     /// Whether everything about the rule matches but its host, its remote side and its owner.
@@ -120,7 +131,7 @@ impl PolicyView<'_> {
     }
 
     /// Whether everything about the rule but its host and its remote side matches; an unspecified local address is
-    /// every address.
+    /// every address, an unknown interface every interface.
     pub(super) fn matches_listener(
         &self,
         rule: &RuleRecord,
@@ -137,7 +148,9 @@ impl PolicyView<'_> {
         } else {
             self.matches_local(rule, facts)
         };
-        local && self.owner_matches(rule, facts)
+        let interface = facts.interface == 0
+            || interfaces_match(run(self.interfaces, rule.interfaces), facts.interface);
+        local && interface && self.owner_matches(rule, facts)
     }
 
     fn owner_matches(&self, rule: &RuleRecord, facts: &mut Facts<'_>) -> bool {
@@ -233,6 +246,15 @@ fn addresses_match(ranges: &[AddressRange], address: u128) -> bool {
         || ranges
             .get(candidate)
             .is_some_and(|range| u128::from_be_bytes(range.first) <= address)
+}
+
+/// Whether the LUID is in one of the ranges, which ascend; no ranges hold every LUID.
+fn interfaces_match(ranges: &[Range64], luid: u64) -> bool {
+    let candidate = ranges.partition_point(|range| range.last.get() < luid);
+    ranges.is_empty()
+        || ranges
+            .get(candidate)
+            .is_some_and(|range| range.first.get() <= luid)
 }
 
 /// A code unit, little-endian.

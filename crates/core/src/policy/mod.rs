@@ -40,9 +40,19 @@
 //! a rule without conditions on the remote side or the host decides; one with such conditions permits if it permits,
 //! and is passed over if it blocks.
 //!
+//! One that listens on every interface is treated likewise: a rule for some interfaces permits if it permits.
+//!
+//! # Interfaces
+//!
+//! A condition on the network interface is about the interface that the packets take: where they leave, or where they
+//! arrived. When that changes, the system authorizes the connection again, and it is decided by the new one; what a flow
+//! remembers of its interface changes with it ([`Portcullis::authorize`](crate::Portcullis::authorize)). Of an interface
+//! that the system does not tell, the rules that block are right, and those that permit are not: what is to go through a
+//! tunnel alone goes nowhere else.
+//!
 //! # Binding
 //!
-//! When a socket is bound nothing is known of the other side, nor what the socket is for. Only rules without a condition
+//! When a socket is bound nothing is known of the other side, nor of the interface, nor what the socket is for. Only rules without a condition
 //! on these take part ([`PolicyView::decide_bind`]): the first of them that matches decides whether, and by which
 //! effect, the socket gets another local address.
 //!

@@ -193,6 +193,7 @@ const fn knows_a_bind(rule: &RuleRecord) -> bool {
     rule.direction != Direction::Inbound.raw()
         && rule.remote_ports.count.get() == 0
         && rule.remote_addresses.count.get() == 0
+        && rule.interfaces.count.get() == 0
 }
 
 /// What goes with [`POLICY_BOOT`] does not go without it.
@@ -354,6 +355,11 @@ impl Contents<'_> {
             SectionKind::Effects,
             cursors.effects.0,
             policy.effects.len(),
+        )?;
+        self.used(
+            SectionKind::Interfaces,
+            cursors.interfaces.0,
+            policy.interfaces.len(),
         )?;
         if policy.effect_set == cursors.effect_set {
             Ok(())

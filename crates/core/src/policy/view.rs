@@ -8,7 +8,7 @@ use portcullis_proto::event::Operation;
 use portcullis_proto::policy::{
     Action, AddressRange, ApplicationRecord, CONNECTIONS, ContentRecord, ContentStateRecord,
     HostRecord, LeafRecord, NodeRecord, POLICY_EVENTS_ALL, POLICY_OBSERVE, POLICY_OPERATIONS,
-    PolicyHeader, Range16, RuleRecord, Run, SectionKind, UserRecord, operation_flag,
+    PolicyHeader, Range16, Range64, RuleRecord, Run, SectionKind, UserRecord, operation_flag,
 };
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
@@ -68,6 +68,7 @@ pub struct PolicyView<'p> {
     pub(super) contents: &'p [ContentRecord],
     pub(super) content_states: &'p [ContentStateRecord],
     pub(super) effects: &'p [EffectRecord],
+    pub(super) interfaces: &'p [Range64],
     pub(super) effect_set: EffectSet,
     pub(super) binds: [U32; 2],
     pub(super) ancestry: Option<&'p dyn Ancestry>,
@@ -105,6 +106,7 @@ impl<'p> PolicyView<'p> {
         contents: &[],
         content_states: &[],
         effects: &[],
+        interfaces: &[],
         effect_set: EffectSet::NONE,
         binds: [U32::ZERO; 2],
         ancestry: None,
@@ -143,6 +145,7 @@ impl<'p> PolicyView<'p> {
             contents: section(bytes, header, SectionKind::Contents)?,
             content_states: section(bytes, header, SectionKind::ContentStates)?,
             effects: section(bytes, header, SectionKind::Effects)?,
+            interfaces: section(bytes, header, SectionKind::Interfaces)?,
             effect_set: EffectSet::from_bits(header.effects.get()),
             binds: header.binds,
             ancestry: None,
@@ -185,6 +188,12 @@ impl<'p> PolicyView<'p> {
             .map_or(EffectSet::NONE, |rule| {
                 EffectSet::from_bits(rule.effect_set.get())
             })
+    }
+
+    /// Whether some rule has a condition on the network interface.
+    #[must_use]
+    pub const fn asks_for_interfaces(&self) -> bool {
+        !self.interfaces.is_empty()
     }
 
     /// Whether every decision and flow makes events.

@@ -13,6 +13,7 @@ const fn listener(address: IpAddr, port: u16) -> Listener<'static> {
         application: Application::UNKNOWN,
         user: &[],
         process_id: 5,
+        interface: 0,
     }
 }
 

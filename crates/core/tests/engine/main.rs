@@ -6,6 +6,7 @@ mod shared;
 mod datagrams;
 mod flows;
 mod hosts;
+mod interfaces;
 mod listeners;
 mod told;
 

@@ -103,5 +103,6 @@ fn packet(line: &str) -> Connection<'static> {
         user: &[],
         process_id: 0,
         flow: 0,
+        interface: 0,
     }
 }

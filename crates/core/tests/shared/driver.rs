@@ -152,6 +152,7 @@ pub fn outgoing(protocol: u8, port: u16) -> Connection<'static> {
         user: &[],
         process_id: 1234,
         flow: 0,
+        interface: 0,
     }
 }
 

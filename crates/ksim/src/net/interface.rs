@@ -56,6 +56,15 @@ impl Interface {
         }
     }
 
+    /// An interface of another type (IANA `ifType`) on a link.
+    #[must_use]
+    pub const fn of_type(link: Link, kind: u32) -> Self {
+        Self {
+            kind,
+            ..Self::ethernet(link)
+        }
+    }
+
     /// `NET_LUID`: the type in the upper 16 bits, the LUID index in the next 24.
     #[must_use]
     pub const fn luid(&self) -> u64 {

@@ -2,7 +2,9 @@
 
 use super::{Issue, Reader, Value, nearest, value};
 use crate::model::{Boot, Policy, Rule};
-use portcullis_proto::policy::{Action, MAX_BOOT_CONDITIONS, MAX_BOOT_RULES};
+use portcullis_proto::policy::{
+    Action, MAX_BOOT_CONDITIONS, MAX_BOOT_RULES, interface_type, interfaces_of_type,
+};
 use toml::de::{DeTable, DeValue};
 
 /// What only the driver can compare, by its key, and why.
@@ -125,12 +127,18 @@ impl Reader<'_> {
             );
             self.report_key(table, "application", issue.warning());
         }
+        if !are_whole(rule.interfaces.as_slice()) {
+            let issue = Issue::new("a rule that holds at boot names interfaces, or types of them")
+                .hint("make several rules of it");
+            self.report_key(table, "interface", issue);
+        }
         let ranges = [
             &rule.protocols,
             &rule.local_ports,
             &rule.remote_ports,
             &rule.local_addresses,
             &rule.remote_addresses,
+            &rule.interfaces,
         ];
         let conditions: usize = ranges
             .iter()
@@ -153,4 +161,16 @@ impl Reader<'_> {
             .map_or(0..0, |(name, _)| name.span());
         self.report(span, issue);
     }
+}
+
+/// Whether these LUIDs are single interfaces, or all of some types: a filter has conditions on the one or on the other.
+fn are_whole(luids: &[(u128, u128)]) -> bool {
+    let is_one = |&(first, last): &(u128, u128)| first == last;
+    let is_type = |&(first, last): &(u128, u128)| {
+        let low = |number: u128| u64::try_from(number).unwrap_or(u64::MAX);
+        let (first, last) = (low(first), low(last));
+        interfaces_of_type(interface_type(first)).0 == first
+            && interfaces_of_type(interface_type(last)).1 == last
+    };
+    luids.iter().all(is_one) || luids.iter().all(is_type)
 }

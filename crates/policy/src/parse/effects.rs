@@ -353,8 +353,14 @@ impl Reader<'_> {
             && rule.direction != Some(Direction::Inbound)
             && rule.hosts.is_empty()
         {
-            let issue = Issue::new("`bind` goes with no condition on the remote side")
-                .hint("a socket is bound before it is known whom it is for");
+            let (what, which) = if rule.interfaces.is_any() {
+                ("remote side", "whom")
+            } else {
+                ("interface", "which interface")
+            };
+            let issue = Issue::new(format!("`bind` goes with no condition on the {what}")).hint(
+                format!("a socket is bound before it is known {which} it is for"),
+            );
             self.report(place, issue);
         }
         let of = |tcp_only: bool| {

@@ -2,7 +2,7 @@
 
 use super::{Issue, nearest};
 
-const RULE_KEYS: [&str; 35] = [
+const RULE_KEYS: [&str; 37] = [
     "name",
     "action",
     "operation",
@@ -12,6 +12,8 @@ const RULE_KEYS: [&str; 35] = [
     "remote_address",
     "local_port",
     "remote_port",
+    "interface",
+    "interface_type",
     "application",
     "children",
     "user",
@@ -41,7 +43,7 @@ const RULE_KEYS: [&str; 35] = [
 ];
 
 /// What other tools call it, in lower case without `_` and `-`, and our key.
-const OTHER_NAMES: [(&str, &str); 60] = [
+const OTHER_NAMES: [(&str, &str); 67] = [
     ("displayname", "name"),
     ("rulename", "name"),
     ("title", "name"),
@@ -76,6 +78,13 @@ const OTHER_NAMES: [(&str, &str); 60] = [
     ("dport", "remote_port"),
     ("dstport", "remote_port"),
     ("destinationport", "remote_port"),
+    ("interfacealias", "interface"),
+    ("interfaces", "interface"),
+    ("adapter", "interface"),
+    ("nic", "interface"),
+    ("oif", "interface"),
+    ("interfacetypes", "interface_type"),
+    ("iftype", "interface_type"),
     ("program", "application"),
     ("app", "application"),
     ("apps", "application"),
@@ -105,7 +114,7 @@ const OTHER_NAMES: [(&str, &str); 60] = [
 ];
 
 /// Keys of other tools for which there is nothing here, and what to do instead.
-const UNSUPPORTED: [(&str, &str); 12] = [
+const UNSUPPORTED: [(&str, &str); 13] = [
     (
         "port",
         "write `remote_port` for the other side's port, `local_port` for this machine's",
@@ -147,7 +156,14 @@ const UNSUPPORTED: [(&str, &str); 12] = [
         "put a # before each line of a rule that is not to count",
     ),
     ("service", "write the service's program as `application`"),
-    ("profile", "rules count for all network profiles"),
+    (
+        "profile",
+        "rules count for all network profiles: Windows does not document the numbers by which its filters know them; write `interface` or `interface_type`",
+    ),
+    (
+        "interfaceindex",
+        "an interface's index changes: write its name, or its LUID, as `interface`",
+    ),
 ];
 
 fn plain(key: &str) -> String {

@@ -2,6 +2,7 @@
 
 mod conditions;
 mod diagnostics;
+mod interfaces;
 mod mistakes;
 mod operations;
 mod warnings;
@@ -14,6 +15,7 @@ fn options() -> Options {
     Options {
         file_name: "policy.toml".to_owned(),
         events_all: false,
+        ..Options::default()
     }
 }
 
@@ -60,6 +62,7 @@ fn connection() -> Connection<'static> {
         user: &[],
         process_id: 0,
         flow: 0,
+        interface: 0,
     }
 }
 

@@ -48,7 +48,7 @@ pub(super) fn run(
     let policy = arguments
         .policy
         .as_deref()
-        .map(|file| policy::compile(file, arguments.json))
+        .map(|file| policy::compile_for(file, arguments.json, &[]))
         .transpose()?;
     let seed = seed(arguments);
     let config = Config {

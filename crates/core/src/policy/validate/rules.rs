@@ -6,7 +6,7 @@ use crate::policy::view::PolicyView;
 use portcullis_proto::effect::{EffectKind, EffectSet, MAX_EFFECTS};
 use portcullis_proto::policy::{
     Action, CONNECTIONS, Direction, RULE_BOOT, RULE_CHILDREN, RULE_CONTENT, RULE_HOST, RULE_LOG,
-    RULE_OPERATIONS, RuleRecord, rule_operations,
+    RULE_OPERATIONS, Range64, RuleRecord, rule_operations,
 };
 
 /// How far the sections that rules refer to are used up.
@@ -18,6 +18,7 @@ pub(super) struct Cursors {
     pub(super) applications: Cursor,
     pub(super) users: Cursor,
     pub(super) effects: Cursor,
+    pub(super) interfaces: Cursor,
     pub(super) effect_set: EffectSet,
 }
 
@@ -98,7 +99,18 @@ impl Cursors {
         self.applications
             .run(rule.applications, policy.applications)?;
         self.users.run(rule.users, policy.users)?;
-        Ok(())
+        let interfaces = self.interfaces.run(rule.interfaces, policy.interfaces)?;
+        // An answer is given for a connection, whichever interface it takes later.
+        ensure(
+            interfaces.is_empty() || action != Action::Ask,
+            Reason::Flags,
+        )?;
+        ensure(
+            interfaces.first().is_none_or(|range| range.first.get() > 0),
+            Reason::Range,
+        )?;
+        let luid = |range: &Range64| (range.first.get().into(), range.last.get().into());
+        ranges(interfaces.iter().map(luid), u64::MAX.into())
     }
 }
 
