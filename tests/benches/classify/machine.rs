@@ -180,6 +180,7 @@ pub(crate) struct Indicated {
     remote: [u8; 16],
     /// The packet, where the layer has one.
     packet: Option<Vec<u8>>,
+    offload: Offload,
 }
 
 impl Indicated {
@@ -195,7 +196,14 @@ impl Indicated {
             local: octets(conversation.local),
             remote: octets(conversation.remote),
             packet,
+            offload: Offload::NONE,
         }
+    }
+
+    /// The same with a packet that the network card is to split into datagrams of so many bytes.
+    pub(crate) const fn split(mut self, size: u32) -> Self {
+        self.offload.segmentation = size;
+        self
     }
 
     /// Calls `with` with the indication for the flow `handle` (0 for none).
@@ -243,7 +251,7 @@ impl Indicated {
             offset: if network { 0 } else { ip_header },
             id: ksim::net::PacketId(0),
             injection: None,
-            offload: Offload::default(),
+            offload: self.offload,
         });
         with(&Indication {
             packet,

@@ -53,6 +53,8 @@ enum What {
     StreamData,
     /// A datagram of a flow that is decided.
     DatagramData,
+    /// Datagrams that are one packet.
+    DatagramBurst,
     DatagramQuery,
     WinDivert {
         accepts: bool,
@@ -164,6 +166,11 @@ pub(crate) const ROWS: &[Row] = &[
         Policy::MANY_HOSTS,
     ),
     row(
+        "datagram/40 of 1250 bytes in one/10 rules",
+        What::DatagramBurst,
+        Policy::FEW_HOSTS,
+    ),
+    row(
         "datagram/DNS query/10 rules",
         What::DatagramQuery,
         Policy::FEW_HOSTS,
@@ -247,7 +254,7 @@ impl Row {
     ) -> T {
         let talk = match self.what {
             What::Connect(version) => conversation(version, TCP, 443),
-            What::DatagramData => conversation(IpVersion::V4, UDP, 443),
+            What::DatagramData | What::DatagramBurst => conversation(IpVersion::V4, UDP, 443),
             What::DatagramQuery => conversation(IpVersion::V4, UDP, 53),
             _ => conversation(IpVersion::V4, TCP, 443),
         };
@@ -288,14 +295,15 @@ impl Row {
                 stream.bytes = vec![0x17; 1_460];
                 with(&mut stream)
             }
-            What::DatagramData | What::DatagramQuery => {
-                let payload = match self.what {
-                    What::DatagramQuery => dns_query(HOST),
-                    _ => vec![0x40; 512],
+            What::DatagramData | What::DatagramBurst | What::DatagramQuery => {
+                let (payload, size) = match self.what {
+                    What::DatagramQuery => (dns_query(HOST), 0),
+                    What::DatagramBurst => (vec![0x40; 40 * 1_250], 1_250),
+                    _ => (vec![0x40; 512], 0),
                 };
                 let flow = begin_flow(&mut filtering, talk);
-                let datagram =
-                    Indicated::at(LayerKind::DatagramData, talk, Some(talk.datagram(&payload)));
+                let packet = Some(talk.datagram(&payload));
+                let datagram = Indicated::at(LayerKind::DatagramData, talk, packet).split(size);
                 with(&mut Classify::new(filtering, datagram, flow, &|| ()))
             }
             _ => {
