@@ -60,7 +60,7 @@ impl Callout for Connect {
         {
             ask::resumed();
         }
-        keep_origin(core, call, &connection, way, &decision);
+        keep_origin(core, call, flags, &connection, way, &decision);
         verdict(&decision)
     }
 }
@@ -94,7 +94,8 @@ impl Callout for RecvAccept {
                 HeldPacket::of_accept(call, packet)
             })
         });
-        keep_origin(core, call, &connection, Way::Free, &decision);
+        let flags = call.fields.flags();
+        keep_origin(core, call, flags, &connection, Way::Free, &decision);
         verdict(&decision)
     }
 }
@@ -178,19 +179,23 @@ fn way(core: &Core, call: &Classify<'_, AleAuthConnect>, connection: &mut Connec
 fn keep_origin<L: LayerType>(
     core: &Core,
     call: &Classify<'_, L>,
+    flags: ConditionFlags,
     connection: &Connection<'_>,
     way: Way,
     decision: &Decision,
 ) {
     let is_redirected = matches!(way, Way::Redirected(_));
-    let is_elsewhere = connection.interface != connection::local_interface(call);
-    let is_again = call.fields.flags().contains(ConditionFlags::IS_REAUTHORIZE);
-    if decision.action == Action::Block || (is_again && core.is_followed(connection.flow)) {
+    let is_elsewhere = !connection::is_local_interface(call, connection.interface);
+    let is_again = flags.contains(ConditionFlags::IS_REAUTHORIZE);
+    if !(is_redirected || is_elsewhere || is_again)
+        || decision.action == Action::Block
+        || (is_again && core.is_followed(connection.flow))
+    {
         return;
     }
     if is_redirected || is_elsewhere {
         redirect::remember(connection);
-    } else if is_again {
+    } else {
         // It had taken another way before.
         redirect::origin(connection.flow);
     }

@@ -95,9 +95,11 @@ fn interface<L: LayerType>(call: &Classify<'_, L>, direction: Direction) -> u64 
     or_loopback(call, call.fields.luid(direction))
 }
 
-/// The LUID of the interface that has the connection's local address; 0 if unknown.
-pub(super) fn local_interface<L: LayerType>(call: &Classify<'_, L>) -> u64 {
-    or_loopback(call, call.fields.local_luid())
+/// Whether this interface, by which a connection is decided, is the one that has its local address.
+pub(super) fn is_local_interface<L: LayerType>(call: &Classify<'_, L>, interface: u64) -> bool {
+    let luid = call.fields.local_luid();
+    // Mostly it is, and is not looked at any further.
+    luid == Some(interface) || or_loopback(call, luid) == interface
 }
 
 /// What this machine sends to itself takes no interface but that for loopback, whichever has the address.
