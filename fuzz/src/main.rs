@@ -91,7 +91,8 @@ fn write_seeds(name: &str, folder: &Path) -> ExitCode {
 }
 
 fn dictionary(target: &Target) -> String {
-    let mut text = String::new();
+    // libFuzzer takes no empty file.
+    let mut text = format!("# {}\n", target.name);
     for word in target.dictionary {
         text.push('"');
         for byte in *word {

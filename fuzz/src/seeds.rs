@@ -216,8 +216,19 @@ pub fn replies() -> Vec<Vec<u8>> {
     let bytes = u32::try_from(records.len()).expect("short");
     let fixed = CaptureReply::new(number, bytes, CaptureReply::MORE, CaptureCounts::default());
     let capture = [fixed.as_bytes(), &records].concat();
-    let header = EventsReply::new(2, 5);
-    let events = [header.as_bytes(), event.as_bytes(), event.as_bytes()].concat();
+    let most = |kind: &EventKind| EventRecord {
+        kind: kind.raw(),
+        time: U64::MAX_VALUE,
+        packets_sent: U64::MAX_VALUE,
+        packets_received: U64::MAX_VALUE,
+        bytes_sent: U64::MAX_VALUE,
+        bytes_received: U64::MAX_VALUE,
+        value: [U64::MAX_VALUE; 2],
+        ..event.clone()
+    };
+    let events: Vec<_> = EventKind::ALL.iter().map(most).collect();
+    let header = EventsReply::new(u32::try_from(events.len()).expect("few"), 5);
+    let events = [header.as_bytes(), events.as_bytes()].concat();
     vec![capture, events]
 }
 

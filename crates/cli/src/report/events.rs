@@ -164,7 +164,7 @@ fn besides(line: &mut String, event: &EventRecord) {
             )
             .ok();
         }
-        Some(EventKind::StreamEdited | EventKind::FlowClosed) if first + second > 0 => {
+        Some(EventKind::StreamEdited | EventKind::FlowClosed) if (first, second) != (0, 0) => {
             write!(
                 line,
                 ", changed at {first} places of what was sent, {second} of what was received"
