@@ -11,9 +11,9 @@ use kmdf::Timer;
 use portcullis_core::{
     Clock, Connection, Decision, PolicyView, Transfer,
     packet::{Hops, NoPath, PathBucket, Paths, Ticket},
-    shape::{Schedule, Waiting},
+    shape::{LimitSlot, Schedule, Waiting},
 };
-use portcullis_proto::{Counter, LifecycleStep};
+use portcullis_proto::{Counter, LifecycleStep, effect::MAX_LIMITS};
 use wdk_sys::WDFTIMER;
 use wfp::{
     NtStatus, Result,
@@ -76,7 +76,7 @@ pub(crate) struct Packets {
     parcels: Parcels<Injected>,
     small: PacketPool,
     large: PacketPool,
-    paths: Paths<PoolVec<PathBucket<RawSpinLock>>>,
+    paths: Paths<PoolVec<PathBucket<RawSpinLock>>, PoolVec<LimitSlot<RawSpinLock>>>,
     hops: Hops,
     schedule: SpinLock<Queue>,
     /// Whether the timer's work is being done: two at a time would overtake each other.
@@ -105,12 +105,13 @@ pub(crate) fn make(passive: Passive) -> Result {
     let pool = |(count, size)| PacketPool::try_new(tag::PACKETS, count, size, passive);
     let waiting = PoolVec::try_from_fn(tag::PACKETS, WAITING, |_| Waiting::new())?;
     let buckets = PoolVec::try_from_fn(tag::PACKETS, BUCKETS, |_| PathBucket::new())?;
+    let limits = PoolVec::try_from_fn(tag::PACKETS, MAX_LIMITS, |_| LimitSlot::new())?;
     let mut packets = Packets {
         handles: [None, None],
         parcels: Parcels::try_new(tag::PACKETS, SMALL.0 + LARGE.0)?,
         small: pool(SMALL)?,
         large: pool(LARGE)?,
-        paths: Paths::new(buckets, SystemClock.now()),
+        paths: Paths::new(buckets, limits, SystemClock.now()),
         hops: Hops::new(),
         schedule: SpinLock::new(Queue {
             waiting: Schedule::new(waiting),
@@ -146,7 +147,7 @@ pub(crate) fn delete(passive: Passive) {
 
 /// A connection was decided. `false` if what its rule does to packets cannot be done, and it may not be without.
 pub(crate) fn decided(
-    policy: &PolicyView<'_>,
+    policy: (&PolicyView<'_>, u64),
     connection: &Connection<'_>,
     decision: Decision,
 ) -> bool {

@@ -145,7 +145,7 @@ impl PolicySource for PolicyStore {
 
     fn decided(
         &self,
-        policy: &PolicyView<'_>,
+        policy: (&PolicyView<'_>, u64),
         connection: &Connection<'_>,
         decision: Decision,
     ) -> bool {

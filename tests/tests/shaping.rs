@@ -107,15 +107,47 @@ fn a_burst_goes_at_once_and_the_rest_at_the_rate() {
     }
 }
 
+/// How many of two datagrams each of four flows go on at once: two of the rule, whose bucket has room for one, one of each IP
+/// version; one of another rule, and one of none.
+fn at_once(world: &mut World) -> [usize; 4] {
+    let mut pairs = [V4, V6, V4, V4];
+    pairs[2].1 = "198.51.100.1:9998";
+    pairs[3].1 = "198.51.100.1:9997";
+    pairs.map(|(local, remote)| {
+        let start = world.net.now();
+        let sent = times(world, &datagrams(local, remote, 2, 900), 0);
+        assert_eq!(world.net.now(), start);
+        sent.len()
+    })
+}
+
+const TWO_RULES: &str = "remote_port = 9999\nrate = '10 kB/s'\nburst = '1 kB'\n[[rule]]\naction = 'permit'\nremote_port = 9998\nrate = '10 kB/s'\nburst = '1 kB'";
+
 #[test]
-fn each_flow_has_its_own_bucket_and_others_have_none() {
-    let mut world = world("remote_port = 9999\nrate = '10 kB/s'\nburst = '1 kB'");
-    let mut packets = datagrams(V4.0, V4.1, 2, 900);
-    packets.extend(datagrams("192.0.2.10:50001", V4.1, 2, 900));
-    packets.extend(datagrams("192.0.2.10:50001", "198.51.100.1:9998", 5, 900));
-    let sent = times(&mut world, &packets, SECOND);
-    let at_once = sent.iter().filter(|&&(time, _)| time == 0).count();
-    assert_eq!((sent.len(), at_once), (9, 7));
+fn the_connections_of_a_rule_share_its_bucket_and_another_rules_have_theirs() {
+    let mut world = world(TWO_RULES);
+    assert_eq!(at_once(&mut world), [1, 0, 1, 2]);
+    // What was too much waits for the rate, in the order in which it came, whoever it is of.
+    let start = world.net.now();
+    let later = world.net.pass(SECOND).into_iter();
+    let later: Vec<_> = later
+        .map(|(time, _)| (time - start) / MILLISECOND)
+        .collect();
+    // 928 bytes with UDP over IPv4, 948 over IPv6, at ten a millisecond.
+    assert_eq!(later, [85, 85, 180, 275]);
+    // A policy that is set begins with full buckets, for those too who were there before.
+    let policy = format!("default = 'permit'\n[[rule]]\naction = 'permit'\n{TWO_RULES}\n");
+    world.set_policy(&policy);
+    assert_eq!(at_once(&mut world), [1, 0, 1, 2]);
+    world.net.finish();
+    world.end();
+}
+
+#[test]
+fn each_flow_has_its_own_bucket_where_the_rate_is_per_flow() {
+    let mut world = world(&TWO_RULES.replace("rate =", "rate_per = 'flow'\nrate ="));
+    assert_eq!(at_once(&mut world), [1, 1, 1, 2]);
+    world.net.finish();
     world.end();
 }
 

@@ -8,7 +8,7 @@ use parking_lot::RawMutex;
 use portcullis_core::connection::UDP;
 use portcullis_core::packet::{Checksums, Edit, Layout, PathBucket, Paths, complete};
 use portcullis_core::policy::PolicyView;
-use portcullis_core::shape::{Schedule, Waiting};
+use portcullis_core::shape::{LimitSlot, Schedule, Waiting};
 use portcullis_core::{Application, Connection, Direction, Endpoint, Host, Transfer};
 use portcullis_policy::{Options, compile};
 
@@ -96,7 +96,8 @@ fn a_path_is_looked_up_for_a_port(bencher: Bencher<'_, '_>, port: u16) {
     let compiled = compile(POLICY, &Options::default()).expect("a policy");
     let policy = PolicyView::validate(&compiled.blob).expect("valid");
     let buckets: Vec<PathBucket<RawMutex>> = repeat_with(PathBucket::new).take(2_048).collect();
-    let paths = Paths::new(buckets, 1);
+    let limits: Vec<LimitSlot<RawMutex>> = vec![LimitSlot::new()];
+    let paths = Paths::new(buckets, limits, 1);
     for local in 4_000..6_000 {
         let connection = Connection {
             direction: Direction::Outbound,
@@ -111,7 +112,7 @@ fn a_path_is_looked_up_for_a_port(bencher: Bencher<'_, '_>, port: u16) {
         };
         let decision = policy.decide(&connection, Host::of(&connection));
         paths
-            .decided(&policy, &connection, decision, 1)
+            .decided((&policy, 1), &connection, decision, 1)
             .expect("room");
     }
     let packet = datagram(1_480, port);

@@ -48,11 +48,11 @@ pub trait PolicySource {
     /// Calls `with` with the policy in force, if there is one, and its epoch. The policy stays for the call.
     fn with<T>(&self, with: impl FnOnce(Option<PolicyView<'_>>, u64) -> T) -> T;
 
-    /// A connection was decided, or decided again, under `policy`: what the rule does to its packets begins, changes or ends.
+    /// A connection was decided, or decided again, under `policy` of this epoch: what the rule does to its packets begins, changes or ends.
     /// `false`: it cannot be done, and without it the connection may not be. Called with the flow's lock held.
     fn decided(
         &self,
-        _policy: &PolicyView<'_>,
+        _policy: (&PolicyView<'_>, u64),
         _connection: &Connection<'_>,
         _decision: Decision,
     ) -> bool {
@@ -274,7 +274,7 @@ where
                 |policy| {
                     let decision = policy.decide(connection, host).settled(answer);
                     // It was decided before; if the policy is another now, its packets are treated by it.
-                    let _ = self.policy.decided(&policy, connection, decision);
+                    let _ = self.policy.decided((&policy, epoch), connection, decision);
                     (decision, epoch, self.is_reported(Some(&policy), decision))
                 },
             )
@@ -502,7 +502,9 @@ where
             let is_reported = self.is_reported(policy.as_ref(), decision);
             flow.decision = decision;
             if let Some(policy) = &policy
-                && !self.policy.decided(policy, &flow.connection(), decision)
+                && !self
+                    .policy
+                    .decided((policy, epoch), &flow.connection(), decision)
             {
                 flow.decision.action = Action::Block;
             }

@@ -3,8 +3,10 @@
 use parking_lot::RawMutex;
 use portcullis_core::packet::{Edit, Layout, NoPath, PathBucket, Paths, Treatment};
 use portcullis_core::policy::PolicyView;
+use portcullis_core::shape::LimitSlot;
 use portcullis_core::{Application, Connection, Direction, Endpoint, Host, Transfer};
 use portcullis_policy::{Options, compile};
+use portcullis_proto::effect::MAX_LIMITS;
 use proptest::prelude::*;
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
@@ -63,12 +65,15 @@ fn layout(source: Endpoint, destination: Endpoint) -> Layout {
     Layout::new_checked(&packet).expect("a packet")
 }
 
-type Table = Paths<Vec<PathBucket<RawMutex>>>;
+type Table = Paths<Vec<PathBucket<RawMutex>>, Vec<LimitSlot<RawMutex>>>;
 
 fn paths(buckets: usize) -> Table {
     Paths::new(
         std::iter::repeat_with(PathBucket::new)
             .take(buckets)
+            .collect(),
+        std::iter::repeat_with(LimitSlot::new)
+            .take(MAX_LIMITS)
             .collect(),
         5,
     )
@@ -125,7 +130,7 @@ proptest! {
                     let remote = end(address, port);
                     let connection = connection(end(1, local), remote);
                     let decision = policy.decide(&connection, Host::of(&connection));
-                    let decided = table.decided(&policy, &connection, decision, now);
+                    let decided = table.decided((&policy, 1), &connection, decision, now);
                     let Some(wire) = wire(remote) else {
                         prop_assert_eq!(decided, Ok(()));
                         continue;
@@ -188,7 +193,7 @@ fn when_the_table_is_full_a_path_that_was_not_used_for_long_gives_its_place() {
     let decide = |port: u16, now: u64| {
         let connection = connection(end(1, port), end(8, 4));
         let decision = policy.decide(&connection, Host::of(&connection));
-        table.decided(&policy, &connection, decision, now)
+        table.decided((&policy, 1), &connection, decision, now)
     };
     for port in 1..=8 {
         assert_eq!(decide(port, 1_000 * SECOND), Ok(()));

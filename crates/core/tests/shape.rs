@@ -1,6 +1,10 @@
 //! Shaping, against the plainest account of the same; all time is given.
 
-use portcullis_core::shape::{Fate, MAX_WAIT, Random, Rate, Schedule, Shape, Waiting, Way};
+use parking_lot::RawMutex;
+use portcullis_core::Transfer;
+use portcullis_core::shape::{
+    Bucket, Fate, Limit, LimitSlot, Limits, MAX_WAIT, Random, Rate, Schedule, Shape, Waiting, Way,
+};
 use proptest::prelude::*;
 
 const SECOND: u64 = 10_000_000;
@@ -32,7 +36,7 @@ fn pass(shape: &Shape, packets: &[(u64, u64)], seed: u64) -> Vec<(u64, u64, Opti
             }
             due > now
         });
-        let (fate, next) = way.arrive(shape, length, now, &random);
+        let (fate, next) = way.arrive(shape, None, length, now, &random);
         way = next;
         passed.push((
             now,
@@ -97,6 +101,28 @@ proptest! {
             prop_assert!((wanted - got).abs() < 200.0, "{} and {}", wanted, got);
             tokens = (tokens + grown(from, due.max(from))).min(f64::from(u32::try_from(burst).unwrap())) - f64::from(u32::try_from(length).unwrap());
             at = due.max(from);
+        }
+    }
+
+    #[test]
+    fn flows_that_share_a_bucket_pass_together_what_one_flow_would(
+        packets in prop::collection::vec((0..SECOND / 20, 40_u64..1500, 0_usize..4), 1..80),
+        rate in 1_000_u64..1_000_000, burst in 1_500_u64..20_000, queue in 0_u64..50_000,
+    ) {
+        let shape = limit(rate, burst, queue);
+        let one: Vec<(u64, u64)> = packets.iter().map(|&(gap, length, _)| (gap, length)).collect();
+        let random = Random::new(1);
+        let (mut bucket, mut ways, mut now) = (Bucket::FULL, [Way::NEW; 4], START);
+        for ((_, _, due), (gap, length, flow)) in pass(&shape, &one, 1).into_iter().zip(packets) {
+            now += gap;
+            let (fate, next) = ways[flow].arrive(&shape, Some(&mut bucket), length, now, &random);
+            ways[flow] = next;
+            let goes_on = match fate {
+                Fate::Now => Some(now),
+                Fate::At(due) => Some(due),
+                Fate::Lost | Fate::Full => None,
+            };
+            prop_assert_eq!(goes_on, due);
         }
     }
 
@@ -177,16 +203,34 @@ fn what_comes_while_another_waits_waits_behind_it() {
         ..Shape::NONE
     };
     let random = Random::new(1);
-    let (fate, mut way) = Way::NEW.arrive(&shape, 100, START, &random);
+    let (fate, mut way) = Way::NEW.arrive(&shape, None, 100, START, &random);
     assert_eq!(fate, Fate::At(START + SECOND));
     way.wait();
     // The rule is gone, and the first packet's time has come, but it has not left.
-    let (fate, next) = way.arrive(&Shape::NONE, 100, START + SECOND + 5, &random);
+    let (fate, next) = way.arrive(&Shape::NONE, None, 100, START + SECOND + 5, &random);
     assert_eq!(fate, Fate::At(START + SECOND + 5));
     way = next;
     way.leave();
-    let (fate, _) = way.arrive(&Shape::NONE, 100, START + SECOND + 6, &random);
+    let (fate, _) = way.arrive(&Shape::NONE, None, 100, START + SECOND + 6, &random);
     assert_eq!(fate, Fate::Now);
+}
+
+#[test]
+fn a_new_policys_limits_are_whole_and_who_is_under_the_old_one_has_no_part_in_them() {
+    let limits = Limits::new(vec![LimitSlot::<RawMutex>::new()]);
+    let rate = limit(1, 1_000, 0).rate.expect("a rate");
+    let take = |number, epoch, transfer| {
+        let limit = Limit { number, epoch };
+        let taken = limits.with(limit, transfer, |bucket| bucket.take(&rate, 1_000, START));
+        taken.map(|taken| taken.is_some())
+    };
+    assert_eq!(take(0, 7, Transfer::Sent), Some(true));
+    assert_eq!(take(0, 7, Transfer::Sent), Some(false), "it is empty");
+    assert_eq!(take(0, 7, Transfer::Received), Some(true), "a bucket each");
+    assert_eq!(take(0, 8, Transfer::Sent), Some(true), "another policy");
+    assert_eq!(take(0, 7, Transfer::Sent), None, "not decided again yet");
+    assert_eq!(take(0, 8, Transfer::Sent), Some(false));
+    assert_eq!(take(1, 8, Transfer::Sent), None, "no such limit");
 }
 
 #[test]

@@ -351,7 +351,7 @@ fn changed_effect(kind: EffectKind, change: impl FnOnce(&mut EffectRecord)) -> V
 #[test]
 fn an_effect_with_values_that_it_cannot_have_is_refused() {
     type Case = (EffectKind, fn(&mut EffectRecord), Reason);
-    let cases: [Case; 18] = [
+    let cases: [Case; 20] = [
         (
             EffectKind::Ask,
             |effect| effect.values[0] = 0.into(),
@@ -423,6 +423,19 @@ fn an_effect_with_values_that_it_cannot_have_is_refused() {
             EffectKind::Rate,
             |effect| effect.values[2] = u64::MAX.into(),
             Reason::Range,
+        ),
+        (
+            EffectKind::Rate,
+            |effect| effect.port = 1024.into(),
+            Reason::Range,
+        ),
+        (
+            EffectKind::Rate,
+            |effect| {
+                effect.port = 1.into();
+                effect.flags = 0;
+            },
+            Reason::Reserved,
         ),
         (
             EffectKind::Delay,

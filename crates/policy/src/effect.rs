@@ -64,6 +64,8 @@ pub enum Effect {
         burst: u64,
         /// Bytes that may wait.
         queue: u64,
+        /// Whether all flows of the rule share the limit; else each has its own.
+        shared: bool,
     },
     /// Delay packets.
     Delay {
@@ -153,7 +155,11 @@ impl Effect {
                 bytes_per_second,
                 burst,
                 queue,
-            } => values = [*bytes_per_second, *burst, *queue],
+                shared,
+            } => {
+                flag(*shared, EffectRecord::SHARED);
+                values = [*bytes_per_second, *burst, *queue];
+            }
             Self::Delay {
                 microseconds,
                 jitter,

@@ -4,7 +4,9 @@ use crate::automaton;
 use crate::index::{Child, Index};
 use crate::model::{Policy, Rule};
 use crate::ranges::Ranges;
-use portcullis_proto::effect::{EffectKind, EffectRecord, EffectSet, MAX_EFFECT_TEXT, MAX_EFFECTS};
+use portcullis_proto::effect::{
+    EffectKind, EffectRecord, EffectSet, MAX_EFFECT_TEXT, MAX_EFFECTS, MAX_LIMITS,
+};
 use portcullis_proto::policy::{
     Action, AddressRange, ApplicationRecord, CRC_FROM, ContentRecord, ContentStateRecord,
     FORMAT_VERSION, HOST_SUFFIX, HostRecord, LEAF, LeafRecord, MAGIC, MAX_BINDS, MAX_CONTENT,
@@ -30,6 +32,8 @@ pub enum EncodeError {
     Content(usize),
     /// A text of a rule's effect is too long.
     Effect(usize),
+    /// One rule too many has a limit that its flows share.
+    Limits(usize),
     /// Too many rules are tried when a socket is bound.
     Binds(usize),
     /// A section has too many elements.
@@ -54,6 +58,10 @@ impl std::fmt::Display for EncodeError {
             Self::Effect(_) => write!(
                 f,
                 "a text of more than {MAX_EFFECT_TEXT} bytes to replace, or to put in its place"
+            ),
+            Self::Limits(_) => write!(
+                f,
+                "more than {MAX_LIMITS} rules with a rate that their connections share"
             ),
             Self::Binds(count) => write!(
                 f,
@@ -145,6 +153,8 @@ struct Sections {
     effects: Vec<EffectRecord>,
     interfaces: Vec<Range64>,
     effect_set: EffectSet,
+    /// How many limits there are that flows share.
+    limits: usize,
     binds: [U32; 2],
     /// Texts in the order in which they are read: all of the applications', the users', the hosts', the effects'.
     application_text: Vec<u8>,
@@ -302,6 +312,13 @@ impl Sections {
             record.length = length(text[0]);
             record.other_length = length(text[1]);
             record.text = small(self.effect_text.len());
+            if matches!(effect, crate::Effect::Rate { shared: true, .. }) {
+                if self.limits >= MAX_LIMITS {
+                    return Err(EncodeError::Limits(place));
+                }
+                record.port = U16::new(u16::try_from(self.limits).unwrap_or(u16::MAX));
+                self.limits += 1;
+            }
             self.effect_text.extend(text.concat());
             set = set.with(effect.kind());
             records.push(record);

@@ -73,7 +73,8 @@
 //! | `dscp` | 0 to 63 | marks the packets that are sent |
 //! | `ttl` | 1 to 255 | their time to live, or hop limit |
 //! | `translate` | `"198.51.100.7:53"`, an address, or `":53"` | the remote side of packets, which the application does not see |
-//! | `rate`, `burst`, `queue` | `"1 MB/s"`, `"64 kB"`, `"256 kB"`; bits as `"8 Mbit/s"` | limits each flow, both ways singly |
+//! | `rate`, `burst`, `queue` | `"1 MB/s"`, `"64 kB"`, `"256 kB"`; bits as `"8 Mbit/s"` | limits what all connections of the rule send, and what they receive |
+//! | `rate_per` | `"rule"` unless written, or `"flow"` | whether they share the limit, or each has its own |
 //! | `delay`, `jitter` | `"50 ms"`, `"1 s"`, `"200 us"` | makes packets late |
 //! | `loss` | `"0.5 %"` | loses packets at random |
 //! | `mirror` | `true` | copies packets to who captures |

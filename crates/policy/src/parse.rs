@@ -94,7 +94,8 @@ impl Places<'_> {
             EncodeError::List(rule, _)
             | EncodeError::Pattern(rule)
             | EncodeError::Content(rule)
-            | EncodeError::Effect(rule) => self.rules[*rule].clone(),
+            | EncodeError::Effect(rule)
+            | EncodeError::Limits(rule) => self.rules[*rule].clone(),
             _ => 0..0,
         };
         self.at(Severity::Error, error.to_string(), span)

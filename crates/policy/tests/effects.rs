@@ -127,17 +127,24 @@ fn bytes_and_headers_are_replaced_in_the_order_written() {
 
 #[test]
 fn a_rate_has_a_burst_and_a_queue_that_follow_from_it() {
-    let rate = |bytes_per_second, burst, queue| Effect::Rate {
+    let rate = |bytes_per_second, burst, queue, shared| Effect::Rate {
         bytes_per_second,
         burst,
         queue,
+        shared,
     };
     let cases = [
-        ("rate = \"8 Mbit/s\"", rate(1_000_000, 125_000, 250_000)),
-        ("rate = \"1 kB/s\"", rate(1_000, 3_000, 64_000)),
         (
-            "rate = \"1 MiB/s\"\nburst = \"2 KiB\"\nqueue = \"0 B\"",
-            rate(1 << 20, 2_048, 0),
+            "rate = \"8 Mbit/s\"",
+            rate(1_000_000, 125_000, 250_000, Some(0)),
+        ),
+        (
+            "rate = \"1 kB/s\"\nrate_per = \"rule\"",
+            rate(1_000, 3_000, 64_000, Some(0)),
+        ),
+        (
+            "rate = \"1 MiB/s\"\nburst = \"2 KiB\"\nqueue = \"0 B\"\nrate_per = \"flow\"",
+            rate(1 << 20, 2_048, 0, None),
         ),
     ];
     for (lines, expected) in cases {
@@ -206,6 +213,16 @@ fn what_contradicts_the_rule_is_refused() {
             "a rule that asks has no hosts",
         ),
         ("permit", "burst = \"1 kB\"", "`burst` goes with a rate"),
+        (
+            "permit",
+            "rate_per = \"flow\"",
+            "`rate_per` goes with a rate",
+        ),
+        (
+            "permit",
+            "rate = \"1 MB/s\"\nrate_per = \"user\"",
+            "no rate is per \"user\"",
+        ),
         (
             "permit",
             "delay = \"9 s\"\njitter = \"2 s\"",

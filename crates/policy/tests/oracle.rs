@@ -231,6 +231,13 @@ fn effect() -> impl Strategy<Value = Effect> {
             bytes_per_second: 1,
             burst: 1 << 40,
             queue: 0,
+            shared: true,
+        },
+        Effect::Rate {
+            bytes_per_second: 1 << 40,
+            burst: 1,
+            queue: 1,
+            shared: false,
         },
         Effect::Delay {
             microseconds: 0,

@@ -19,6 +19,8 @@ pub const MAX_DELAY: u64 = 10_000_000;
 pub const MAX_QUEUE: u64 = 16 << 20;
 /// Highest rate, in bytes a second.
 pub const MAX_RATE: u64 = 1 << 40;
+/// Most rules whose connections share a limit.
+pub const MAX_LIMITS: usize = 1024;
 /// Parts in which a share of lost packets is counted.
 pub const MILLION: u64 = 1_000_000;
 
@@ -48,8 +50,9 @@ wire_enum! {
         /// The remote side of packets is another than the application knows: its packets go there, and the answers
         /// look as if they came from where it sent to. `address`: unspecified for the same. `port`: 0 for the same.
         Translate = 7, "translate";
-        /// A token bucket for each flow and direction. `values`: bytes a second, up to [`MAX_RATE`]; bytes that may
-        /// come at once; bytes that may wait, up to [`MAX_QUEUE`].
+        /// A token bucket for each direction. `values`: bytes a second, up to [`MAX_RATE`]; bytes that may come at once;
+        /// bytes that may wait, up to [`MAX_QUEUE`]. [`EffectRecord::SHARED`]: all flows of the rule have one, which no
+        /// other rule has; `port` is its number, below [`MAX_LIMITS`]. Else each flow has its own.
         Rate = 8, "rate";
         /// What passes is late. `values`: by how many microseconds, and at most how many more at random; together up
         /// to [`MAX_DELAY`].
@@ -135,9 +138,10 @@ impl EffectSet {
 pub struct EffectRecord {
     /// An [`EffectKind`].
     pub kind: u8,
-    /// [`SENT`](Self::SENT), [`RECEIVED`](Self::RECEIVED), [`PERMIT`](Self::PERMIT), [`REMOVE`](Self::REMOVE).
+    /// [`SENT`](Self::SENT), [`RECEIVED`](Self::RECEIVED), [`PERMIT`](Self::PERMIT), [`REMOVE`](Self::REMOVE),
+    /// [`SHARED`](Self::SHARED).
     pub flags: u8,
-    /// A port.
+    /// A port, or the number of a limit.
     pub port: U16,
     /// Offset within the text section of the text; zero if there is none.
     pub text: U32,
@@ -160,6 +164,8 @@ impl EffectRecord {
     pub const PERMIT: u8 = 4;
     /// Take it out.
     pub const REMOVE: u8 = 8;
+    /// For all flows of the rule together.
+    pub const SHARED: u8 = 16;
 }
 
 const _: () = assert!(size_of::<EffectRecord>() == 52);

@@ -53,7 +53,7 @@ where
         is_reauthorization: bool,
         ask: impl FnOnce(Question<'_>) -> Asked,
     ) -> Decision {
-        let decide = |policy: PolicyView<'_>| {
+        let decide = |policy: PolicyView<'_>, epoch| {
             let mut decision = policy.decide(connection, Host::of(connection));
             if decision.host_dependent && self.flows.is_full() && !is_reauthorization {
                 decision = policy.decide(connection, Host::Never);
@@ -61,7 +61,7 @@ where
             if way == Way::Straight && operation == Operation::Connect {
                 self.require_proxy(&policy, connection, &mut decision);
             }
-            if !self.policy.decided(&policy, connection, decision) {
+            if !self.policy.decided((&policy, epoch), connection, decision) {
                 decision.action = Action::Block;
             }
             decision
@@ -113,7 +113,7 @@ where
         ask: impl FnOnce(Question<'_>) -> Asked,
     ) -> Decision {
         self.decide_or_ask(
-            |policy| policy.decide_listener(listener),
+            |policy, _| policy.decide_listener(listener),
             |event| report::listener(event, listener),
             ask,
         )
@@ -121,7 +121,7 @@ where
 
     fn decide_or_ask(
         &self,
-        decide: impl FnOnce(PolicyView<'_>) -> Decision,
+        decide: impl FnOnce(PolicyView<'_>, u64) -> Decision,
         describe: impl FnOnce(&mut EventRecord),
         ask: impl FnOnce(Question<'_>) -> Asked,
     ) -> Decision {
@@ -130,7 +130,7 @@ where
                 self.statistics.count(Counter::NoPolicy);
                 return (Decision::undecided(), epoch, self.events.is_watched());
             };
-            let decision = decide(policy);
+            let decision = decide(policy, epoch);
             (decision, epoch, self.is_reported(Some(&policy), decision))
         });
         let asks = decision.action == Action::Ask;

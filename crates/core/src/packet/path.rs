@@ -18,7 +18,7 @@ use super::quote::Quote;
 use crate::connection::{Connection, Endpoint, TCP, UDP};
 use crate::flow::Transfer;
 use crate::policy::{Decision, Effect, PolicyView};
-use crate::shape::{Fate, Random, Shape, Way};
+use crate::shape::{Fate, Limit, LimitSlot, Limits, Random, Shape, Way};
 
 /// The effects for which packets are looked at.
 pub const PACKET_EFFECTS: EffectSet = EffectSet::of(&[
@@ -109,6 +109,8 @@ struct Entry {
     /// What is changed in what is sent, but for the destination.
     marks: Edit,
     shape: Shape,
+    /// The epoch of the policy that decided it last.
+    epoch: u64,
     /// Sent, received.
     ways: [Way; 2],
     seen: u64,
@@ -136,6 +138,7 @@ impl Entry {
                 destination: None,
             },
             shape: Shape::NONE,
+            epoch: 0,
             ways: [Way::NEW; 2],
             seen: 0,
             owner: Owner::NOBODY,
@@ -200,20 +203,22 @@ pub enum NoPath {
     Taken,
 }
 
-/// The paths, over storage of the caller's.
+/// The paths, over storage of the caller's: `S` for them, `L` for the limits that rules share among theirs.
 #[derive(Debug)]
-pub struct Paths<S> {
+pub struct Paths<S, L> {
     buckets: S,
+    limits: Limits<L>,
     /// Nobody outside can choose ports that all fall into one bucket.
     seed: u64,
     random: Random,
 }
 
-impl<S> Paths<S> {
+impl<S, L> Paths<S, L> {
     /// No paths. Equal seeds give equal chances.
-    pub const fn new(buckets: S, seed: u64) -> Self {
+    pub const fn new(buckets: S, limits: L, seed: u64) -> Self {
         Self {
             buckets,
+            limits: Limits::new(limits),
             seed,
             random: Random::new(seed),
         }
@@ -225,7 +230,7 @@ impl<S> Paths<S> {
     /// [`NoPath`]; the path does not exist then.
     pub fn decided<R: RawMutex>(
         &self,
-        policy: &PolicyView<'_>,
+        (policy, epoch): (&PolicyView<'_>, u64),
         connection: &Connection<'_>,
         decision: Decision,
         now: u64,
@@ -275,6 +280,7 @@ impl<S> Paths<S> {
         let placed = self.place(key, Use::Path, wire, now, |entry| {
             entry.marks = marks;
             entry.shape = shape;
+            entry.epoch = epoch;
             let owner = entry.owner.decided(connection, decision);
             // Another rule's effects are told anew.
             if owner.rule != entry.owner.rule {
@@ -343,6 +349,7 @@ impl<S> Paths<S> {
     ) -> Treated
     where
         S: AsRef<[PathBucket<R>]>,
+        L: AsRef<[LimitSlot<R>]>,
     {
         if layout.fragment.is_piece() {
             return Treated::PASSED;
@@ -388,7 +395,17 @@ impl<S> Paths<S> {
                 },
             };
             let way = entry.ways.get_mut(transfer as usize)?;
-            let (fate, next) = way.arrive(&entry.shape, length, now, &self.random);
+            let limit = entry.shape.shared.map(|number| Limit {
+                number,
+                epoch: entry.epoch,
+            });
+            let shared = limit.and_then(|limit| {
+                self.limits.with(limit, transfer, |bucket| {
+                    way.arrive(&entry.shape, Some(bucket), length, now, &self.random)
+                })
+            });
+            let (fate, next) =
+                shared.unwrap_or_else(|| way.arrive(&entry.shape, None, length, now, &self.random));
             *way = next;
             let done = match fate {
                 Fate::Lost => Done::Dropped(Dropped::Lost),

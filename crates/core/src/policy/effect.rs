@@ -7,7 +7,8 @@ use crate::connection::Endpoint;
 use crate::flow::Transfer;
 use core::net::{IpAddr, Ipv6Addr};
 use portcullis_proto::effect::{
-    EffectKind, EffectRecord, MAX_ASK, MAX_DELAY, MAX_EFFECT_TEXT, MAX_QUEUE, MAX_RATE, MILLION,
+    EffectKind, EffectRecord, MAX_ASK, MAX_DELAY, MAX_EFFECT_TEXT, MAX_LIMITS, MAX_QUEUE, MAX_RATE,
+    MILLION,
 };
 use portcullis_proto::policy::Action;
 
@@ -84,6 +85,8 @@ pub enum Effect<'p> {
         burst: u64,
         /// Bytes that may wait.
         queue: u64,
+        /// The number of the limit that all flows of the rule share, below [`MAX_LIMITS`]; `None`: each has its own.
+        shared: Option<u16>,
     },
     /// Delay what passes.
     Delay {
@@ -241,10 +244,14 @@ impl<'p> Effects<'p> {
                 ensure((1..=MAX_RATE).contains(&first), Reason::Range)?;
                 ensure((1..=MAX_RATE).contains(&second), Reason::Range)?;
                 ensure(third <= MAX_QUEUE, Reason::Range)?;
+                let is_shared = record.flags & EffectRecord::SHARED != 0;
+                ensure(is_shared || port == 0, Reason::Reserved)?;
+                ensure(usize::from(port) < MAX_LIMITS, Reason::Range)?;
                 Effect::Rate {
                     bytes_per_second: first,
                     burst: second,
                     queue: third,
+                    shared: is_shared.then_some(port),
                 }
             }
             EffectKind::Delay => {
@@ -272,7 +279,7 @@ pub(super) fn check_unused(kind: EffectKind, record: &EffectRecord) -> Check {
         EffectKind::Replace => (EffectRecord::SENT | EffectRecord::RECEIVED, 0),
         EffectKind::Header => (EffectRecord::REMOVE, 0),
         EffectKind::Dscp | EffectKind::HopLimit | EffectKind::Loss => (0, 1),
-        EffectKind::Rate => (0, 3),
+        EffectKind::Rate => (EffectRecord::SHARED, 3),
         EffectKind::Delay => (0, 2),
         EffectKind::Redirect => (EffectRecord::PERMIT, 0),
         EffectKind::Bind | EffectKind::Translate | EffectKind::Mirror | EffectKind::OutOfBand => {
@@ -284,7 +291,10 @@ pub(super) fn check_unused(kind: EffectKind, record: &EffectRecord) -> Check {
         kind,
         EffectKind::Redirect | EffectKind::Bind | EffectKind::Translate
     );
-    let has_port = matches!(kind, EffectKind::Redirect | EffectKind::Translate);
+    let has_port = matches!(
+        kind,
+        EffectKind::Redirect | EffectKind::Translate | EffectKind::Rate
+    );
     let lengths = [record.length.get(), record.other_length.get()];
     ensure(record.flags & !flags == 0, Reason::Flags)?;
     let unused = record.values.get(values..).unwrap_or_default();

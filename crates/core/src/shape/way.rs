@@ -1,49 +1,20 @@
 //! When a packet of one way of a flow may go on.
 //!
-//! All that is waited for is computed when a packet comes: the bucket is kept as the time at which it will be full again, and the
-//! bytes that wait before a packet follow from how long it has to wait. So nothing has to be counted back when packets leave, and
-//! a way that is idle costs nothing.
+//! All that is waited for is computed when a packet comes: the bytes that wait before a packet follow from how long it has to
+//! wait. So nothing has to be counted back when packets leave.
 
+use super::bucket::{Bucket, MAX_WAIT, Rate};
 use super::random::Random;
 use crate::policy::Effect;
 use portcullis_proto::effect::MILLION;
-
-/// 100-nanosecond units in a second.
-const SECOND: u64 = 10_000_000;
-/// Longest time that a packet waits, in 100-nanosecond units: what would wait longer is dropped, whatever the queue holds.
-pub const MAX_WAIT: u64 = 10 * SECOND;
-
-/// A limit of how much passes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rate {
-    /// Bytes a second, at least 1.
-    pub bytes_per_second: u64,
-    /// Bytes that may pass at once.
-    pub burst: u64,
-    /// Bytes that may wait.
-    pub queue: u64,
-}
-
-impl Rate {
-    /// How long so many bytes take, in 100-nanosecond units.
-    fn time(&self, bytes: u64) -> u64 {
-        let time =
-            u128::from(bytes) * u128::from(SECOND) / u128::from(self.bytes_per_second.max(1));
-        u64::try_from(time).unwrap_or(u64::MAX)
-    }
-
-    /// How many bytes pass in so long.
-    fn bytes(&self, time: u64) -> u64 {
-        let bytes = u128::from(time) * u128::from(self.bytes_per_second) / u128::from(SECOND);
-        u64::try_from(bytes).unwrap_or(u64::MAX)
-    }
-}
 
 /// What a rule does to how packets flow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Shape {
     /// The limit of each way.
     pub rate: Option<Rate>,
+    /// The number of the limit, if all flows of the rule share it.
+    pub shared: Option<u16>,
     /// How late each packet is, in 100-nanosecond units.
     pub delay: u64,
     /// How much later at most, at random.
@@ -56,6 +27,7 @@ impl Shape {
     /// Nothing.
     pub const NONE: Self = Self {
         rate: None,
+        shared: None,
         delay: 0,
         jitter: 0,
         loss: 0,
@@ -68,12 +40,14 @@ impl Shape {
                 bytes_per_second,
                 burst,
                 queue,
+                shared,
             } => {
                 self.rate = Some(Rate {
                     bytes_per_second,
                     burst,
                     queue,
                 });
+                self.shared = shared;
             }
             Effect::Delay {
                 microseconds,
@@ -110,8 +84,8 @@ pub enum Fate {
 /// The state of one way of a flow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Way {
-    /// When the bucket will be full.
-    full_at: u64,
+    /// Its own bucket.
+    bucket: Bucket,
     /// When the last packet goes on: none overtakes another.
     last: u64,
     /// Packets that wait.
@@ -121,41 +95,39 @@ pub struct Way {
 impl Way {
     /// Nothing has come yet.
     pub const NEW: Self = Self {
-        full_at: 0,
+        bucket: Bucket::FULL,
         last: 0,
         waiting: 0,
     };
 
-    /// A packet of `length` bytes comes at `now`. If it is to wait, say so with [`wait`](Self::wait) once it does.
+    /// A packet of `length` bytes comes at `now`; `shared` is the bucket of all flows of its rule, where they share one. If it is
+    /// to wait, say so with [`wait`](Self::wait) once it does.
     #[must_use]
-    pub fn arrive(&self, shape: &Shape, length: u64, now: u64, random: &Random) -> (Fate, Self) {
+    pub fn arrive(
+        &self,
+        shape: &Shape,
+        shared: Option<&mut Bucket>,
+        length: u64,
+        now: u64,
+        random: &Random,
+    ) -> (Fate, Self) {
         let mut next = *self;
         if shape.loss > 0 && random.below(MILLION) < u64::from(shape.loss) {
             return (Fate::Lost, next);
         }
-        let mut leaves = now;
-        if let Some(rate) = shape.rate {
-            let (cost, burst) = (rate.time(length), rate.time(rate.burst));
-            // The tokens that it needs are there when no more than the rest is missing to a full bucket. A packet that is larger
-            // than the bucket waits for a full one.
-            leaves = next
-                .full_at
-                .saturating_sub(burst.saturating_sub(cost))
-                .max(now);
-            let wait = leaves - now;
-            // It and what waits before it take as long as it waits, less what is in the bucket already.
-            let is_full = rate.queue == 0 || rate.bytes(wait) > rate.queue;
-            if wait > MAX_WAIT || (wait > 0 && is_full) {
-                return (Fate::Full, next);
-            }
-            next.full_at = next.full_at.max(leaves).saturating_add(cost);
-        }
+        let there = shape.rate.as_ref().map_or(Some(now), |rate| {
+            let bucket = shared.unwrap_or(&mut next.bucket);
+            bucket.take(rate, length, now)
+        });
+        let Some(there) = there else {
+            return (Fate::Full, next);
+        };
         let jitter = if shape.jitter > 0 {
             random.below(shape.jitter + 1)
         } else {
             0
         };
-        leaves = leaves
+        let leaves = there
             .saturating_add(shape.delay)
             .saturating_add(jitter)
             .max(next.last);

@@ -19,6 +19,7 @@ pub(super) struct Written {
     rate: Option<u64>,
     burst: Option<u64>,
     queue: Option<u64>,
+    rate_per_flow: Option<bool>,
     delay: Option<u64>,
     jitter: Option<u64>,
     /// Each key with its place.
@@ -106,6 +107,15 @@ impl Reader<'_> {
             "rate" => written.rate = self.one(value, name, effect_value::rate),
             "burst" => written.burst = self.one(value, name, effect_value::burst),
             "queue" => written.queue = self.one(value, name, effect_value::queue),
+            "rate_per" => {
+                written.rate_per_flow = self.one(value, name, |text| match text {
+                    "rule" => Ok(false),
+                    "flow" => Ok(true),
+                    other => Err(Issue::new(format!("no rate is per \"{other}\"")).hint(
+                        "it is \"rule\", for all its connections together, or \"flow\", for each",
+                    )),
+                });
+            }
             "delay" => written.delay = self.one(value, name, effect_value::time),
             "jitter" => written.jitter = self.one(value, name, effect_value::time),
             "loss" => {
@@ -312,8 +322,9 @@ impl Reader<'_> {
                 queue: written
                     .queue
                     .unwrap_or_else(|| (rate / 4).clamp(LEAST_QUEUE, MAX_QUEUE)),
+                shared: !written.rate_per_flow.unwrap_or(false),
             });
-        } else if let Some((name, place)) = written.first(&["burst", "queue"])
+        } else if let Some((name, place)) = written.first(&["burst", "queue", "rate_per"])
             && written.place("rate").is_none()
         {
             let issue = Issue::new(format!("`{name}` goes with a rate"))

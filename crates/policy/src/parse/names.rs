@@ -2,7 +2,7 @@
 
 use super::{Issue, nearest};
 
-const RULE_KEYS: [&str; 37] = [
+const RULE_KEYS: [&str; 38] = [
     "name",
     "action",
     "operation",
@@ -35,6 +35,7 @@ const RULE_KEYS: [&str; 37] = [
     "rate",
     "burst",
     "queue",
+    "rate_per",
     "delay",
     "jitter",
     "loss",
