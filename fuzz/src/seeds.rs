@@ -224,7 +224,7 @@ pub fn replies() -> Vec<Vec<u8>> {
         bytes_sent: U64::MAX_VALUE,
         bytes_received: U64::MAX_VALUE,
         value: [U64::MAX_VALUE; 2],
-        ..event.clone()
+        ..event
     };
     let events: Vec<_> = EventKind::ALL.iter().map(most).collect();
     let header = EventsReply::new(u32::try_from(events.len()).expect("few"), 5);
