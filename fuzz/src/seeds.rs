@@ -216,15 +216,22 @@ pub fn replies() -> Vec<Vec<u8>> {
     let bytes = u32::try_from(records.len()).expect("short");
     let fixed = CaptureReply::new(number, bytes, CaptureReply::MORE, CaptureCounts::default());
     let capture = [fixed.as_bytes(), &records].concat();
-    let most = |kind: &EventKind| EventRecord {
-        kind: kind.raw(),
-        time: U64::MAX_VALUE,
-        packets_sent: U64::MAX_VALUE,
-        packets_received: U64::MAX_VALUE,
-        bytes_sent: U64::MAX_VALUE,
-        bytes_received: U64::MAX_VALUE,
-        value: [U64::MAX_VALUE; 2],
-        ..event
+    let most = |kind: &EventKind| {
+        let mut record = event;
+        record.kind = kind.raw();
+        for number in [
+            &mut record.time,
+            &mut record.packets_sent,
+            &mut record.packets_received,
+            &mut record.bytes_sent,
+            &mut record.bytes_received,
+        ]
+        .into_iter()
+        .chain(&mut record.value)
+        {
+            *number = U64::MAX_VALUE;
+        }
+        record
     };
     let events: Vec<_> = EventKind::ALL.iter().map(most).collect();
     let header = EventsReply::new(u32::try_from(events.len()).expect("few"), 5);
