@@ -51,7 +51,7 @@ fn all_shared() -> Vec<PathBuf> {
 }
 
 /// How a capture is replayed, where that is not plainly.
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 struct How<'h> {
     /// What is answered when the driver asks.
     answers: &'h [&'h str],
@@ -76,8 +76,7 @@ fn replay_with(test: &str, capture: &Path, policy: &str, cpus: u32, how: How<'_>
     std::fs::create_dir_all(&folder).expect("a folder");
     let name = capture.file_name().expect("a name").to_string_lossy();
     let file = folder.join(format!("{test}-{name}-{cpus}.written"));
-    let captured = file.with_extension("captured");
-    let captures = how.captures.is_some();
+    let of_driver = file.with_extension("captured");
     let script = how
         .answers
         .iter()
@@ -95,7 +94,7 @@ fn replay_with(test: &str, capture: &Path, policy: &str, cpus: u32, how: How<'_>
         annotate: None,
         rules: compiled.rule_names,
         capture: how.captures.map(|request| CaptureOptions {
-            file: captured.clone(),
+            file: of_driver.clone(),
             request,
             count: None,
             seconds: None,
@@ -117,7 +116,7 @@ fn replay_with(test: &str, capture: &Path, policy: &str, cpus: u32, how: How<'_>
         outcome,
         before: frames(capture),
         after: frames(&file),
-        captured: captures.then(|| contents(&captured)),
+        captured: how.captures.map(|_| contents(&of_driver)),
         file,
     }
 }

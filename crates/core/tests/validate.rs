@@ -351,7 +351,7 @@ fn changed_effect(kind: EffectKind, change: impl FnOnce(&mut EffectRecord)) -> V
 #[test]
 fn an_effect_with_values_that_it_cannot_have_is_refused() {
     type Case = (EffectKind, fn(&mut EffectRecord), Reason);
-    let cases: [Case; 20] = [
+    let cases: [Case; 18] = [
         (
             EffectKind::Ask,
             |effect| effect.values[0] = 0.into(),
@@ -425,19 +425,6 @@ fn an_effect_with_values_that_it_cannot_have_is_refused() {
             Reason::Range,
         ),
         (
-            EffectKind::Rate,
-            |effect| effect.port = 1024.into(),
-            Reason::Range,
-        ),
-        (
-            EffectKind::Rate,
-            |effect| {
-                effect.port = 1.into();
-                effect.flags = 0;
-            },
-            Reason::Reserved,
-        ),
-        (
             EffectKind::Delay,
             |effect| effect.values[1] = MAX_DELAY.into(),
             Reason::Range,
@@ -455,6 +442,19 @@ fn an_effect_with_values_that_it_cannot_have_is_refused() {
             "{kind}"
         );
     }
+}
+
+#[test]
+fn the_number_of_a_shared_limit_is_one_that_there_is_and_no_other_limit_has_one() {
+    let limit = |number: u16, flags: u8| {
+        move |effect: &mut EffectRecord| {
+            effect.port = number.into();
+            effect.flags = flags;
+        }
+    };
+    let refused = |change| refused(&changed_effect(EffectKind::Rate, change)).reason;
+    assert_eq!(refused(limit(1024, EffectRecord::SHARED)), Reason::Range);
+    assert_eq!(refused(limit(1, 0)), Reason::Reserved);
 }
 
 #[test]

@@ -83,8 +83,8 @@ fn expect(before: &[Frame], after: &[Frame], expected: impl Fn(&Frame) -> Option
 
 fn counted(replayed: &Replayed, counter: Counter) -> u64 {
     let statistics = replayed.outcome.statistics.iter();
-    let counted = statistics.filter(|(counted, _)| *counted == counter);
-    counted.map(|(_, count)| count).sum()
+    let of_it = statistics.filter(|(kind, _)| *kind == counter);
+    of_it.map(|(_, count)| count).sum()
 }
 
 #[test]
