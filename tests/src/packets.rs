@@ -12,6 +12,8 @@ pub const SYN: u8 = 0x02;
 pub const RST: u8 = 0x04;
 /// TCP's ACK flag.
 pub const ACK: u8 = 0x10;
+/// TCP's URG flag.
+pub const URG: u8 = 0x20;
 
 fn socket(text: &str) -> SocketAddr {
     text.parse().expect("an address with a port")

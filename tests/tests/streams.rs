@@ -1,10 +1,13 @@
 //! Streams that are edited, or looked at out of band: what the receiver gets, byte for byte.
 
+use ksim::net::Output;
 use portcullis_proto::{Counter, EventKind, EventRecord};
+use portcullis_tests::packets::{ACK, URG};
 use portcullis_tests::random::Random;
 use portcullis_tests::streams::{Arrived, converse};
 use portcullis_tests::world::assert_clean;
 use portcullis_tests::{Tcp, World};
+use wfp_schema::StreamFlags;
 
 const ENDS: [(&str, &str); 3] = [
     ("192.0.2.10:50000", "198.51.100.1:80"),
@@ -75,6 +78,60 @@ fn literals_are_replaced_in_both_directions_of_both_versions_whatever_the_segmen
         );
         assert_eq!(world.counter(Counter::StreamNotInjected), 0);
         world.end();
+    }
+}
+
+/// The data that both ends get, and how much of it is urgent.
+fn with_urgent(output: Vec<Output>) -> (Vec<u8>, Vec<u8>) {
+    let (mut all, mut urgent) = (Vec::new(), Vec::new());
+    for output in output {
+        let Output::Stream { flags, bytes, .. } = output else {
+            continue;
+        };
+        all.extend(&bytes);
+        if flags.intersects(StreamFlags::SEND_EXPEDITED | StreamFlags::RECEIVE_EXPEDITED) {
+            urgent.extend(bytes);
+        }
+    }
+    (all, urgent)
+}
+
+#[test]
+fn urgent_data_is_never_changed_and_keeps_its_place() {
+    // Inline; and behind something that waits out of band, which goes on unchanged before it.
+    let cases = [
+        ("a secret.", "secret. ", "a ******.secret******. "),
+        (
+            "a secret, secre",
+            "t, a secret. ",
+            "a ******, secresecrett, a ******. ",
+        ),
+    ];
+    for (before, after, expected) in cases {
+        for ends in ENDS {
+            for from_client in [true, false] {
+                let mut world = world(MASK);
+                let mut tcp = Tcp::new(ends.0, ends.1);
+                assert!(world.net.all_pass(&tcp.handshake()));
+                let segments = [
+                    tcp.segment(from_client, ACK, before.as_bytes()),
+                    tcp.segment(from_client, ACK | URG, b"secret"),
+                    tcp.segment(from_client, ACK, after.as_bytes()),
+                ];
+                let mut output = Vec::new();
+                for segment in segments {
+                    output.extend(world.net.at_once(&[segment]));
+                }
+                for packet in tcp.close() {
+                    output.extend(world.net.at_once(&[packet]));
+                }
+                let (all, urgent) = with_urgent(output);
+                let why = format!("{ends:?}, from the client: {from_client}");
+                assert_eq!(String::from_utf8_lossy(&all), expected, "{why}");
+                assert_eq!(String::from_utf8_lossy(&urgent), "secret", "{why}");
+                world.end();
+            }
+        }
     }
 }
 
