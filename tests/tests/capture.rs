@@ -1,8 +1,7 @@
 //! Captures: what came by the network layers is in the file, with what was decided about it, also what was blocked.
 
-use std::thread;
-
 use ksim::net::{Identity, Processes, Setup};
+use ksim::sched::Program;
 use ksim::{Config, Schedule};
 use portcullis_proto::capture::{CaptureReply, StartCaptureRequest};
 use portcullis_proto::device::ControlCode;
@@ -612,10 +611,10 @@ fn captures_start_stop_and_die_under_traffic_on_four_processors() {
         });
         world.set_policy(POLICY);
         let kernel = world.kernel.clone();
-        thread::scope(|scope| {
-            for processor in 1..4 {
+        let mut programs: Vec<Program<'_, ()>> = (1..4)
+            .map(|processor| -> Program<'_, ()> {
                 let kernel = &kernel;
-                scope.spawn(move || {
+                Box::new(move || {
                     let mut net = Net::new(kernel, processor);
                     for round in 0..20_u32 {
                         let port = 20_000 + 100 * processor + round;
@@ -632,8 +631,10 @@ fn captures_start_stop_and_die_under_traffic_on_four_processors() {
                         drop(net.fates(&[datagram]));
                     }
                     net.finish();
-                });
-            }
+                })
+            })
+            .collect();
+        programs.push(Box::new(|| {
             for round in 0..4 {
                 let name = format!("seed-{seed}-{round}");
                 let mut running = start(&world, everything(), &RULES, &name);
@@ -649,7 +650,8 @@ fn captures_start_stop_and_die_under_traffic_on_four_processors() {
                     .answer(ControlCode::StartCapture, everything().as_bytes(), 0);
             assert_eq!(answer, NtStatus::SUCCESS, "seed {seed}");
             world.abandon_device();
-        });
+        }));
+        kernel.together(programs);
         assert_clean(&world.unload());
     }
 }

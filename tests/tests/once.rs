@@ -4,6 +4,7 @@ mod captures;
 mod compile_fail;
 mod examples;
 mod foreign;
+mod layer_races;
 mod machines;
 mod packet_races;
 mod redirecting;

@@ -1,8 +1,8 @@
 //! Redirection when calls fail, when several things happen at once, and when the driver goes meanwhile.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread;
 
+use ksim::sched::Program;
 use ksim::{Config, NewProcess, PoolMode, Schedule};
 use portcullis_proto::Counter;
 use portcullis_tests::control::{alive, compile};
@@ -213,15 +213,16 @@ fn four_processors_redirect_while_proxies_policies_and_processes_come_and_go() {
     for seed in 0..6 {
         let world = World::with_config(&Config {
             processors: PROCESSORS,
+            schedule: Schedule::seeded(seed),
             ..Config::default()
         });
         world.set_policy(&policy());
         let over = AtomicBool::new(false);
         let passed = AtomicU64::new(0);
-        thread::scope(|scope| {
-            for processor in 1..PROCESSORS {
+        let mut programs: Vec<Program<'_, ()>> = (1..PROCESSORS)
+            .map(|processor| -> Program<'_, ()> {
                 let (kernel, over, passed) = (&world.kernel, &over, &passed);
-                scope.spawn(move || {
+                Box::new(move || {
                     let mut net = Net::owned(kernel, processor, owners());
                     let mut port = 10_000 * u16::try_from(processor).expect("few");
                     while !over.load(Ordering::Relaxed) {
@@ -233,8 +234,10 @@ fn four_processors_redirect_while_proxies_policies_and_processes_come_and_go() {
                         net.packet(&CASES[3].first(port % 1_000));
                     }
                     net.finish();
-                });
-            }
+                })
+            })
+            .collect();
+        programs.push(Box::new(|| {
             let mut random = portcullis_tests::random::Random::new(0x5eed_0010 + seed);
             let mut proxy = None;
             let mut running = Vec::new();
@@ -255,8 +258,10 @@ fn four_processors_redirect_while_proxies_policies_and_processes_come_and_go() {
                 }
                 drop(world.events());
             }
+            drop(proxy);
             over.store(true, Ordering::Relaxed);
-        });
+        }));
+        world.kernel.together(programs);
         println!(
             "seed {seed}: {passed:?} passed, {} redirected",
             world.counter(Counter::Redirected)

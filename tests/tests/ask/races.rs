@@ -1,6 +1,7 @@
-//! What is held, beside an unload.
+//! What is held, beside an unload, and on several processors at once.
 
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ksim::sched::Program;
 use ksim::{Caller, Config, Schedule};
@@ -111,4 +112,72 @@ fn unload_against_an_answer(schedule: &Schedule) {
 #[test]
 fn unloading_against_an_answer() {
     try_many(30, unload_against_an_answer);
+}
+
+/// Connections and datagrams of each version that each of three processors has held.
+const ROUNDS: u16 = 3;
+
+fn answers_on_four_processors(schedule: &Schedule) {
+    let world = World::with_config(&Config {
+        processors: 4,
+        schedule: schedule.clone(),
+        ..Config::default()
+    });
+    world.set_policy(ASK);
+    assert!(world.device().questions().is_empty());
+    drop(world.events());
+    let held = |net: &mut Net, port: u16| -> bool {
+        let mut tcp = Tcp::new(&format!("192.0.2.10:{port}"), "198.51.100.1:4433");
+        let datagram = udp(
+            &format!("[2001:db8::10]:{port}"),
+            "[2001:db8::80]:4433",
+            b"x",
+        );
+        assert!(!net.passes(&tcp.handshake()[0]));
+        assert!(!net.passes(datagram));
+        let mut fates = Vec::new();
+        while fates.len() < 2 {
+            fates.extend(net.settle().into_iter().map(|(_, passed)| passed));
+        }
+        assert_eq!(fates, [fates[0]; 2], "each goes on once, by its answer");
+        fates[0]
+    };
+    let over = AtomicUsize::new(0);
+    let (kernel, over) = (&world.kernel, &over);
+    let mut programs: Vec<Program<'_, ()>> = (1..4_u16)
+        .map(|processor| -> Program<'_, ()> {
+            Box::new(move || {
+                let mut net = Net::new(kernel, processor.into());
+                for round in 0..ROUNDS {
+                    let port = 20_000 + 1_000 * processor + round;
+                    assert_eq!(held(&mut net, port), port % 2 == 1, "port {port}");
+                }
+                net.finish();
+                over.fetch_add(1, Ordering::Relaxed);
+            })
+        })
+        .collect();
+    let mut answered = 0;
+    programs.push(Box::new(|| {
+        while over.load(Ordering::Relaxed) < 3 {
+            for question in world.device().questions() {
+                let verdict = if question.local_port.get() % 2 == 1 {
+                    Verdict::Permit
+                } else {
+                    Verdict::Block
+                };
+                assert!(world.device().reply(&question, verdict));
+                answered += 1;
+            }
+        }
+    }));
+    kernel.together(programs);
+    assert_eq!(answered, 3 * ROUNDS * 2);
+    assert_eq!(world.status().held.get(), 0);
+    world.end();
+}
+
+#[test]
+fn what_is_held_on_four_processors_goes_on_once_under_many_seeds() {
+    try_many(20, answers_on_four_processors);
 }
