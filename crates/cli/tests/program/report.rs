@@ -263,3 +263,30 @@ fn a_driver_that_leaks_is_exit_status_2_with_the_leaks_in_every_form_of_the_repo
         "the flows are reported all the same"
     );
 }
+
+/// The README shows what the demonstration prints, without the spaces at the ends of lines; only its time differs.
+#[test]
+fn the_readme_shows_what_the_demonstration_prints() {
+    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../README.md"));
+    let readme = readme.expect("the README");
+    let (_, shown) = readme.split_once("```text\n").expect("an output");
+    let (shown, _) = shown.split_once("```").expect("its end");
+    let ran = portcullis(&[
+        "replay",
+        &capture("web.pcap"),
+        "--policy",
+        &example_policy(),
+    ]);
+    let lines = |text: &str| -> Vec<String> {
+        text.lines()
+            .map(|line| match line.split_once(" packets in ") {
+                Some((packets, rest)) => {
+                    let (_, rest) = rest.split_once(" s: ").expect("a time");
+                    format!("{packets} packets: {rest}")
+                }
+                None => line.trim_end().to_owned(),
+            })
+            .collect()
+    };
+    assert_eq!(lines(shown), lines(&ran.output));
+}
