@@ -5,6 +5,7 @@ mod compile_fail;
 mod examples;
 mod foreign;
 mod layer_races;
+mod literals;
 mod machines;
 mod packet_races;
 mod redirecting;
