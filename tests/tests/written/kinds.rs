@@ -1,13 +1,25 @@
 //! A recorded capture under one rule of each kind: packet for packet what is written, and nothing else is touched.
 
 use std::net::Ipv4Addr;
+use std::path::Path;
 
 use portcullis_core::packet::{Checksums, Layout, complete};
 use portcullis_proto::Counter;
 use portcullis_tests::capture::everything;
 
 use super::reader::Frame;
-use super::{How, Replayed, own, replay, replay_with};
+use super::{How, Replayed, own, tshark};
+
+/// Replays a capture; `tshark` reads what is written as the tests do.
+fn replay(test: &str, capture: &Path, policy: &str, cpus: u32) -> Replayed {
+    replay_with(test, capture, policy, cpus, How::default())
+}
+
+fn replay_with(test: &str, capture: &Path, policy: &str, cpus: u32, how: How<'_>) -> Replayed {
+    let replayed = super::replay_with(test, capture, policy, cpus, how);
+    tshark::agrees(&replayed);
+    replayed
+}
 
 const RESOLVER: [u8; 4] = [192, 0, 2, 80];
 const MILLISECOND: u64 = 1_000_000;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use portcullis_cli::capture;
+use portcullis_cli::capture::{self, LinkType};
 use portcullis_tests::capture::contents;
 
 /// TCP's flags.
@@ -212,6 +212,16 @@ pub(crate) fn frames(file: &Path) -> Vec<Frame> {
     let (mut frames, mut others) = (Vec::new(), 0);
     capture::read(file, |frame| {
         if let Ok(packet) = capture::ip_packet(&frame) {
+            // Whoever goes by an Ethernet frame's type finds a packet of that version.
+            let wanted: &[u8] = if packet[0] >> 4 == 4 {
+                &[8, 0]
+            } else {
+                &[0x86, 0xdd]
+            };
+            if frame.link == LinkType::ETHERNET && frame.data.ends_with(packet) {
+                let header = &frame.data[..frame.data.len() - packet.len()];
+                assert!(header.ends_with(wanted), "{}: {header:x?}", file.display());
+            }
             frames.push(Frame {
                 time: frame.time,
                 packet: packet.to_vec(),

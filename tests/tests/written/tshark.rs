@@ -1,11 +1,14 @@
 //! What `tshark` makes of a written capture, where it is installed.
 
 use std::fmt::Write as _;
+use std::net::IpAddr;
 use std::process::Command;
 
-use super::own;
-use super::reader::streams;
+use portcullis_tests::sweep::Sample;
+
+use super::reader::{Frame, streams};
 use super::streams::changed;
+use super::{Replayed, own};
 
 fn hex(data: &[u8]) -> String {
     let mut text = String::new();
@@ -27,6 +30,49 @@ fn tshark(file: &std::path::Path, arguments: &[&str]) -> Option<String> {
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{errors}");
     Some(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// When a packet was, and between which ends, as `tshark` prints it.
+fn ends(frame: &Frame) -> String {
+    let packet = &frame.packet;
+    let [source, destination] = if packet[0] >> 4 == 4 {
+        [12, 16].map(|at| IpAddr::from(<[u8; 4]>::try_from(&packet[at..at + 4]).expect("four")))
+    } else {
+        [8, 24].map(|at| IpAddr::from(<[u8; 16]>::try_from(&packet[at..at + 16]).expect("sixteen")))
+    };
+    let (seconds, rest) = (frame.time / 1_000_000_000, frame.time % 1_000_000_000);
+    format!("{seconds}.{rest:09} {source} {destination}")
+}
+
+/// `tshark` reads the packets that the tests read, each well-formed, in their order. Under further answers to open questions it
+/// is not asked again.
+pub(crate) fn agrees(replayed: &Replayed) {
+    if !Sample::named().is_all() {
+        return;
+    }
+    let fields = [
+        "frame.time_epoch",
+        "ip.src",
+        "ip.dst",
+        "ipv6.src",
+        "ipv6.dst",
+    ];
+    // Of an ICMP error the outer addresses.
+    let mut arguments = vec!["-Y", "ip || ipv6", "-T", "fields", "-E", "occurrence=f"];
+    for field in fields {
+        arguments.extend(["-e", field]);
+    }
+    let Some(read) = tshark(&replayed.file, &arguments) else {
+        return;
+    };
+    let read: Vec<String> = read
+        .lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+        .collect();
+    let expected: Vec<String> = replayed.after.iter().map(ends).collect();
+    assert_eq!(read, expected);
+    let malformed = tshark(&replayed.file, &["-Y", "_ws.malformed"]);
+    assert_eq!(malformed.as_deref(), Some(""));
 }
 
 #[test]

@@ -71,10 +71,27 @@ impl Place {
         self.frame.data.get(..self.packet_at).unwrap_or_default()
     }
 
+    /// Puts its link header in the place of the latest before packets of its IP version.
+    fn leave_link(&self, links: &mut [Option<LinkHeader>; 2]) {
+        let link = &mut links[version(self.packet())];
+        let (kind, bytes) = link.get_or_insert_with(|| (self.frame.link, Vec::new()));
+        *kind = self.frame.link;
+        bytes.clear();
+        bytes.extend_from_slice(self.link_header());
+    }
+
     /// A frame like it, with another packet.
     fn with(&self, time: u64, packet: &[u8]) -> OwnedFrame {
         made(self.frame.link, self.link_header(), time, packet)
     }
+}
+
+/// What is before an IP packet, which says of which version it is.
+type LinkHeader = (LinkType, Vec<u8>);
+
+/// 0 for an IPv4 packet, 1 for an IPv6 one.
+fn version(packet: &[u8]) -> usize {
+    usize::from(packet.first().is_none_or(|first| first >> 4 != 4))
 }
 
 fn made(link: LinkType, header: &[u8], time: u64, packet: &[u8]) -> OwnedFrame {
@@ -99,8 +116,10 @@ pub(super) struct Recorder {
     kept: HashMap<PacketId, Place>,
     /// What is written for them when they pass, where that is known.
     plans: HashMap<PacketId, Plan>,
-    /// The latest link header of what this host sent, and of what it got.
-    links: [Option<(LinkType, Vec<u8>)>; 2],
+    /// The latest link headers of what this host sent, and of what it got, of each IP version.
+    links: [[Option<LinkHeader>; 2]; 2],
+    /// The latest link header of either, before packets of each IP version.
+    seen: [Option<LinkHeader>; 2],
     /// The latest frame and its time.
     at: (u64, u64),
 }
@@ -122,6 +141,7 @@ impl Recorder {
             frame: OwnedFrame::new(frame),
             packet_at,
         };
+        place.leave_link(&mut self.seen);
         self.follow(journal, Some((id, &place)));
         if is_pending {
             self.kept.insert(id, place);
@@ -217,6 +237,14 @@ impl Recorder {
         }
     }
 
+    /// The link header before packets of this one's IP version that go its way, or else the other.
+    fn link(&self, outbound: bool, packet: &[u8]) -> Option<&LinkHeader> {
+        let [sent, received] = &self.links;
+        let links = if outbound { sent } else { received };
+        let version = version(packet);
+        links[version].as_ref().or(self.seen[version].as_ref())
+    }
+
     fn connection(&mut self, flow: u64) -> &mut Connection {
         self.touched.push(flow);
         self.connections.entry(flow).or_default()
@@ -224,11 +252,9 @@ impl Recorder {
 
     fn packet(&mut self, passed: &Passed<'_>) {
         if let (Some(place), Ok(())) = (passed.place, passed.result) {
-            let link = &mut self.links[usize::from(!passed.outbound)];
-            let (kind, bytes) = link.get_or_insert_with(|| (place.frame.link, Vec::new()));
-            *kind = place.frame.link;
-            bytes.clear();
-            bytes.extend_from_slice(place.link_header());
+            let [sent, received] = &mut self.links;
+            let links = if passed.outbound { sent } else { received };
+            place.leave_link(links);
         }
         let Some(base) = passed.bytes.or_else(|| passed.place.map(Place::packet)) else {
             return;
@@ -303,8 +329,7 @@ impl Recorder {
             self.delivery.left_out.insert(place.number);
         }
         for packet in packets {
-            let like = self.links[usize::from(!passed.outbound)].as_ref();
-            let mut frame = match (passed.place, like) {
+            let mut frame = match (passed.place, self.link(passed.outbound, &packet)) {
                 (Some(place), _) => place.with(time, &packet),
                 (None, Some((link, header))) => made(*link, header, time, &packet),
                 (None, None) => return,
