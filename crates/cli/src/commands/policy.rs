@@ -43,9 +43,9 @@ pub fn run(command: &Policy) -> Result<Ending, BadInput> {
             std::fs::write(output, &compiled.blob)
                 .map_err(|error| BadInput::new(format!("{}: {error}", output.display())))?;
             say!(
-                "{}: {} rules, {} bytes",
+                "{}: {}, {} bytes",
                 output.display(),
-                compiled.rule_names.len(),
+                count(compiled.rule_names.len(), "rule"),
                 compiled.blob.len()
             );
             Ok(Ending::Clean)
@@ -63,13 +63,19 @@ fn of_machine(named: &[NamedInterface]) -> Interfaces {
     Interfaces::Named(named.iter().map(pair).collect())
 }
 
+/// So many of something, as one says it.
+fn count(number: usize, what: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {what}{plural}")
+}
+
 fn check(file: &Path, interfaces: Interfaces, json: bool) -> Result<Ending, BadInput> {
     if !json {
         let compiled = compile(file, false, interfaces)?;
         say!(
-            "{}: {} rules, no error",
+            "{}: {}, no error",
             file.display(),
-            compiled.rule_names.len()
+            count(compiled.rule_names.len(), "rule")
         );
         return Ok(Ending::Clean);
     }
@@ -143,9 +149,9 @@ pub fn compile(
                 .iter()
                 .filter(|found| found.severity == portcullis_policy::Severity::Error);
             Err(BadInput::new(format!(
-                "{}: {} errors",
+                "{}: {}",
                 file.display(),
-                errors.count()
+                count(errors.count(), "error")
             )))
         }
     }
