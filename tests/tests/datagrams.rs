@@ -4,7 +4,7 @@
 use ksim::ndis::MdlLayout;
 use ksim::net::{Offload, PacketReport, Reason};
 use ksim::{Config, PoolMode, Schedule};
-use portcullis_core::MAX_LOOKED_AT;
+use portcullis_core::MAX_DATAGRAMS;
 use portcullis_core::packet::Layout;
 use portcullis_proto::status::CalloutStatus;
 use portcullis_proto::{Action, CalloutKind, Counter, EventKind, Family};
@@ -297,7 +297,7 @@ fn datagrams_are_found_in_any_chain_of_buffers() {
 fn datagrams_without_number_are_blocked_where_they_would_be_looked_at() {
     let (local, remote) = ENDS[0];
     for (policy, passes) in [(NO_SECRETS, false), (NO_ADS, true)] {
-        for (count, is_few) in [(MAX_LOOKED_AT, true), (MAX_LOOKED_AT + 1, false)] {
+        for (count, is_few) in [(MAX_DATAGRAMS, true), (MAX_DATAGRAMS + 1, false)] {
             let mut world = world(policy);
             let data = vec![vec![7_u8; 40]; count];
             let passes = passes || is_few;

@@ -2,6 +2,9 @@
 //!
 //! What a list says of that comes from outside and is only believed where it fits the data; else the data is one datagram.
 
+/// Most datagrams in one packet that are looked at, or split: with more, 64 KiB are in pieces of less than 64 bytes.
+pub const MAX_DATAGRAMS: usize = 1024;
+
 /// The datagrams that data is cut into, in their order.
 ///
 /// All have the same size but the last, which may be shorter. Data without a byte is one datagram without a byte.

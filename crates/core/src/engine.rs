@@ -20,7 +20,6 @@ mod report;
 mod resource;
 mod streams;
 
-pub use datagrams::MAX_LOOKED_AT;
 pub use packets::{Discarded, IcmpError};
 pub use streams::Treatment;
 
@@ -48,8 +47,8 @@ pub trait PolicySource {
     /// Calls `with` with the policy in force, if there is one, and its epoch. The policy stays for the call.
     fn with<T>(&self, with: impl FnOnce(Option<PolicyView<'_>>, u64) -> T) -> T;
 
-    /// A connection was decided, or decided again, under `policy` of this epoch: what the rule does to its packets begins, changes or ends.
-    /// `false`: it cannot be done, and without it the connection may not be. Called with the flow's lock held.
+    /// A connection was decided, or decided again, under `policy` of this epoch: what the rule does to its packets begins,
+    /// changes or ends. `false`: it cannot be done, and without it the connection may not be. Called with the flow's lock held.
     fn decided(
         &self,
         _policy: (&PolicyView<'_>, u64),

@@ -38,12 +38,11 @@ pub mod stream;
 pub use ask::{Asking, Ruling, Subject, Terms, Ticket};
 pub use capture::{CaptureFilter, CaptureRing, Ends, MirrorBucket, MirrorTable, PacketSummary};
 pub use connection::{Application, Binding, Connection, Endpoint, Listener, Socket};
-pub use cut::Cut;
+pub use cut::{Cut, MAX_DATAGRAMS};
 pub use endpoint::EndpointBucket;
 pub use engine::{
     Asked, Clock, DatagramVerdict, Detour, Discarded, EventSink, IcmpError, Indication, Look,
-    MAX_LOOKED_AT, NotFollowed, PolicySource, Portcullis, Question, StreamVerdict, Treatment,
-    behind,
+    NotFollowed, PolicySource, Portcullis, Question, StreamVerdict, Treatment, behind,
 };
 pub use events::EventRing;
 pub use flow::{FlowHandle, FlowSlot, FlowStorage, FlowTable, Transfer};

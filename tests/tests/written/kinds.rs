@@ -238,25 +238,34 @@ fn what_is_delayed_is_written_when_it_goes_on() {
     assert!(replayed.after.is_sorted_by_key(|frame| frame.time));
 }
 
+/// A policy that limits what goes to a web server and comes from it.
+fn limited(queue: &str) -> String {
+    format!(
+        "default = 'permit'
+         [[rule]]
+         action = 'permit'
+         direction = 'outbound'
+         protocol = 'tcp'
+         remote_port = 80
+         rate = '1 MB/s'
+         burst = '2 kB'
+         queue = '{queue}'"
+    )
+}
+
+/// The packets, in an order that is not theirs.
+fn packets(frames: &[Frame]) -> Vec<Vec<u8>> {
+    let mut packets: Vec<_> = frames.iter().map(|frame| frame.packet.clone()).collect();
+    packets.sort();
+    packets
+}
+
 #[test]
 fn a_rate_spreads_what_comes_at_once() {
     // 2 kB pass at once, and the 40 kB that follow at a kilobyte each millisecond.
-    let policy = "
-        default = 'permit'
-        [[rule]]
-        action = 'permit'
-        direction = 'outbound'
-        protocol = 'tcp'
-        remote_port = 80
-        rate = '1 MB/s'
-        burst = '2 kB'
-        queue = '256 kB'
-    ";
-    let replayed = replay("rate", &own("web.pcap"), policy, 1);
-    let mut before: Vec<_> = replayed.before.iter().map(|frame| &frame.packet).collect();
-    let mut after: Vec<_> = replayed.after.iter().map(|frame| &frame.packet).collect();
-    before.sort();
-    after.sort();
+    let policy = limited("256 kB");
+    let replayed = replay("rate", &own("web.pcap"), &policy, 1);
+    let (before, after) = (packets(&replayed.before), packets(&replayed.after));
     assert!(after == before, "nothing is lost, nothing is changed");
     let moved = replayed
         .after
@@ -284,29 +293,14 @@ fn what_is_lost_is_not_written() {
 #[test]
 fn what_finds_its_queue_full_is_not_written_but_captured() {
     // Of the 40 kB that come at once some kilobytes pass, some wait, and the rest is dropped.
-    let policy = "
-        default = 'permit'
-        [[rule]]
-        action = 'permit'
-        direction = 'outbound'
-        protocol = 'tcp'
-        remote_port = 80
-        rate = '1 MB/s'
-        burst = '2 kB'
-        queue = '8 kB'
-    ";
+    let policy = limited("8 kB");
     let how = How {
         captures: Some(everything()),
         ..How::default()
     };
-    let replayed = replay_with("queue", &own("web.pcap"), policy, 1, how);
+    let replayed = replay_with("queue", &own("web.pcap"), &policy, 1, how);
     let dropped = counted(&replayed, Counter::PacketQueueFull);
     assert!(dropped > 3, "{dropped}");
-    let packets = |frames: &[Frame]| {
-        let mut packets: Vec<_> = frames.iter().map(|frame| frame.packet.clone()).collect();
-        packets.sort();
-        packets
-    };
     let (before, after) = (packets(&replayed.before), packets(&replayed.after));
     assert_eq!(
         before.len() - after.len(),

@@ -1,16 +1,12 @@
 //! The datagrams of flows that are not TCP.
 
 use super::{Clock, DatagramVerdict, EventSink, Indication, News, PolicySource, Portcullis};
-use crate::cut::Cut;
+use crate::cut::{Cut, MAX_DATAGRAMS};
 use crate::flow::{Flow, FlowHandle, FlowStorage, Transfer};
 use crate::inspect::AssemblySlot;
 use crate::policy::ContentState;
 use lock_api::RawMutex;
 use portcullis_proto::Counter;
-
-/// Most datagrams of one buffer that are looked at. With more, in pieces of less than 64 bytes, a buffer of 64 KiB is blocked
-/// as a whole where they would have to be.
-pub const MAX_LOOKED_AT: usize = 1024;
 
 /// How a call went on with a flow's datagrams.
 enum Step {
@@ -48,7 +44,8 @@ where
     ///
     /// `data` gives the payload of the next datagram, of so many bytes. It is only asked for, and its bytes are, for DNS
     /// queries, while the flow's host name is sought, and where rules look for contents; from the datagram on behind which
-    /// none of that is so, the rest is only counted. At most [`MAX_LOOKED_AT`] are looked at.
+    /// none of that is so, the rest is only counted. At most [`MAX_DATAGRAMS`] are looked at; a buffer of more is
+    /// blocked as a whole where they would have to be.
     ///
     /// `handle` is the flow's context; without one, or with one that names no flow, they pass.
     pub fn datagrams<'d, D>(
@@ -72,7 +69,7 @@ where
                         is_blocked: flow.is_blocked(),
                     };
                 }
-                let within_bound = looked_at < MAX_LOOKED_AT;
+                let within_bound = looked_at < MAX_DATAGRAMS;
                 let Some(length) = within_bound.then(|| left.next()).flatten() else {
                     self.statistics.count(Counter::DatagramsTooMany);
                     flow.count_datagrams(transfer, left);

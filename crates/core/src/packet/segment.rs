@@ -3,12 +3,10 @@
 use super::edit::{Checksums, complete};
 use super::header::{Fragment, Layout};
 use crate::connection::{TCP, UDP};
-use crate::cut::Cut;
+use crate::cut::{Cut, MAX_DATAGRAMS};
 
 /// Most segments of one TCP send: 64 KiB in pieces of the smallest size that TCP uses.
 const MAX_SEGMENTS: usize = 128;
-/// Most datagrams of one UDP packet; more have less than 64 bytes each.
-const MAX_DATAGRAMS: usize = 1024;
 /// Bytes of a UDP header.
 const UDP_HEADER: usize = 8;
 

@@ -230,31 +230,30 @@ const fn is_about(rule: &RuleRecord, facts: &Facts<'_>) -> bool {
         && (rule.direction == 0 || rule.direction == facts.direction.raw())
 }
 
-/// Whether the number is in one of the ranges, which ascend; no ranges hold every number.
+/// Whether the number is in one of the ranges, which ascend; no ranges hold every number. `bounds` tells the first and the
+/// last number of a range.
+fn is_in<R, N: Ord>(ranges: &[R], number: &N, bounds: impl Fn(&R) -> [N; 2]) -> bool {
+    let candidate = ranges.partition_point(|range| bounds(range)[1] < *number);
+    ranges.is_empty()
+        || ranges
+            .get(candidate)
+            .is_some_and(|range| bounds(range)[0] <= *number)
+}
+
 fn ports_match(ranges: &[Range16], number: u16) -> bool {
-    let candidate = ranges.partition_point(|range| range.last.get() < number);
-    ranges.is_empty()
-        || ranges
-            .get(candidate)
-            .is_some_and(|range| range.first.get() <= number)
+    is_in(ranges, &number, |range| {
+        [range.first.get(), range.last.get()]
+    })
 }
 
-/// Whether the address is in one of the ranges, which ascend; no ranges hold every address.
 fn addresses_match(ranges: &[AddressRange], address: u128) -> bool {
-    let candidate = ranges.partition_point(|range| u128::from_be_bytes(range.last) < address);
-    ranges.is_empty()
-        || ranges
-            .get(candidate)
-            .is_some_and(|range| u128::from_be_bytes(range.first) <= address)
+    is_in(ranges, &address, |range| {
+        [range.first, range.last].map(u128::from_be_bytes)
+    })
 }
 
-/// Whether the LUID is in one of the ranges, which ascend; no ranges hold every LUID.
 fn interfaces_match(ranges: &[Range64], luid: u64) -> bool {
-    let candidate = ranges.partition_point(|range| range.last.get() < luid);
-    ranges.is_empty()
-        || ranges
-            .get(candidate)
-            .is_some_and(|range| range.first.get() <= luid)
+    is_in(ranges, &luid, |range| [range.first.get(), range.last.get()])
 }
 
 /// A code unit, little-endian.

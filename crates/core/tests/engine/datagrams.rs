@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-use portcullis_core::{Cut, DatagramVerdict, FlowHandle, MAX_LOOKED_AT, Transfer};
+use portcullis_core::{Cut, DatagramVerdict, FlowHandle, MAX_DATAGRAMS, Transfer};
 use portcullis_proto::Counter;
 
 use crate::shared::driver::{Core, core, count, outgoing, set_policy};
@@ -67,17 +67,17 @@ fn the_first_of_a_flow_is_looked_at_and_the_rest_is_counted() {
 fn where_contents_count_each_is_looked_at_up_to_the_bound() {
     let core = core(4, BLOCK_SECRET);
     let flow = establish(&core, &outgoing(UDP, 4000));
-    let data = vec![&b"harmless"[..]; MAX_LOOKED_AT + 1];
+    let data = vec![&b"harmless"[..]; MAX_DATAGRAMS + 1];
     let permit = DatagramVerdict::Permit;
     assert_eq!(
         give(&core, flow, Transfer::Sent, &data[1..]),
-        (permit, MAX_LOOKED_AT)
+        (permit, MAX_DATAGRAMS)
     );
     assert_eq!(count(&core, Counter::DatagramsTooMany), 0);
     let (verdict, looked_at) = give(&core, flow, Transfer::Sent, &data);
     assert_eq!(
         (verdict, looked_at),
-        (DatagramVerdict::Block, MAX_LOOKED_AT)
+        (DatagramVerdict::Block, MAX_DATAGRAMS)
     );
     assert_eq!(count(&core, Counter::DatagramsTooMany), 1);
     assert_eq!(count(&core, Counter::DatagramsBlocked), data.len() as u64);
