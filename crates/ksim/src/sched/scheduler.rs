@@ -58,6 +58,10 @@ enum Status {
     Ready,
     /// At work.
     On,
+    /// Had nothing to do, and ends because nobody uses the machine any more.
+    Dismissed,
+    /// Stopped for ever, since the machine crashed.
+    Parked,
     /// Has ended.
     Gone,
 }
@@ -403,10 +407,15 @@ impl Scheduler {
     ) -> MutexGuard<'a, State> {
         let turned = Arc::clone(&state.members[me].turned);
         loop {
+            // Even if the machine crashes now: whoever dismissed it waits for its end.
+            if state.members[me].status == Status::Dismissed {
+                return state;
+            }
             if machine.crashed() {
                 if state.members[me].kind == Kind::Program {
                     return state;
                 }
+                self.set(&mut state, me, Status::Parked);
                 drop(state);
                 cpu::park_for_ever();
             }

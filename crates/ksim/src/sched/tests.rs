@@ -380,6 +380,25 @@ fn a_machine_that_crashes_under_a_schedule_lets_every_program_go() {
 }
 
 #[test]
+fn a_machine_that_crashes_while_it_is_left_does_not_keep_who_leaves_it() {
+    for schedule in [Schedule::free(), Schedule::seeded(6)] {
+        let kernel = machine(&schedule, 2);
+        let lock = AtomicUsize::new(0);
+        let release = |_: &Cpu| KeReleaseSpinLock(lock.as_ptr() as usize, PASSIVE);
+        kernel.on(0, release).unwrap_err();
+        // As if the crash came after the last user had looked whether there was one.
+        let (closed, told) = std::sync::mpsc::channel();
+        std::thread::spawn(move || drop(closed.send(kernel.scheduler().close())));
+        let all = told.recv_timeout(std::time::Duration::from_secs(60));
+        assert_eq!(
+            all,
+            Ok(false),
+            "threads that stopped for ever are not awaited"
+        );
+    }
+}
+
+#[test]
 fn the_number_of_schedules_is_bounded() {
     let few = Bound {
         departures: 3,

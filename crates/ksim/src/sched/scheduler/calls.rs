@@ -345,7 +345,7 @@ impl Scheduler {
         for id in 0..state.members.len() {
             match state.members[id].status {
                 Status::Idle => {
-                    self.enter(&mut state, id);
+                    self.set(&mut state, id, Status::Dismissed);
                     let member = &mut state.members[id];
                     hosts.extend(member.host.take());
                     member.turned.notify_all();
