@@ -1,0 +1,98 @@
+//! What redirects connections: redirecting.
+
+use ksim::net::Output;
+use ksim::{Caller, FileHandle, Kernel};
+use portcullis_tests::control::alive;
+use portcullis_tests::foreign::Machine;
+use portcullis_tests::packets::SYN;
+use portcullis_tests::proxy::PROXY;
+use portcullis_tests::{Net, Tcp};
+
+use super::{clients, code, with_output};
+
+pub(super) fn proxy(kernel: &Kernel) -> Option<FileHandle> {
+    let caller = Caller {
+        process: PROXY,
+        ..Caller::administrator()
+    };
+    let device = kernel.open(r"\\.\Redirecting", caller).ok()?;
+    drop(alive(device.ioctl(code(2), &[], 0)));
+    Some(device)
+}
+
+pub(super) fn redirecting(net: &mut Net, port: u16) {
+    for (client, server) in clients(port)
+        .iter()
+        .zip(["198.51.100.1:80", "[2001:db8::80]:80"])
+    {
+        let mut tcp = Tcp::new(client, server);
+        net.packet(&tcp.segment(true, SYN, &[]));
+        net.settle();
+    }
+}
+
+/// Where the connections were to go that were redirected, as their proxy is told.
+fn told(machine: &Machine, net: &mut Net) -> Vec<Vec<u8>> {
+    let flows = net.flows();
+    let handles: Vec<u64> = flows
+        .iter()
+        .flat_map(|flow| flow.handles.iter().copied())
+        .collect();
+    let mut told = Vec::new();
+    for handle in handles {
+        let records = net.redirection(handle);
+        told.extend(records.and_then(|records| machine.kernel.redirect_context(&records)));
+    }
+    told.dedup();
+    told
+}
+
+#[test]
+fn redirecting_sends_connections_to_its_proxy_and_lets_the_proxys_own_go() {
+    for (client, server, own, original) in [
+        (
+            "192.0.2.10:50000",
+            "198.51.100.1:80",
+            "192.0.2.10:60000",
+            "::ffff:198.51.100.1",
+        ),
+        (
+            "[2001:db8::10]:50000",
+            "[2001:db8::80]:80",
+            "[2001:db8::10]:60000",
+            "2001:db8::80",
+        ),
+    ] {
+        let (machine, mut net) = with_output("redirecting");
+        let syn = |client: &str| Tcp::new(client, server).segment(true, SYN, &[]);
+        assert!(net.passes(syn(&client.replace("50000", "50001"))));
+        assert_eq!(
+            told(&machine, &mut net),
+            Vec::<Vec<u8>>::new(),
+            "there is no proxy"
+        );
+        let program = proxy(&machine.kernel).expect("the device");
+        assert!(net.passes(syn(own)));
+        assert_eq!(
+            told(&machine, &mut net),
+            Vec::<Vec<u8>>::new(),
+            "the proxy's own"
+        );
+        assert!(net.passes(syn(client)));
+        let original: std::net::Ipv6Addr = original.parse().expect("an address");
+        let expected = [&original.octets()[..], &[0, 80]].concat();
+        assert_eq!(told(&machine, &mut net), [expected], "{client}");
+        // When its handle is closed it is no proxy any more.
+        alive(program.close());
+        net.output();
+        assert!(net.passes(syn(&client.replace("50000", "50002"))));
+        assert!(
+            net.output()
+                .iter()
+                .any(|output| matches!(output, Output::Sent(_))),
+            "it has left this machine"
+        );
+        drop(net);
+        machine.end();
+    }
+}
