@@ -55,6 +55,11 @@ impl Net {
         }
     }
 
+    /// The stack begins anew, made from `setup`.
+    pub fn restart(&mut self, setup: Setup) {
+        *self = Self::with_setup(&self.kernel, self.processor, setup);
+    }
+
     /// Runs `work` on the host's processor.
     fn run<T: Send>(
         &mut self,

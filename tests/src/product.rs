@@ -83,20 +83,21 @@ impl Product {
     }
 
     /// Adds a filter that permits or blocks.
+    #[allow(clippy::must_use_candidate, reason = "a filter goes with its product")]
     pub fn add_filter(
         &self,
         layer: LayerId,
         action: Action,
         flags: FilterFlags,
         conditions: Vec<Condition>,
-    ) {
+    ) -> FilterId {
         self.add(Filter {
             flags,
             conditions,
             action,
             layer: layer_key(layer),
             ..Filter::default()
-        });
+        })
     }
 
     /// Adds a filter that asks a callout about everything.

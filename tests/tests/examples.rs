@@ -2,6 +2,7 @@
 
 mod authorized;
 mod lives;
+mod observed;
 mod packets;
 mod redirected;
 mod streams;
@@ -45,6 +46,7 @@ const EXAMPLES: &[Example] = &[
     Example::new("guarding", authorized::guarding),
     Example::new("holding", authorized::holding),
     Example::new("marking", packets::marking),
+    Example::new("observing", observed::observing),
     Example::new("pacing", packets::pacing),
     Example {
         program: Some(redirected::proxy),
