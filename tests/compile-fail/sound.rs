@@ -11,8 +11,9 @@ fn counters() -> &'static Counters {
 
 use wfp::engine::{EngineSession, Label};
 use wfp::irql::Passive;
-use wfp::layer::{AleAuthConnect, AleFlowEstablished, Stream};
+use wfp::layer::{AleAuthConnect, AleConnectRedirect, AleFlowEstablished, Stream};
 use wfp::pend::PendedOperation;
+use wfp::redirect::PendedClassify;
 use wfp::registration::Registration;
 use wfp::verdict::{Authorization, Seen, StreamVerdict};
 
@@ -62,4 +63,17 @@ pub fn hold(call: &Classify<'_, AleAuthConnect>) -> (Option<PendedOperation>, Au
 
 pub fn let_go(operation: PendedOperation) {
     operation.complete();
+}
+
+pub fn defer(call: &Classify<'_, AleConnectRedirect>) -> wfp::Result<PendedClassify<AleConnectRedirect>> {
+    call.acquire()?.pend()
+}
+
+pub fn go_on(mut classify: PendedClassify<AleConnectRedirect>, to: core::net::SocketAddr) -> wfp::Result {
+    if classify.writable()?.connect_to(to) {
+        classify.permit();
+    } else {
+        classify.block();
+    }
+    Ok(())
 }

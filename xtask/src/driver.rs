@@ -14,6 +14,7 @@ pub(crate) const PACKAGES: &[&str] = &[
     "portcullis",
     "conformance-driver",
     "accounting-driver",
+    "deferring-driver",
     "editing-driver",
     "guarding-driver",
     "holding-driver",
@@ -31,6 +32,7 @@ pub(crate) const PACKAGES: &[&str] = &[
 /// The drivers of `examples/`.
 const EXAMPLES: &[&str] = &[
     "accounting",
+    "deferring",
     "editing",
     "guarding",
     "holding",

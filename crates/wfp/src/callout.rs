@@ -141,8 +141,21 @@ pub struct Classify<'a, L: LayerType> {
     pub must_decide: bool,
     /// What redirection needs.
     pub(crate) call: Call,
-    /// Whether the operation has been pended.
-    pended: Cell<bool>,
+    /// What the callout keeps of the classify.
+    pub(crate) kept: Cell<Kept>,
+}
+
+/// What a callout keeps of a classify: one thing at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kept {
+    /// Nothing.
+    Nothing,
+    /// A handle of it.
+    Handle,
+    /// The operation, by `FwpsPendOperation0`.
+    Operation,
+    /// The classify itself, by `FwpsPendClassify0`.
+    Classify,
 }
 
 impl<L: LayerType> Classify<'_, L> {
@@ -150,7 +163,9 @@ impl<L: LayerType> Classify<'_, L> {
     /// when an operation is authorized for the first time, and nobody has decided yet.
     #[must_use]
     pub fn may_pend(&self) -> bool {
-        !self.decided && !self.pended.get() && self.metadata.completion_handle().is_some()
+        !self.decided
+            && self.kept.get() == Kept::Nothing
+            && self.metadata.completion_handle().is_some()
     }
 
     /// Keeps the operation that is being authorized. Whatever the callout answers then, the system
@@ -174,7 +189,7 @@ impl<L: LayerType> Classify<'_, L> {
             .filter(|_| self.may_pend())
             .ok_or(NtStatus::FWP_CANNOT_PEND)?;
         let operation = PendedOperation::pend(handle)?;
-        self.pended.set(true);
+        self.kept.set(Kept::Operation);
         Ok(operation)
     }
 }
@@ -257,6 +272,7 @@ unsafe extern "C" fn classify<C: Callout>(
     let Some(fields) = Fields::<C::Layer>::new(values) else {
         return;
     };
+    let filter_flags = RuntimeFilterFlags::from_bits(filter.flags);
     let counters = C::counters(fields.version());
     counters.classify.fetch_add(1, Ordering::Relaxed);
     // SAFETY: WFP passed it. It is copied, because functions that the callout calls may write it.
@@ -282,16 +298,19 @@ unsafe extern "C" fn classify<C: Callout>(
         call: Call {
             context: classify_context,
             filter: filter.filterId,
+            filter_flags,
             out,
+            rights: answer.rights,
         },
-        pended: Cell::new(false),
+        kept: Cell::new(Kept::Nothing),
     };
     let verdict = C::classify(&call);
-    let filter_flags = RuntimeFilterFlags::from_bits(filter.flags);
-    counters.count(if call.pended.get() {
-        Authorization::BlockSilently.write(filter_flags, &mut answer)
-    } else {
-        verdict.write(filter_flags, &mut answer)
+    counters.count(match call.kept.get() {
+        // As the DDI page of FwpsPendOperation0 demands.
+        Kept::Operation => Authorization::BlockSilently.write(filter_flags, &mut answer),
+        // As the page about redirection demands. It says nothing of absorbing, nor does that of the flag of these layers.
+        Kept::Classify => Authorization::Block.write(filter_flags, &mut answer),
+        Kept::Nothing | Kept::Handle => verdict.write(filter_flags, &mut answer),
     });
     // SAFETY: as above; the callout has returned, and nobody else refers to it.
     let out = unsafe { &mut *out.as_ptr() };

@@ -6,26 +6,36 @@
 //! - The data is applied exactly once, on every path: when it is dropped at the latest, changed or not. It borrows the
 //!   handle, so it is applied before the handle is released, and there is no second one meanwhile.
 //! - A handle is released exactly once, within its classify.
-//! - A connection that is sent to a local process gets its target, its process, the redirect handle and the context
+//! - A classify that cannot decide [keeps](ClassifyHandle::pend) what is asked for until somebody can: a [`PendedClassify`]
+//!   is completed exactly once, after what was changed has been applied.
+//! - A connection that is sent to a process of this machine gets its target, its process, the redirect handle and the context
 //!   together; the context's memory is WFP's from then on, and freed if it does not come to that.
 //! - Only what a layer lets change can be changed: a connection's local side can't.
 //! - A [`RedirectHandle`] is made and destroyed at `PASSIVE_LEVEL`, so with no spin lock held.
 //!
 //! <https://learn.microsoft.com/windows-hardware/drivers/network/using-bind-or-connect-redirection>
 
+mod pended;
+
 use core::{
+    cell::Cell,
     ffi::c_void,
     fmt,
     marker::PhantomData,
+    mem::ManuallyDrop,
     net::SocketAddr,
     ptr::{self, NonNull},
 };
 
-use wfp_schema::{Guid, NtStatus, codes::ConnectionRedirectState};
+use wfp_schema::{
+    Guid, NtStatus, Rights, codes::ConnectionRedirectState, flags::RuntimeFilterFlags,
+};
 use wfp_sys::{FWPS_BIND_REQUEST0, FWPS_CLASSIFY_OUT0, FWPS_CONNECT_REQUEST0};
 
+pub use pended::PendedClassify;
+
 use crate::{
-    callout::Classify,
+    callout::{Classify, Kept},
     engine::to_guid,
     irql::Passive,
     layer::{AleBindRedirect, AleConnectRedirect, LayerType},
@@ -293,19 +303,24 @@ impl<L: Redirectable> Classify<'_, L> {
     /// `FwpsAcquireClassifyHandle0`.
     ///
     /// # Errors
-    /// `STATUS_INSUFFICIENT_RESOURCES`, and whatever else WFP answers.
+    /// `STATUS_FWP_IN_USE`: the classify has a handle, or is pended. `STATUS_INSUFFICIENT_RESOURCES`, and whatever else
+    /// WFP answers.
     pub fn acquire(&self) -> Result<ClassifyHandle<'_, L>, NtStatus> {
+        if self.kept.get() != Kept::Nothing {
+            return Err(NtStatus::FWP_IN_USE);
+        }
         let mut handle = 0;
         // SAFETY: the context is that of the running classify.
         let status = unsafe {
             wfp_sys::FwpsAcquireClassifyHandle0(self.call.context.cast_mut(), 0, &raw mut handle)
         };
         NtStatus::from_i32(status).ok()?;
+        self.kept.set(Kept::Handle);
         Ok(ClassifyHandle {
             handle,
-            filter: self.call.filter,
-            out: self.call.out,
-            _classify: PhantomData,
+            call: self.call,
+            kept: &self.kept,
+            _layer: PhantomData,
         })
     }
 }
@@ -314,36 +329,38 @@ impl<L: Redirectable> Classify<'_, L> {
 #[derive(Debug)]
 pub struct ClassifyHandle<'a, L> {
     handle: u64,
-    filter: u64,
-    out: NonNull<FWPS_CLASSIFY_OUT0>,
-    _classify: PhantomData<(&'a (), L)>,
+    call: Call,
+    /// What the classify keeps: this.
+    kept: &'a Cell<Kept>,
+    _layer: PhantomData<L>,
 }
 
 impl<L: Redirectable> ClassifyHandle<'_, L> {
-    /// `FwpsAcquireWritableLayerDataPointer0`. From now on the classify blocks, unless its function answers otherwise,
-    /// which it does: the answer is written after it has returned.
+    /// Layer data to be changed. From now on the classify blocks, unless its function answers otherwise, which it does: the
+    /// answer is written after it has returned.
     ///
     /// # Errors
     /// `STATUS_INSUFFICIENT_RESOURCES`, and whatever else WFP answers; nothing is to be applied then.
     pub fn writable(&mut self) -> Result<WritableLayerData<'_, L>, NtStatus> {
-        let mut data = ptr::null_mut();
         // SAFETY: the handle is of the running classify, the filter is the one that called the callout, and nothing
         // else refers to the answer while the classify function runs.
-        let status = unsafe {
-            wfp_sys::FwpsAcquireWritableLayerDataPointer0(
-                self.handle,
-                self.filter,
-                0,
-                &raw mut data,
-                self.out.as_ptr(),
-            )
-        };
-        NtStatus::from_i32(status).ok()?;
-        Ok(WritableLayerData {
-            data: data.cast(),
-            handle: self.handle,
-            _handle: PhantomData,
-        })
+        unsafe { WritableLayerData::acquire(self.handle, self.call.filter, self.call.out) }
+    }
+
+    /// `FwpsPendClassify0`: keeps what is asked for until it is decided about it, after the classify. Whatever the callout
+    /// answers then, the system is told to block, and nobody who is asked later has a say.
+    ///
+    /// # Errors
+    /// `STATUS_FWP_CANNOT_PEND` if somebody has decided before, and where the system does not allow it; whatever else WFP
+    /// answers. Nothing is pended then.
+    pub fn pend(self) -> Result<PendedClassify<L>, NtStatus> {
+        let (handle, call) = (self.handle, self.call);
+        // SAFETY: the handle is of the running classify, which nothing else completes: it is this one's alone.
+        let pended = unsafe { PendedClassify::pend(handle, &call) }?;
+        self.kept.set(Kept::Classify);
+        // The handle is released with what is pended.
+        let _ = ManuallyDrop::new(self);
+        Ok(pended)
     }
 }
 
@@ -351,10 +368,11 @@ impl<L> Drop for ClassifyHandle<'_, L> {
     fn drop(&mut self) {
         // SAFETY: the handle was acquired and is not used any more; what borrowed it has been applied.
         unsafe { wfp_sys::FwpsReleaseClassifyHandle0(self.handle) };
+        self.kept.set(Kept::Nothing);
     }
 }
 
-/// The layer data of a running classify, to be changed. Applied when it is dropped, changed or not: it has to be,
+/// The layer data of a classify that is running or pended, to be changed. Applied when it is dropped, changed or not: it has to be,
 /// exactly once.
 #[derive(Debug)]
 pub struct WritableLayerData<'h, L: Redirectable> {
@@ -365,6 +383,35 @@ pub struct WritableLayerData<'h, L: Redirectable> {
 }
 
 impl<L: Redirectable> WritableLayerData<'_, L> {
+    /// `FwpsAcquireWritableLayerDataPointer0`.
+    ///
+    /// # Safety
+    /// The handle is of a classify that is running or pended, which the result does not outlive, and the filter is the one
+    /// that called the callout. Nothing else refers to `out`, the answer of that classify, or a copy of it.
+    unsafe fn acquire(
+        handle: u64,
+        filter: u64,
+        out: NonNull<FWPS_CLASSIFY_OUT0>,
+    ) -> Result<Self, NtStatus> {
+        let mut data = ptr::null_mut();
+        // SAFETY: forwarded from the caller.
+        let status = unsafe {
+            wfp_sys::FwpsAcquireWritableLayerDataPointer0(
+                handle,
+                filter,
+                0,
+                &raw mut data,
+                out.as_ptr(),
+            )
+        };
+        NtStatus::from_i32(status).ok()?;
+        Ok(Self {
+            data: data.cast(),
+            handle,
+            _handle: PhantomData,
+        })
+    }
+
     const fn request(&mut self) -> Option<&mut L::Request> {
         // SAFETY: the data is this classify's own copy until it is applied, or NULL.
         unsafe { self.data.as_mut() }
@@ -377,6 +424,22 @@ impl<L: Redirectable> WritableLayerData<'_, L> {
 }
 
 impl WritableLayerData<'_, AleConnectRedirect> {
+    /// Lets the connection go to another machine, and applies that.
+    ///
+    /// `false`, and it stays as it is: it is of the other IP version, or `remote` is a loopback address. What is sent to
+    /// this machine needs a process there: [`redirect_to`](Self::redirect_to).
+    #[must_use]
+    pub fn connect_to(mut self, remote: SocketAddr) -> bool {
+        let Some(request) = self.request() else {
+            return false;
+        };
+        !remote.ip().to_canonical().is_loopback()
+            && sockaddr::write(
+                sockaddr::bytes_mut(&mut request.remoteAddressAndPort),
+                remote,
+            )
+    }
+
     /// Sends the connection to a proxy of this machine, and applies that.
     ///
     /// `false`: it is of the other IP version, and stays as it is. An IPv4 proxy is reached by the IPv4-mapped address
@@ -431,6 +494,10 @@ pub(crate) struct Call {
     pub(crate) context: *const c_void,
     /// The filter's run-time identifier.
     pub(crate) filter: u64,
+    /// The filter's flags.
+    pub(crate) filter_flags: RuntimeFilterFlags,
     /// Where the answer is written once the callout's function has returned.
     pub(crate) out: NonNull<FWPS_CLASSIFY_OUT0>,
+    /// The rights with which the callout was called.
+    pub(crate) rights: Rights,
 }

@@ -1,10 +1,13 @@
-//! What redirects connections: redirecting.
+//! What redirects: redirecting, deferring.
 
-use ksim::net::Output;
+use std::net::IpAddr;
+
+use ksim::net::{Output, Reason};
 use ksim::{Caller, FileHandle, Kernel};
 use portcullis_tests::control::alive;
 use portcullis_tests::foreign::Machine;
-use portcullis_tests::packets::SYN;
+use portcullis_tests::net::sent;
+use portcullis_tests::packets::{ACK, SYN};
 use portcullis_tests::proxy::PROXY;
 use portcullis_tests::{Net, Tcp};
 
@@ -95,4 +98,75 @@ fn redirecting_sends_connections_to_its_proxy_and_lets_the_proxys_own_go() {
         drop(net);
         machine.end();
     }
+}
+
+/// Where servers were, and where deferring finds them.
+const SERVERS: [([&str; 2], [Option<&str>; 2]); 3] = [
+    (
+        ["198.51.100.1", "2001:db8::80"],
+        [Some("203.0.113.7"), Some("2001:db8::8007")],
+    ),
+    (["198.51.100.2", "2001:db8::82"], [None, None]),
+    (
+        ["198.51.100.3", "2001:db8::83"],
+        [Some("198.51.100.3"), Some("2001:db8::83")],
+    ),
+];
+
+/// An address and a port.
+fn at(address: &str, port: u16) -> String {
+    std::net::SocketAddr::new(address.parse().expect("an address"), port).to_string()
+}
+
+pub(super) fn deferring(net: &mut Net, port: u16) {
+    for (servers, _) in SERVERS {
+        for (client, server) in clients(port).iter().zip(servers) {
+            let mut tcp = Tcp::new(client, &at(server, 7000));
+            net.packet(&tcp.segment(true, SYN, &[]));
+            net.settle();
+            net.fates(&tcp.close());
+        }
+    }
+}
+
+/// Where packets go that have left this machine.
+fn destinations(net: &mut Net) -> Vec<IpAddr> {
+    let address = |packet: &[u8]| -> IpAddr {
+        match packet[0] >> 4 {
+            4 => <[u8; 4]>::try_from(&packet[16..20]).expect("four").into(),
+            _ => <[u8; 16]>::try_from(&packet[24..40])
+                .expect("sixteen")
+                .into(),
+        }
+    };
+    sent(net.output())
+        .iter()
+        .map(|packet| address(packet))
+        .collect()
+}
+
+#[test]
+fn deferring_lets_connections_wait_and_go_where_their_server_is_found() {
+    let (machine, mut net) = with_output("deferring");
+    for (servers, found) in SERVERS {
+        for ((client, server), found) in clients(50_000).iter().zip(servers).zip(found) {
+            let mut tcp = Tcp::new(client, &at(server, 7000));
+            let first = net.packet(&tcp.segment(true, SYN, &[]));
+            assert!(first.reason.is_some_and(Reason::is_pending), "{first:?}");
+            assert_eq!(net.settle(), [(first.id, found.is_some())], "{server}");
+            let found: Vec<IpAddr> = found
+                .iter()
+                .map(|found| found.parse().expect("an address"))
+                .collect();
+            assert_eq!(destinations(&mut net), found, "{server}");
+            // Where it goes is decided once: what follows does not wait.
+            let follows = tcp.segment(true, ACK, &[]);
+            assert_eq!(net.passes(&follows), !found.is_empty(), "{server}");
+            assert_eq!(destinations(&mut net), found, "{server}");
+        }
+    }
+    let mut other = Tcp::new("192.0.2.10:50001", "198.51.100.1:80");
+    assert!(net.all_pass(&other.handshake()), "nobody waits");
+    drop(net);
+    machine.end();
 }
