@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
@@ -23,6 +24,9 @@ const OPTIONS_VARIABLE: &str = "PORTCULLIS_OPTIONS";
 
 /// Tells tests which part of each sweep over failing calls they run.
 const SWEEP_VARIABLE: &str = "PORTCULLIS_SWEEP";
+
+/// A test program that says nothing for so long hangs: no test takes a third of it.
+const SILENCE: Duration = Duration::from_mins(10);
 
 /// The images that tests run.
 #[derive(Debug)]
@@ -140,7 +144,7 @@ impl Program {
         println!("\n{} {}", self.package, self.target);
         let mut command = self.command(images);
         command.args(filter);
-        follow(&mut command, |line| println!("{line}"))
+        follow(&mut command, SILENCE, |line| println!("{line}"))
     }
 
     /// Runs it under `options` with a part of its sweeps, such as `3/16`, and shows what it prints only if a test
@@ -156,7 +160,7 @@ impl Program {
             .env(OPTIONS_VARIABLE, options)
             .env(SWEEP_VARIABLE, sweep);
         let mut printed = String::new();
-        let outcome = follow(&mut command, |line| {
+        let outcome = follow(&mut command, SILENCE, |line| {
             printed += line;
             printed.push('\n');
         })?;
@@ -179,8 +183,12 @@ impl Program {
     }
 }
 
-/// Runs a test program to its end and reads its lines.
-fn follow(command: &mut Command, mut show: impl FnMut(&str)) -> anyhow::Result<Outcome> {
+/// Runs a test program to its end and reads its lines; one that prints none for as long as `silence` is stopped.
+fn follow(
+    command: &mut Command,
+    silence: Duration,
+    mut show: impl FnMut(&str),
+) -> anyhow::Result<Outcome> {
     let start = Instant::now();
     let mut child = command
         .stdout(Stdio::piped())
@@ -190,9 +198,26 @@ fn follow(command: &mut Command, mut show: impl FnMut(&str)) -> anyhow::Result<O
         .stdout
         .take()
         .context("a test program has no output")?;
+    let (read, lines) = mpsc::channel();
+    std::thread::spawn(move || {
+        BufReader::new(output)
+            .split(b'\n')
+            .try_for_each(|line| read.send(line))
+    });
     let mut outcome = Outcome::default();
-    for line in BufReader::new(output).split(b'\n') {
-        let line = line?;
+    loop {
+        let line = match lines.recv_timeout(silence) {
+            Ok(line) => line?,
+            Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) => {
+                let silence = silence.as_secs_f32();
+                show(&format!(
+                    "it is stopped: it has printed nothing for {silence} s"
+                ));
+                child.kill()?;
+                break;
+            }
+        };
         let line = String::from_utf8_lossy(&line);
         show(&line);
         if let Some((name, passed)) = result_of(&line) {
@@ -228,7 +253,25 @@ pub(crate) fn examples(images: &Images, filter: Option<&str>) -> anyhow::Result<
 
 #[cfg(test)]
 mod tests {
-    use super::result_of;
+    use std::process::Command;
+    use std::time::{Duration, Instant};
+
+    use super::{follow, result_of};
+
+    #[test]
+    fn a_test_program_that_hangs_is_stopped_and_has_failed() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo test quick ... ok; exec sleep 600"]);
+        let (start, mut shown) = (Instant::now(), Vec::new());
+        let outcome = follow(&mut command, Duration::from_millis(500), |line| {
+            shown.push(line.to_owned());
+        });
+        let outcome = outcome.unwrap();
+        assert!(start.elapsed() < Duration::from_mins(5));
+        assert_eq!(outcome.passed(), 1);
+        assert!(!outcome.ended_well);
+        assert!(shown[1].contains("printed nothing for 0.5 s"), "{shown:?}");
+    }
 
     #[test]
     fn lines_of_a_test_program_tell_what_became_of_tests() {
