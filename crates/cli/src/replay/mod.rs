@@ -601,24 +601,22 @@ fn first_time(captures: &[PathBuf]) -> Result<u64, CaptureError> {
     Ok(first.unwrap_or_else(|| Config::default().boot_time))
 }
 
-/// Puts the flows in the order of their first packets.
+/// Puts the flows in the order of their first packets. Those without any are of packets that the driver injected, which
+/// count with what they stand for.
 fn in_order(results: &mut Results) {
-    let mut order: Vec<usize> = (0..results.flows.len()).collect();
+    let has_packets = |&index: &usize| results.flows[index].packets != [0, 0];
+    let mut order: Vec<usize> = (0..results.flows.len()).filter(has_packets).collect();
     order.sort_by_key(|&index| results.flows[index].first_seen);
-    let mut places = vec![0; order.len()];
+    let mut places = vec![None; results.flows.len()];
     for (place, &index) in order.iter().enumerate() {
-        places[index] = place;
+        places[index] = Some(FlowIndex(place));
     }
     results.flows = order
         .iter()
         .map(|&index| results.flows[index].clone())
         .collect();
-    for flow in results
-        .frames
-        .iter_mut()
-        .filter_map(|frame| frame.flow.as_mut())
-    {
-        *flow = FlowIndex(places[flow.0]);
+    for frame in &mut results.frames {
+        frame.flow = frame.flow.and_then(|FlowIndex(index)| places[index]);
     }
 }
 

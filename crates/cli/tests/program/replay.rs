@@ -402,6 +402,30 @@ fn a_replay_shows_where_connections_were_to_go_and_where_they_go() {
 }
 
 #[test]
+fn what_a_rule_translates_has_passed_and_is_in_no_flow_of_its_own() {
+    let policy = scratch_file(
+        "translate.toml",
+        b"default = 'permit'
+        [[rule]]
+        action = 'permit'
+        remote_address = '192.0.2.80'
+        remote_port = 53
+        translate = '192.0.2.81:5353'",
+    );
+    let ends = |options: &[&str]| -> Vec<Value> {
+        let flows = flows(&capture("web.pcap"), options).into_iter();
+        flows
+            .map(|flow| json!([flow["local"], flow["remote"], flow["packets"]]))
+            .collect()
+    };
+    assert_eq!(ends(&["--policy", &policy]), ends(&[]));
+    let shown = portcullis(&["replay", &capture("web.pcap"), "--policy", &policy]);
+    for line in ["116 passed, 0 blocked", "  8 packets changed"] {
+        assert!(shown.output.contains(line), "{}", shown.output);
+    }
+}
+
+#[test]
 fn rules_by_interface_decide_the_traffic_of_a_host_with_interfaces() {
     let policy = example("kill-switch.toml");
     let tunnel = "--interface=Tunnel=virtual,2001:db8::10";

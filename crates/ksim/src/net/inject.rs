@@ -8,7 +8,7 @@ use super::indicate::{Filtering, InjectionMark, PacketId, StageId, StreamInjecti
 use super::indicator::{Details, Point};
 use super::key::Link;
 use super::link::Frame;
-use super::packet::{Fragment, Packet, Transport};
+use super::packet::{Fragment, Packet, Transport, protocol};
 use super::report::{PacketReport, Reason};
 use super::stream::Delivered;
 use super::tcp::Surroundings;
@@ -38,7 +38,9 @@ pub struct Injection<'a> {
     pub mark: InjectionMark,
     /// The absorbed packet that it stands for, if known (a clone knows its parent). Otherwise it is the
     /// oldest absorbed packet of the same direction with the same addresses, ports, identification, TCP
-    /// sequence number and length; a packet that was changed in one of these stands for none.
+    /// sequence number and length, or else the oldest that differs only in the remote side and, of TCP, in the
+    /// length: an address is translated, a large send is split. A packet that was changed in another of these
+    /// stands for none.
     pub origin: Option<PacketId>,
     /// The link.
     pub link: Link,
@@ -94,6 +96,27 @@ impl Fingerprint {
             },
             |packet| Self::of(&packet, outbound),
         )
+    }
+}
+
+impl Fingerprint {
+    /// What of it a driver leaves when it translates the remote side, or splits a large send.
+    const fn kept(&self) -> Self {
+        const NOWHERE: (u128, u16) = (0, 0);
+        Self {
+            source: if self.outbound { self.source } else { NOWHERE },
+            destination: if self.outbound {
+                NOWHERE
+            } else {
+                self.destination
+            },
+            length: if self.protocol == protocol::TCP {
+                0
+            } else {
+                self.length
+            },
+            ..*self
+        }
     }
 }
 
@@ -207,11 +230,12 @@ impl<F: Filtering> Host<F> {
         injection: &Injection<'_>,
         fingerprint: Fingerprint,
     ) -> Option<Absorbed> {
-        let at = self.absorbed.iter().position(|absorbed| {
-            injection
-                .origin
-                .map_or(absorbed.fingerprint == fingerprint, |id| absorbed.id == id)
-        });
+        let find = |is_it: &dyn Fn(&Absorbed) -> bool| self.absorbed.iter().position(is_it);
+        let at = match injection.origin {
+            Some(id) => find(&|absorbed| absorbed.id == id),
+            None => find(&|absorbed| absorbed.fingerprint == fingerprint)
+                .or_else(|| find(&|absorbed| absorbed.fingerprint.kept() == fingerprint.kept())),
+        };
         self.counters.injected_new += u64::from(at.is_none());
         at.and_then(|at| self.absorbed.remove(at))
     }

@@ -114,7 +114,7 @@ fn an_injected_packet_may_be_absorbed_again() {
 }
 
 #[test]
-fn a_changed_packet_stands_for_its_origin_only_if_that_is_named() {
+fn a_packet_with_other_data_stands_for_its_origin_only_if_that_is_named() {
     let mut host = host_that(LayerKind::OutboundTransport, Outcome::Absorb);
     let report = host.packet(
         0,
@@ -132,6 +132,42 @@ fn a_changed_packet_stands_for_its_origin_only_if_that_is_named() {
     };
     assert!(host.inject(&named).passed);
     assert_eq!(host.settled(), [(report.id, true)]);
+}
+
+#[test]
+fn a_packet_whose_remote_side_is_translated_stands_for_its_origin() {
+    let here = socket("10.0.0.1:5000");
+    let (asked, wire) = (socket("192.0.2.1:53"), socket("192.0.2.9:5353"));
+    for outbound in [true, false] {
+        let packet = |there, data: &[u8]| {
+            if outbound {
+                udp(here, there, data)
+            } else {
+                udp(there, here, data)
+            }
+        };
+        let (kind, point) = if outbound {
+            (LayerKind::OutboundIpPacket, InjectionPoint::NetworkSend)
+        } else {
+            (LayerKind::InboundIpPacket, InjectionPoint::NetworkReceive)
+        };
+        let mut host = host_that(kind, Outcome::Absorb);
+        let first = host.packet(0, &packet(asked, b"a")).id;
+        let equal = host.packet(0, &packet(wire, b"b")).id;
+        host.filtering().answers.clear();
+        // The one that is equal comes before the one that is older.
+        assert_eq!(
+            host.inject(&injection(point, &packet(wire, b"c"))).id,
+            equal
+        );
+        assert_eq!(
+            host.inject(&injection(point, &packet(wire, b"d"))).id,
+            first
+        );
+        assert_eq!(host.settled(), [(equal, true), (first, true)]);
+        let new = host.inject(&injection(point, &packet(wire, b"e")));
+        assert_eq!((new.id, new.passed), (PacketId::NONE, true));
+    }
 }
 
 #[test]
