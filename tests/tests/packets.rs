@@ -279,11 +279,18 @@ fn what_is_no_packet_of_a_rules_passes_whatever_it_holds() {
 
 /// A machine whose network card computes checksums and splits large sends into segments of so many bytes.
 fn world_with_card(rule: &str, segment: u32) -> World {
+    let setup = Setup {
+        card: Some(segment),
+        ..Setup::default()
+    };
+    world_with(rule, setup)
+}
+
+fn world_with(rule: &str, setup: Setup) -> World {
     let mut world = world(rule);
     let setup = Setup {
         output: true,
-        card: Some(segment),
-        ..Setup::default()
+        ..setup
     };
     world.net = Net::with_setup(&world.kernel, 0, setup);
     world
@@ -312,13 +319,13 @@ fn what_is_left_to_the_network_card_leaves_with_whole_checksums() {
     }
 }
 
-#[test]
-fn a_large_send_is_split_as_the_network_card_would() {
+/// What becomes of 3,500 bytes that an application sends at once, under a rule that changes a mark.
+fn segments_leave_whole_and_marked(setup: impl Fn() -> Setup, wanted: &[usize]) {
     for (client, server) in [
         ("192.0.2.10:50000", "198.51.100.1:443"),
         ("[2001:db8::10]:50000", "[2001:db8::80]:443"),
     ] {
-        let mut world = world_with_card("protocol = 'tcp'\nttl = 9", 1_000);
+        let mut world = world_with("protocol = 'tcp'\nttl = 9", setup());
         let mut tcp = Tcp::new(client, server);
         let handshake: Vec<Vec<u8>> = tcp.handshake().into_iter().map(whole).collect();
         world.net.at_once(&handshake);
@@ -333,16 +340,42 @@ fn a_large_send_is_split_as_the_network_card_would() {
                 layout.total - layout.header - 20
             })
             .collect();
-        assert_eq!(sizes, [1_000, 1_000, 1_000, 500]);
+        assert_eq!(sizes, wanted);
         let carried: Vec<u8> = out
             .iter()
             .zip(&sizes)
             .flat_map(|(packet, size)| packet[packet.len() - size..].to_vec())
             .collect();
         assert!(carried == data);
+        assert_eq!(
+            world.counter(Counter::PacketsChanged),
+            2 + wanted.len() as u64
+        );
         world.net.finish();
         world.end();
     }
+}
+
+#[test]
+fn a_large_send_is_split_as_the_network_card_would() {
+    let card = || Setup {
+        card: Some(1_000),
+        ..Setup::default()
+    };
+    segments_leave_whole_and_marked(card, &[1_000, 1_000, 1_000, 500]);
+}
+
+#[test]
+fn each_packet_of_a_list_is_changed() {
+    let stack = |size| {
+        move || Setup {
+            segments: Some(size),
+            ..Setup::default()
+        }
+    };
+    segments_leave_whole_and_marked(stack(1_000), &[1_000, 1_000, 1_000, 500]);
+    segments_leave_whole_and_marked(stack(1_800), &[1_800, 1_700]);
+    segments_leave_whole_and_marked(stack(100), &[875; 4]);
 }
 
 /// What left the machine, and what its streams carried by flow and direction.

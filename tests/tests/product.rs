@@ -20,6 +20,7 @@ mod hosts;
 mod interfaces;
 mod layers;
 mod lifecycle;
+mod lists;
 mod live;
 mod offloads;
 mod packets;

@@ -22,8 +22,8 @@ use crate::ndis::layout::NetBufferList;
 use crate::ndis::packet::{Contents, Packet};
 use crate::ndis::{MdlLayout, chain};
 use crate::net::{
-    ClassifyOptions, Filtering, FlowInfo, Indication, Offload, Outcome, PacketData, Redirection,
-    StageId, StreamInjection, StreamOutcome, StreamSegment, Value,
+    ClassifyOptions, Filtering, FlowInfo, Indication, Outcome, PacketData, Redirection, StageId,
+    StreamInjection, StreamOutcome, StreamSegment, Value,
 };
 use crate::verifier::{LAYER_DATA, NBL_STATE, Rule};
 
@@ -179,11 +179,10 @@ fn contents<'a>(packet: &PacketData<'a>, present: MetadataFields, layer: LayerId
         )
     });
     Contents {
-        bytes: packet.bytes,
-        start: packet.offset.min(packet.bytes.len()),
         hide_before: from_transport && !present.contains(MetadataFields::IP_HEADER_SIZE),
-        lists: false,
         offload: packet.offload,
+        more: packet.more,
+        ..Contents::of(packet.bytes, packet.offset)
     }
 }
 
@@ -224,13 +223,8 @@ impl Suspects {
 /// What the chained packets of an indication show.
 fn chained<'a>(indication: &Indication<'a>) -> impl Iterator<Item = Contents<'a>> {
     let start = indication.packet.map_or(0, |packet| packet.offset);
-    indication.chain.iter().map(move |bytes| Contents {
-        bytes,
-        start: start.min(bytes.len()),
-        hide_before: false,
-        lists: false,
-        offload: Offload::default(),
-    })
+    let chain = indication.chain.iter();
+    chain.map(move |bytes| Contents::of(bytes, start))
 }
 
 /// Puts `next` behind `list`.

@@ -20,9 +20,7 @@ use crate::access::Out;
 use crate::cpu::DISPATCH;
 use crate::ndis::chain;
 use crate::ndis::packet::Contents;
-use crate::net::{
-    FlowInfo, Indication, Offload, StageId, StreamOutcome, StreamSegment, Value, Verdict,
-};
+use crate::net::{FlowInfo, Indication, StageId, StreamOutcome, StreamSegment, Value, Verdict};
 use crate::verifier::NBL_STATE;
 
 /// A flow, and the filters that its stream passes.
@@ -171,11 +169,8 @@ impl KernelFiltering {
         let (scratch, calls) = (&self.scratch, self.calls);
         scratch.indicate(indication, identity);
         let contents = Contents {
-            bytes: segment.bytes,
-            start: 0,
-            hide_before: false,
             lists: true,
-            offload: Offload::default(),
+            ..Contents::of(segment.bytes, 0)
         };
         let lists = memory.as_ref().map_or(Out::null(), |memory| {
             memory.indicate(contents, u64::MAX, None)

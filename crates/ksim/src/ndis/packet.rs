@@ -17,7 +17,7 @@ use super::layout::{
     NetBufferData, NetBufferList, PAGE,
 };
 use crate::access::{Out, POISON};
-use crate::net::Offload;
+use crate::net::{MAX_MORE, Offload};
 
 /// How the data of a packet is spread over MDLs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -53,10 +53,32 @@ pub(crate) struct Contents<'a> {
     pub(crate) lists: bool,
     /// What the network card is left to do, or has done.
     pub(crate) offload: Offload,
+    /// Packets behind the first one in its list, a net buffer each, whose data begins where the first one's does.
+    pub(crate) more: &'a [Vec<u8>],
+}
+
+impl<'a> Contents<'a> {
+    /// A packet by itself of which all is there, with nothing done or left by the card.
+    pub(crate) fn of(bytes: &'a [u8], start: usize) -> Self {
+        Self {
+            bytes,
+            start: start.min(bytes.len()),
+            hide_before: false,
+            lists: false,
+            offload: Offload::NONE,
+            more: &[],
+        }
+    }
+
+    /// The bytes that MDL `index` has a part of.
+    fn of_mdl(&self, index: usize) -> &'a [u8] {
+        let behind = index.checked_sub(1).and_then(|index| self.more.get(index));
+        behind.map_or(self.bytes, Vec::as_slice)
+    }
 }
 
 const MAX_LISTS: usize = 2;
-const MAX_MDLS: usize = 4;
+const MAX_MDLS: usize = 1 + MAX_MORE;
 /// Bytes before each MDL's buffer that must not change.
 const FENCE: usize = 16;
 const FENCE_BYTE: u8 = 0xfd;
@@ -69,7 +91,7 @@ const CAPACITY: usize = 0x10000;
 #[repr(C)]
 struct Frame {
     lists: [NetBufferList; MAX_LISTS],
-    buffers: [NetBuffer; MAX_LISTS],
+    buffers: [NetBuffer; MAX_MDLS],
     mdls: [Mdl; MAX_MDLS],
 }
 
@@ -162,7 +184,8 @@ struct Spread {
     parts: [Part; MAX_MDLS],
     used: usize,
     lists: usize,
-    buffers: [Option<NetBufferData>; MAX_LISTS],
+    /// The net buffers: all of one list, or one of each.
+    buffers: [Option<NetBufferData>; MAX_MDLS],
     hidden: Vec<u8>,
     random: u64,
 }
@@ -205,7 +228,7 @@ impl Packet {
             parts: [Part::default(); MAX_MDLS],
             used: 0,
             lists: 0,
-            buffers: [None; MAX_LISTS],
+            buffers: [None; MAX_MDLS],
             hidden: Vec::new(),
             random,
         };
@@ -312,10 +335,23 @@ impl Spread {
             from: 0,
             to: length,
         };
+        for (index, bytes) in contents.more.iter().enumerate().take(MAX_MORE) {
+            self.parts[index + 1] = Part {
+                slack: 0,
+                from: 0,
+                to: bytes.len(),
+            };
+            self.used += 1;
+        }
         if layout == MdlLayout::Whole {
             return true;
         }
-        self.parts[0].slack = self.next_random(MAX_SLACK + 1);
+        for index in 0..self.used {
+            self.parts[index].slack = self.next_random(MAX_SLACK + 1);
+        }
+        if self.used > 1 {
+            return self.next_random(4) != 0;
+        }
         let mut cuts = [0; MAX_MDLS - 1];
         let count = self.next_random(MAX_MDLS);
         for cut in &mut cuts[..count] {
@@ -351,8 +387,10 @@ impl Spread {
         for index in 0..self.used {
             let part = self.parts[index];
             self.fill_part(index, part, contents);
-            let next_list = self.lists == 2 && index + 2 == self.used;
-            let next = if index + 1 == self.used || next_list {
+            let is_last_of_buffer = index + 1 == self.used
+                || !contents.more.is_empty()
+                || self.lists == 2 && index + 2 == self.used;
+            let next = if is_last_of_buffer {
                 Out::null()
             } else {
                 self.mdl(index + 1)
@@ -366,20 +404,16 @@ impl Spread {
             mdl.next = next;
             self.mdl(index).set(mdl);
         }
-        self.buffers = [None; MAX_LISTS];
+        self.buffers = [None; MAX_MDLS];
+        let buffers = if contents.more.is_empty() {
+            self.lists
+        } else {
+            self.used
+        };
+        for index in (0..buffers).rev() {
+            self.fill_buffer(index, buffers, contents);
+        }
         for index in 0..self.lists {
-            let first = if index == 0 { 0 } else { self.used - 1 };
-            let from = self.parts[first].from;
-            let to = if self.lists == 2 && index == 0 {
-                self.parts[self.used - 1].from
-            } else {
-                contents.bytes.len()
-            };
-            let start = if index == 0 { contents.start } else { from };
-            let offset = u32::try_from(self.parts[first].slack + start - from).unwrap_or(u32::MAX);
-            let buffer = super::pool::positioned(0, self.mdl(first), offset, to - start);
-            self.buffers[index] = Some(buffer.data);
-            self.buffer(index).set(buffer);
             let mut list = NetBufferList::of(self.buffer(index), 0);
             list.info[INFO_CHECKSUM] = contents.offload.checksum as usize;
             list.info[INFO_LARGE_SEND] = contents.offload.large_send as usize;
@@ -392,13 +426,33 @@ impl Spread {
         }
     }
 
+    /// Fills net buffer `index` of `count`.
+    fn fill_buffer(&mut self, index: usize, count: usize, contents: Contents<'_>) {
+        let is_packet = index == 0 || !contents.more.is_empty();
+        let first = if is_packet { index } else { self.used - 1 };
+        let from = self.parts[first].from;
+        let to = if self.lists == 2 && index == 0 {
+            self.parts[self.used - 1].from
+        } else {
+            contents.of_mdl(first).len()
+        };
+        let start = if is_packet { contents.start } else { from };
+        let offset = u32::try_from(self.parts[first].slack + start - from).unwrap_or(u32::MAX);
+        let mut buffer = super::pool::positioned(0, self.mdl(first), offset, to - start);
+        if self.lists == 1 && index + 1 < count {
+            buffer.data.next = self.buffer(index + 1);
+        }
+        self.buffers[index] = Some(buffer.data);
+        self.buffer(index).set(buffer);
+    }
+
     fn fill_part(&self, index: usize, part: Part, contents: Contents<'_>) {
         let start = self.start(index);
         let before: Out<u8> = start.offset(0usize.wrapping_sub(FENCE));
         before.copy_from(&[FENCE_BYTE; FENCE]);
         start.copy_from(&[POISON; MAX_SLACK][..part.slack]);
         let data: Out<u8> = start.offset(part.slack);
-        data.copy_from(&contents.bytes[part.from..part.to]);
+        data.copy_from(&contents.of_mdl(index)[part.from..part.to]);
         if contents.hide_before && part.from < contents.start {
             for at in part.from..part.to.min(contents.start) {
                 data.offset::<u8>(at - part.from).set(POISON);
@@ -418,8 +472,10 @@ impl Spread {
             if list.first != self.buffer(index) || list.next != next {
                 return Some("its list of net buffers was changed");
             }
-            if chain::data_of(self.buffer(index)) != self.buffers[index] {
-                return Some("the offset, length or MDL chain of its net buffer was not put back");
+        }
+        for (index, filled) in self.buffers.iter().enumerate() {
+            if filled.is_some() && chain::data_of(self.buffer(index)) != *filled {
+                return Some("the offset, length or MDL chain of a net buffer was not put back");
             }
         }
         for index in 0..self.used {
@@ -445,7 +501,7 @@ impl Spread {
             let data = self
                 .start(index)
                 .offset::<u8>(part.slack + shown - part.from);
-            if !same(data, &contents.bytes[shown..part.to]) {
+            if !same(data, &contents.of_mdl(index)[shown..part.to]) {
                 return Some("its data was changed in place");
             }
         }
@@ -592,11 +648,8 @@ mod tests {
         let packets = Packets::default();
         let packet = packets.allocate(MdlLayout::Whole, 0).unwrap();
         let contents = Contents {
-            bytes: b"data of a stream",
-            start: 0,
-            hide_before: false,
             lists: true,
-            offload: Offload::default(),
+            ..Contents::of(b"data of a stream", 0)
         };
         let given = AtomicU32::new(0);
         std::thread::scope(|scope| {

@@ -3,7 +3,7 @@
 
 use wfp_schema::IpVersion;
 
-use super::packet::{Packet, protocol};
+use super::packet::{Packet, Transport, protocol, tcp_flag};
 
 /// What a list says that the card is to do, or has done (`NET_BUFFER_LIST_INFO`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -144,16 +144,17 @@ pub(super) fn segmentation(packet: &Packet<'_>, size: u32) -> u32 {
     (size & 0xf_ffff) | (header & 0x3ff) << 20 | version
 }
 
-/// The datagrams that a UDP packet is split into, each with `size` bytes of data but the last: headers are repeated, the
-/// identification counts on, lengths and checksums are each one's own.
+/// The datagrams, or segments of TCP, that a packet is split into, each with `size` bytes of data but the last: headers are
+/// repeated, identification and sequence numbers count on, lengths and checksums are each one's own, and of TCP's flags `FIN`
+/// and `PSH` are the last one's.
 pub(super) fn split(packet: &Packet<'_>, size: usize) -> Vec<Vec<u8>> {
+    const UNTIL_THE_LAST: u8 = tcp_flag::FIN | tcp_flag::PSH;
     let start = packet.ip_header_len;
-    let headers = &packet.bytes[..start + UDP_HEADER];
-    let mut datagrams = Vec::new();
-    for (index, data) in packet.payload().chunks(size.max(1)).enumerate() {
+    let headers = &packet.bytes[..start + packet.transport_header_len];
+    let mut packets = Vec::new();
+    let mut pieces = packet.payload().chunks(size.max(1)).enumerate().peekable();
+    while let Some((index, data)) = pieces.next() {
         let mut bytes = [headers, data].concat();
-        let length = short(bytes.len() - start);
-        bytes[start + 4..start + 6].copy_from_slice(&length);
         match packet.version {
             IpVersion::V4 => {
                 let number = packet
@@ -169,13 +170,25 @@ pub(super) fn split(packet: &Packet<'_>, size: usize) -> Vec<Vec<u8>> {
                 bytes[4..6].copy_from_slice(&payload);
             }
         }
-        // Without a checksum none is computed.
-        if headers[start + 6..start + 8] != [0, 0] || packet.version == IpVersion::V6 {
-            set_udp_checksum(&mut bytes, packet);
+        if let Transport::Tcp(tcp) = packet.transport {
+            let before = u32::try_from(index * size.max(1)).unwrap_or(0);
+            let sequence = tcp.sequence.wrapping_add(before);
+            bytes[start + 4..start + 8].copy_from_slice(&sequence.to_be_bytes());
+            if pieces.peek().is_some() {
+                bytes[start + 13] &= !UNTIL_THE_LAST;
+            }
+        } else {
+            let length = short(bytes.len() - start);
+            bytes[start + 4..start + 6].copy_from_slice(&length);
         }
-        datagrams.push(bytes);
+        // A datagram over IPv4 may be without a checksum: then none is computed.
+        let may_lack = packet.protocol == protocol::UDP && packet.version == IpVersion::V4;
+        if !may_lack || headers[start + 6..start + 8] != [0, 0] {
+            set_transport_checksum(&mut bytes, packet);
+        }
+        packets.push(bytes);
     }
-    datagrams
+    packets
 }
 
 /// Whether the card may put `next` behind `first` in one packet: the same headers but for lengths, identification and
@@ -255,16 +268,18 @@ fn set_ipv4_checksum(bytes: &mut [u8], header: usize) {
     bytes[10..12].copy_from_slice(&sum.to_be_bytes());
 }
 
-/// The checksum of a UDP datagram between the ends of `packet`.
-fn set_udp_checksum(bytes: &mut [u8], packet: &Packet<'_>) {
+/// The checksum of a UDP datagram, or a TCP segment, between the ends of `packet`.
+fn set_transport_checksum(bytes: &mut [u8], packet: &Packet<'_>) {
     let start = packet.ip_header_len;
-    bytes[start + 6..start + 8].fill(0);
+    let is_tcp = packet.protocol == protocol::TCP;
+    let at = start + if is_tcp { 16 } else { 6 };
+    bytes[at..at + 2].fill(0);
     let pseudo = u64::from(pseudo_header(packet, bytes.len() - start));
     let sum = match !fold(words_of(&bytes[start..]) + pseudo) {
-        0 => u16::MAX,
+        0 if !is_tcp => u16::MAX,
         sum => sum,
     };
-    bytes[start + 6..start + 8].copy_from_slice(&sum.to_be_bytes());
+    bytes[at..at + 2].copy_from_slice(&sum.to_be_bytes());
 }
 
 /// A length of a header's.
@@ -345,7 +360,7 @@ mod tests {
         let copy = bytes.clone();
         let packet = Packet::parse(&copy).unwrap();
         super::set_ipv4_checksum(&mut bytes, 20);
-        super::set_udp_checksum(&mut bytes, &packet);
+        super::set_transport_checksum(&mut bytes, &packet);
         bytes
     }
 

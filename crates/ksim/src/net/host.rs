@@ -69,6 +69,9 @@ pub struct Setup {
     /// What the network card does for the stack: it computes checksums of what is sent, and splits TCP data into segments of so many
     /// bytes. `None`: nothing.
     pub card: Option<u32>,
+    /// The stack splits TCP data that it sends into segments of at least so many bytes, and hands down up to four of them in one
+    /// net buffer list, as it does where the card does not split them. `None`: a packet comes in a list of its own.
+    pub segments: Option<u32>,
 }
 
 impl Default for Setup {
@@ -89,6 +92,7 @@ impl Default for Setup {
             output: false,
             journal: false,
             card: None,
+            segments: None,
         }
     }
 }
@@ -165,6 +169,8 @@ pub(super) struct Transit<'p> {
     pub(super) frame: Option<Frame<'p>>,
     /// What the network card is left to do, or has done.
     pub(super) offload: Offload,
+    /// Packets behind it in its net buffer list.
+    pub(super) more: &'p [Vec<u8>],
 }
 
 impl<'p> Transit<'p> {
@@ -185,6 +191,7 @@ impl<'p> Transit<'p> {
             arrival,
             frame: None,
             offload: Offload::NONE,
+            more: &[],
         }
     }
 
@@ -204,6 +211,7 @@ impl<'p> Transit<'p> {
             id: self.id,
             injection: self.mark,
             offload: self.offload,
+            more: self.more,
         }
     }
 }

@@ -38,7 +38,13 @@ pub struct PacketData<'a> {
     pub injection: Option<InjectionMark>,
     /// What the network card is left to do with it, or has done.
     pub offload: Offload,
+    /// Packets of the same flow behind it in its net buffer list, a net buffer each, whose data starts at the same offset. At
+    /// most [`MAX_MORE`].
+    pub more: &'a [Vec<u8>],
 }
+
+/// Most packets behind the first one of a net buffer list.
+pub const MAX_MORE: usize = 3;
 
 /// What the implementer of [`Filtering`] wants to be told about a packet that it injected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

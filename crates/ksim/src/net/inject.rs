@@ -231,11 +231,13 @@ impl<F: Filtering> Host<F> {
         fingerprint: Fingerprint,
     ) -> Option<Absorbed> {
         let find = |is_it: &dyn Fn(&Absorbed) -> bool| self.absorbed.iter().position(is_it);
-        let at = match injection.origin {
-            Some(id) => find(&|absorbed| absorbed.id == id),
-            None => find(&|absorbed| absorbed.fingerprint == fingerprint)
-                .or_else(|| find(&|absorbed| absorbed.fingerprint.kept() == fingerprint.kept())),
+        let like_it = || {
+            find(&|absorbed| absorbed.fingerprint == fingerprint)
+                .or_else(|| find(&|absorbed| absorbed.fingerprint.kept() == fingerprint.kept()))
         };
+        let at = injection
+            .origin
+            .map_or_else(like_it, |id| find(&|absorbed| absorbed.id == id));
         self.counters.injected_new += u64::from(at.is_none());
         at.and_then(|at| self.absorbed.remove(at))
     }

@@ -374,6 +374,7 @@ impl<F: Filtering> Host<F> {
             id,
             injection: mark,
             offload: Offload::default(),
+            more: &[],
         };
         let layers = if outbound {
             &self.link_layers.outbound

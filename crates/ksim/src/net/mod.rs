@@ -101,8 +101,9 @@ pub(crate) use card::finish;
 pub use endpoint::{Opened, Socket};
 pub use host::{Arrival, Host, IDLE_TIMEOUT, Setup};
 pub use indicate::{
-    ClassifyOptions, End, Filtering, FlowInfo, Indication, InjectionMark, Outcome, PacketData,
-    PacketId, StageId, StreamInjection, StreamOutcome, StreamSegment, Ticks, Token, Value, Verdict,
+    ClassifyOptions, End, Filtering, FlowInfo, Indication, InjectionMark, MAX_MORE, Outcome,
+    PacketData, PacketId, StageId, StreamInjection, StreamOutcome, StreamSegment, Ticks, Token,
+    Value, Verdict,
 };
 pub use inject::{Injection, InjectionPoint};
 pub use interface::{Interface, Interfaces};

@@ -12,10 +12,10 @@ use wfp_schema::codes::AddressType;
 use super::card;
 use super::flow::State;
 use super::host::{Arrival, Entry, Host, Transit, dropped, has_ale};
-use super::indicate::{Filtering, Outcome};
+use super::indicate::{Filtering, MAX_MORE, Outcome};
 use super::indicator::{Conversation, Details, Point};
 use super::key::is_connection;
-use super::packet::{Packet, Tcp, Transport, tcp_flag};
+use super::packet::{Packet, Tcp, Transport, protocol, tcp_flag};
 use super::report::{PacketReport, Reason};
 use super::tcp::{Connection, Surroundings};
 
@@ -198,6 +198,21 @@ impl<F: Filtering> Host<F> {
             self.payload(flow, transit, from)?;
             self.stream_packet(flow, transit)?;
         }
+        let segments = self.segments(transit);
+        if let [first, more @ ..] = segments.as_slice()
+            && let Ok(packet) = &Packet::parse(first)
+        {
+            let list = Transit {
+                packet,
+                more,
+                ..*transit
+            };
+            self.through_lower_layers(flow, &list, from, opening)?;
+            for segment in &segments {
+                self.sent(segment);
+            }
+            return Ok(());
+        }
         // What is injected is as it was made; the stack's own is left to the card.
         let card = self.setup.card.filter(|_| transit.mark.is_none());
         let left = card.and_then(|size| card::left(transit.packet, size, transit.offload));
@@ -211,10 +226,7 @@ impl<F: Filtering> Host<F> {
                 offload: *offload,
                 ..*transit
             });
-        if from != Entry::Network {
-            self.at_transport(flow, &shown, opening)?;
-        }
-        self.at_packet_layer(flow, &shown, Point::OutboundPacket, opening)?;
+        self.through_lower_layers(flow, &shown, from, opening)?;
         let entry = &self.flows.all[flow];
         if entry.conversation.loopback {
             return Ok(());
@@ -230,6 +242,37 @@ impl<F: Filtering> Host<F> {
             None => self.sent(transit.packet.bytes),
         }
         Ok(())
+    }
+
+    /// The layers of what is sent that show it as it goes to the card.
+    fn through_lower_layers(
+        &mut self,
+        flow: usize,
+        transit: &Transit<'_>,
+        from: Entry,
+        opening: bool,
+    ) -> Result<(), Reason> {
+        if from != Entry::Network {
+            self.at_transport(flow, transit, opening)?;
+        }
+        self.at_packet_layer(flow, transit, Point::OutboundPacket, opening)
+    }
+
+    /// The segments that the stack makes of a packet before it hands it down; none if it leaves the packet whole.
+    fn segments(&self, transit: &Transit<'_>) -> Vec<Vec<u8>> {
+        let packet = transit.packet;
+        let is_own = transit.mark.is_none() && transit.frame.is_none();
+        let data = packet.payload().len();
+        let size = self.setup.segments.map_or(data, |size| {
+            let least = data.div_ceil(1 + MAX_MORE);
+            least.max(size as usize)
+        });
+        let splits = is_own && packet.protocol == protocol::TCP && !packet.is_cut();
+        if splits && data > size {
+            card::split(packet, size)
+        } else {
+            Vec::new()
+        }
     }
 
     /// Looks at what the flow has become before the packet does anything.

@@ -380,6 +380,7 @@ impl Passing<'_> {
                 id: self.id,
                 injection: self.mark,
                 offload: Offload::default(),
+                more: &[],
             }),
             ..Indication::new(layer.id, &values, &metadata)
         };

@@ -389,7 +389,7 @@ fn a_machine_that_crashes_while_it_is_left_does_not_keep_who_leaves_it() {
         // As if the crash came after the last user had looked whether there was one.
         let (closed, told) = std::sync::mpsc::channel();
         std::thread::spawn(move || closed.send(kernel.scheduler().close()));
-        let all = told.recv_timeout(std::time::Duration::from_secs(60));
+        let all = told.recv_timeout(std::time::Duration::from_mins(1));
         assert_eq!(
             all,
             Ok(false),

@@ -51,6 +51,7 @@ fn packet(number: u64, bytes: &[u8]) -> Shown<'_> {
         id: PacketId(number),
         injection: None,
         offload: Offload::default(),
+        more: &[],
     });
     Shown {
         packet,

@@ -424,6 +424,7 @@ impl<'a> Shown<'a> {
             id: PacketId(3),
             injection,
             offload: Offload::default(),
+            more: &[],
         });
         Self {
             packet,
