@@ -252,6 +252,7 @@ impl Indicated {
             id: ksim::net::PacketId(0),
             injection: None,
             offload: self.offload,
+            more: &[],
         });
         with(&Indication {
             packet,
