@@ -5,26 +5,23 @@
 
 use std::time::Duration;
 
+use ksim::net::Setup;
 use ksim::{Caller, Config, PoolMode};
 use portcullis_proto::capture::{CaptureReply, StartCaptureRequest};
 use portcullis_proto::device::ControlCode;
 use portcullis_proto::message::ReadRequest;
 use portcullis_proto::{Action, Counter};
 use portcullis_tests::control::{Device, compile_with};
-use portcullis_tests::messages::{client_hello, http_request};
-use portcullis_tests::{Tcp, World, proxy, udp};
+use portcullis_tests::{Net, World, proxy};
 use serde::Serialize;
 use wfp_schema::NtStatus;
 use zerocopy::IntoBytes as _;
 
+use crate::rounds::{self, PORTS, Traffic, UNITS};
 use crate::timing::{Nanoseconds, timed};
 
 /// IP protocol number of ICMP.
 const ICMP: u8 = 1;
-/// So many units a round.
-const UNITS: u16 = 64;
-/// The first port of a round's connections.
-const PORTS: u16 = 20_000;
 
 /// What a kind costs.
 #[derive(Debug, Serialize)]
@@ -49,187 +46,186 @@ struct Kind {
     /// This counter shows that the rules had their effect.
     shows: Counter,
     prepare: fn(&mut World) -> Option<Device>,
+    /// What ends a round, on both machines, and is measured.
+    complete: fn(&mut World),
     /// What is done after each round, and not measured.
     after: fn(&Device),
     traffic: fn() -> Traffic,
 }
 
-/// What a round sends: first what is not measured, then so many units.
-struct Traffic {
-    before: Vec<Vec<u8>>,
-    measured: Vec<Vec<u8>>,
-}
+/// A kind whose rules say everything, without traffic.
+const PLAIN: Kind = Kind {
+    name: "",
+    unit: "packet",
+    rules: "",
+    both: "",
+    shows: Counter::FlowsCreated,
+    prepare: nothing,
+    complete: |_| (),
+    after: |_| (),
+    traffic: rounds::datagrams,
+};
 
 const KINDS: &[Kind] = &[
     Kind {
         name: "host by TLS",
         unit: "connection",
         rules: "[[rule]]\naction = 'block'\nhost = 'elsewhere.example'",
-        both: "",
         shows: Counter::HostTls,
-        prepare: nothing,
-        after: |_| (),
-        traffic: greetings,
+        traffic: rounds::greetings,
+        ..PLAIN
     },
     Kind {
         name: "ask, answered before",
         unit: "connection",
         rules: "[[rule]]\naction = 'ask'\nremote_port = 443",
-        both: "",
         shows: Counter::Answered,
         prepare: answer,
-        after: |_| (),
-        traffic: handshakes,
+        traffic: rounds::handshakes,
+        ..PLAIN
+    },
+    Kind {
+        name: "ask, accept held",
+        unit: "connection",
+        rules: "[[rule]]\naction = 'ask'\ndirection = 'inbound'",
+        shows: Counter::Answered,
+        complete: answer_all,
+        traffic: rounds::visits,
+        ..PLAIN
     },
     Kind {
         name: "redirect",
         unit: "connection",
         rules: "[[rule]]\naction = 'permit'\ndirection = 'outbound'\napplication = 'C:\\browser.exe'\nremote_port = 443\nredirect = '127.0.0.1:8080'",
-        both: "",
         shows: Counter::Redirected,
         prepare: listen,
-        after: |_| (),
-        traffic: datagram_each,
+        traffic: rounds::datagram_each,
+        ..PLAIN
     },
     Kind {
         name: "content, inline",
         unit: "segment",
         rules: "[[rule]]\naction = 'block'\ncontent = 'Project Falcon'",
-        both: "",
-        shows: Counter::FlowsCreated,
-        prepare: nothing,
-        after: |_| (),
-        traffic: segments,
+        traffic: rounds::segments,
+        ..PLAIN
     },
     Kind {
         name: "content, out of band",
         unit: "segment",
         rules: "[[rule]]\naction = 'block'\ncontent = 'Project Falcon'\ninspect = 'out of band'",
-        both: "",
         shows: Counter::StreamsInjected,
-        prepare: nothing,
-        after: |_| (),
-        traffic: segments,
+        traffic: rounds::segments,
+        ..PLAIN
     },
     Kind {
         name: "replace, once in each",
         unit: "segment",
         rules: "[[rule]]\naction = 'permit'\nremote_port = 443\nreplace = [{ find = 'Project Falcon', with = 'the project', direction = 'sent' }]",
-        both: "",
         shows: Counter::StreamsRewritten,
-        prepare: nothing,
-        after: |_| (),
-        traffic: words,
+        traffic: rounds::words,
+        ..PLAIN
     },
     Kind {
         name: "http_header",
         unit: "connection",
         rules: "[[rule]]\naction = 'permit'\nremote_port = 443\nhttp_header = { User-Agent = 'none' }",
-        both: "",
         shows: Counter::StreamsRewritten,
-        prepare: nothing,
-        after: |_| (),
-        traffic: requests,
+        traffic: rounds::requests,
+        ..PLAIN
     },
     Kind {
         name: "dscp",
-        unit: "packet",
         rules: "[[rule]]\naction = 'permit'\nremote_port = 443\ndscp = 46",
-        both: "",
         shows: Counter::PacketsChanged,
-        prepare: nothing,
-        after: |_| (),
-        traffic: datagrams,
+        ..PLAIN
     },
     Kind {
         name: "translate",
-        unit: "packet",
         rules: "[[rule]]\naction = 'permit'\nremote_port = 443\ntranslate = '198.51.100.2:8443'",
-        both: "",
         shows: Counter::PacketsChanged,
-        prepare: nothing,
-        after: |_| (),
-        traffic: datagrams,
+        ..PLAIN
     },
     Kind {
         name: "rate, never reached",
-        unit: "packet",
         rules: "[[rule]]\naction = 'permit'\nremote_port = 443\nrate = '100 Gbit/s'\nburst = '1 MB'",
-        both: "",
-        shows: Counter::FlowsCreated,
-        prepare: nothing,
-        after: |_| (),
-        traffic: datagrams,
+        ..PLAIN
     },
     Kind {
         name: "rate, a packet that waits",
-        unit: "packet",
         rules: "[[rule]]\naction = 'permit'\nremote_port = 443\nrate = '400 kB/s'\nburst = '1 kB'\nqueue = '1 MB'",
-        both: "",
         shows: Counter::PacketsDelayed,
-        prepare: nothing,
-        after: |_| (),
-        traffic: datagrams,
+        ..PLAIN
     },
     Kind {
         name: "delay, a packet that waits",
-        unit: "packet",
         rules: "[[rule]]\naction = 'permit'\nremote_port = 443\ndelay = '3 ms'",
-        both: "",
         shows: Counter::PacketsDelayed,
-        prepare: nothing,
-        after: |_| (),
-        traffic: datagrams,
+        ..PLAIN
+    },
+    Kind {
+        name: "loss, of half",
+        rules: "[[rule]]\naction = 'permit'\nremote_port = 443\nloss = '50 %'",
+        shows: Counter::PacketsLost,
+        ..PLAIN
     },
     Kind {
         name: "bind",
         unit: "socket",
         rules: "[[rule]]\naction = 'permit'\nbind = '192.0.2.11'",
-        both: "",
         shows: Counter::Bound,
-        prepare: nothing,
-        after: |_| (),
-        traffic: datagram_each,
+        traffic: rounds::datagram_each,
+        ..PLAIN
+    },
+    Kind {
+        name: "bind, decided",
+        unit: "socket",
+        rules: "[[rule]]\naction = 'permit'\noperation = 'bind'\nlog = true",
+        shows: Counter::EventsWritten,
+        traffic: rounds::datagram_each,
+        ..PLAIN
+    },
+    Kind {
+        name: "forward, blocked",
+        rules: "[[rule]]\naction = 'block'\noperation = 'forward'",
+        shows: Counter::ForwardBlocked,
+        traffic: rounds::transits,
+        ..PLAIN
+    },
+    Kind {
+        name: "ICMP error, blocked",
+        rules: "[[rule]]\naction = 'block'\noperation = 'icmp-error'",
+        shows: Counter::IcmpErrorsBlocked,
+        traffic: rounds::errors,
+        ..PLAIN
     },
     Kind {
         name: "discards, observed",
-        unit: "packet",
         rules: "observe = true",
         both: "[[rule]]\naction = 'block'\nremote_port = 443",
         shows: Counter::Discards,
-        prepare: nothing,
-        after: |_| (),
-        traffic: datagram_each,
+        traffic: rounds::datagram_each,
+        ..PLAIN
     },
     Kind {
         name: "closed, with statistics",
         unit: "connection",
         rules: "[[rule]]\naction = 'permit'\nremote_port = 443\nlog = true",
-        both: "",
         shows: Counter::EventsWritten,
-        prepare: nothing,
-        after: |_| (),
-        traffic: closings,
+        traffic: rounds::closings,
+        ..PLAIN
     },
     Kind {
         name: "mirror, whole packets",
-        unit: "packet",
         rules: "[[rule]]\naction = 'permit'\nremote_port = 443\nmirror = true",
-        both: "",
-        shows: Counter::FlowsCreated,
         prepare: mirror,
         after: take_captured,
-        traffic: datagrams,
+        ..PLAIN
     },
     Kind {
         name: "capture, whole packets",
-        unit: "packet",
-        rules: "",
-        both: "",
-        shows: Counter::FlowsCreated,
         prepare: capture,
         after: take_captured,
-        traffic: datagrams,
+        ..PLAIN
     },
 ];
 
@@ -259,7 +255,7 @@ impl Kind {
         });
         for round in 0..rounds + WARM_UP {
             for (world, device, samples) in &mut machines {
-                let time = run(world, &(self.traffic)());
+                let time = run(world, &(self.traffic)(), self.complete);
                 if round >= WARM_UP {
                     samples.push(time.as_secs_f64() * 1e9 / f64::from(UNITS));
                 }
@@ -299,15 +295,23 @@ fn world(policy: &str) -> World {
     });
     let status = world.device().try_set_policy(&compile_with(policy, false));
     assert_eq!(status, NtStatus::SUCCESS);
-    world.owned_by(proxy::owners());
+    let setup = Setup {
+        processes: proxy::owners(),
+        forwarding: true,
+        ..Setup::default()
+    };
+    world.net = Net::with_setup(&world.kernel, 0, setup);
     world
 }
 
 /// Sends a round's packets; how long those took that are measured.
-fn run(world: &mut World, traffic: &Traffic) -> Duration {
+fn run(world: &mut World, traffic: &Traffic, complete: fn(&mut World)) -> Duration {
     drop(world.net.fates(&traffic.before));
     let mut fates = Vec::new();
-    let time = timed(|| fates = world.net.fates(&traffic.measured));
+    let time = timed(|| {
+        fates = world.net.fates(&traffic.measured);
+        complete(world);
+    });
     assert_eq!(fates.len(), traffic.measured.len());
     time
 }
@@ -323,13 +327,18 @@ fn answer(world: &mut World) -> Option<Device> {
     drop(
         world
             .net
-            .fates(&[connection(PORTS - 1).handshake().remove(0)]),
+            .fates(&[rounds::connection(PORTS - 1).handshake().remove(0)]),
     );
+    answer_all(world);
+    None
+}
+
+/// Answers what is asked.
+fn answer_all(world: &mut World) {
     for question in world.device().questions() {
         assert!(world.device().reply(&question, Action::Permit));
     }
     drop(world.net.settle());
-    None
 }
 
 /// A proxy listens.
@@ -369,90 +378,4 @@ fn take_captured(device: &Device) {
         result.output.len() > usize::from(UNITS) * 512,
         "every packet"
     );
-}
-
-fn connection(port: u16) -> Tcp {
-    Tcp::new(&format!("192.0.2.10:{port}"), "198.51.100.1:443")
-}
-
-/// A connection begins in each unit.
-fn handshakes() -> Traffic {
-    let measured = (PORTS..PORTS + UNITS).flat_map(|port| connection(port).handshake());
-    Traffic {
-        before: Vec::new(),
-        measured: measured.collect(),
-    }
-}
-
-/// A connection ends in each unit.
-fn closings() -> Traffic {
-    let (mut before, mut measured) = (Vec::new(), Vec::new());
-    for port in PORTS..PORTS + UNITS {
-        let mut tcp = connection(port);
-        before.extend(tcp.handshake());
-        before.push(tcp.client_says(b"question"));
-        before.push(tcp.server_says(b"answer"));
-        measured.extend(tcp.close());
-    }
-    Traffic { before, measured }
-}
-
-/// The first datagram to the server in each unit.
-fn datagram_each() -> Traffic {
-    let measured = (0..UNITS).map(|unit| {
-        let client = format!("192.0.2.10:{}", 50_000 + unit);
-        udp(&client, "198.51.100.1:443", b"question")
-    });
-    Traffic {
-        before: Vec::new(),
-        measured: measured.collect(),
-    }
-}
-
-/// What each connection says first.
-fn firsts(message: &[u8]) -> Traffic {
-    let (mut before, mut measured) = (Vec::new(), Vec::new());
-    for port in PORTS..PORTS + UNITS {
-        let mut tcp = connection(port);
-        before.extend(tcp.handshake());
-        measured.push(tcp.client_says(message));
-    }
-    Traffic { before, measured }
-}
-
-fn greetings() -> Traffic {
-    firsts(&client_hello(Some("www.example.net")))
-}
-
-fn requests() -> Traffic {
-    firsts(&http_request("www.example.net"))
-}
-
-/// Segments of one connection.
-fn of_one(segment: &[u8]) -> Traffic {
-    let mut tcp = connection(PORTS);
-    let mut before = tcp.handshake();
-    before.push(tcp.client_says(segment));
-    Traffic {
-        before,
-        measured: (0..UNITS).map(|_| tcp.client_says(segment)).collect(),
-    }
-}
-
-fn segments() -> Traffic {
-    of_one(&[b'.'; 1_460])
-}
-
-fn words() -> Traffic {
-    let mut segment = [b'.'; 1_460];
-    segment[700..714].copy_from_slice(b"Project Falcon");
-    of_one(&segment)
-}
-
-fn datagrams() -> Traffic {
-    let datagram = || udp("192.0.2.10:20000", "198.51.100.1:443", &[0x40; 512]);
-    Traffic {
-        before: vec![datagram()],
-        measured: (0..UNITS).map(|_| datagram()).collect(),
-    }
 }

@@ -7,8 +7,12 @@
 mod kinds;
 mod machine;
 mod policies;
+#[path = "../../../crates/core/tests/shared/quic.rs"]
+#[allow(dead_code, unreachable_pub, reason = "shared with the core's tests")]
+mod quic;
 mod replay;
 mod report;
+mod rounds;
 mod rows;
 mod steps;
 mod timing;

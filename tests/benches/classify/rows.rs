@@ -3,15 +3,16 @@
 use std::ops::Range;
 
 use ksim::fwp::KernelFiltering;
-use ksim::net::{Filtering as _, StageId, StreamOutcome, StreamSegment};
+use ksim::net::{Filtering as _, Outcome, StageId, StreamOutcome, StreamSegment};
 use ksim::{Cpu, Kernel};
-use portcullis_tests::messages::{client_hello, dns_query};
+use portcullis_tests::messages::{client_hello, dns_query, http_request};
 use wfp_schema::{ClassifyOutFlags, IpVersion, LayerKind, StreamAction, StreamFlags};
 
 use crate::machine::{
     Conversation, Indicated, Portcullis, TCP, UDP, begin_flow, conversation, without_driver,
 };
 use crate::policies::{Events, Kind, policy};
+use crate::rounds::initial;
 use crate::windivert::WinDivert;
 
 /// Calls of one kind, as many as wanted in a row.
@@ -47,8 +48,8 @@ enum What {
     /// A filter without a callout: the platform alone.
     Platform(IpVersion),
     Connect(IpVersion),
-    /// The first segment of a connection.
-    StreamHello,
+    /// What a connection says first.
+    First(Greeting),
     /// A segment of a connection whose host is known.
     StreamData,
     /// A datagram of a flow that is decided.
@@ -59,6 +60,15 @@ enum What {
     WinDivert {
         accepts: bool,
     },
+}
+
+/// What names the host.
+#[derive(Clone, Copy)]
+enum Greeting {
+    Tls,
+    Http,
+    /// An Initial of version 1 with the whole hello.
+    Quic,
 }
 
 #[derive(Clone, Copy)]
@@ -132,13 +142,18 @@ pub(crate) const ROWS: &[Row] = &[
     row("connect/v6/1000 rules", V6, Policy::MANY),
     row(
         "stream/TLS ClientHello/10 rules",
-        What::StreamHello,
+        What::First(Greeting::Tls),
         Policy::FEW_HOSTS,
     ),
     row(
         "stream/TLS ClientHello/1000 rules",
-        What::StreamHello,
+        What::First(Greeting::Tls),
         Policy::MANY_HOSTS,
+    ),
+    row(
+        "stream/HTTP request/10 rules",
+        What::First(Greeting::Http),
+        Policy::FEW_HOSTS,
     ),
     row(
         "stream/1460 bytes/10 rules",
@@ -179,6 +194,11 @@ pub(crate) const ROWS: &[Row] = &[
         "datagram/DNS query/1000 rules",
         What::DatagramQuery,
         Policy::MANY_HOSTS,
+    ),
+    row(
+        "datagram/QUIC Initial/10 rules",
+        What::First(Greeting::Quic),
+        Policy::FEW_HOSTS,
     ),
     row(
         "WinDivert/outbound packet, filter rejects",
@@ -254,7 +274,9 @@ impl Row {
     ) -> T {
         let talk = match self.what {
             What::Connect(version) => conversation(version, TCP, 443),
-            What::DatagramData | What::DatagramBurst => conversation(IpVersion::V4, UDP, 443),
+            What::DatagramData | What::DatagramBurst | What::First(Greeting::Quic) => {
+                conversation(IpVersion::V4, UDP, 443)
+            }
             What::DatagramQuery => conversation(IpVersion::V4, UDP, 53),
             _ => conversation(IpVersion::V4, TCP, 443),
         };
@@ -283,11 +305,18 @@ impl Row {
     ) -> T {
         let mut filtering = filtering(cpu);
         match self.what {
-            What::StreamHello => with(&mut Hello {
-                filtering,
-                talk,
-                greeting: client_hello(Some(HOST)),
-            }),
+            What::First(greeting) => {
+                let segment = match greeting {
+                    Greeting::Tls => Some(client_hello(Some(HOST))),
+                    Greeting::Http => Some(http_request(HOST)),
+                    Greeting::Quic => None,
+                };
+                with(&mut First {
+                    filtering,
+                    talk,
+                    segment,
+                })
+            }
             What::StreamData => {
                 let flow = begin_flow(&mut filtering, talk);
                 let mut stream = Stream::new(filtering, talk, flow, client_hello(Some(HOST)));
@@ -361,12 +390,7 @@ impl Subject for Classify<'_> {
         indicated.with(*flow, |indication| {
             around(&mut || {
                 for _ in 0..calls {
-                    let outcome = filtering.classify(indication);
-                    assert_eq!(
-                        outcome,
-                        ksim::net::Outcome::Permit,
-                        "what is measured is permitted"
-                    );
+                    expect_pass(filtering.classify(indication));
                 }
             });
         });
@@ -407,6 +431,10 @@ const fn segment(stage: StageId, bytes: &[u8]) -> StreamSegment<'_> {
         missed_bytes: 0,
         out_flags: ClassifyOutFlags::NONE,
     }
+}
+
+fn expect_pass(outcome: Outcome) {
+    assert_eq!(outcome, Outcome::Permit, "what is measured is permitted");
 }
 
 fn expect_permit(outcome: StreamOutcome) {
@@ -457,31 +485,41 @@ impl Subject for Stream {
 }
 
 /// The first data of connections: each call is another connection's.
-struct Hello {
+struct First {
     filtering: KernelFiltering,
     talk: Conversation,
-    greeting: Vec<u8>,
+    /// `None`: it is a datagram, a QUIC Initial.
+    segment: Option<Vec<u8>>,
 }
 
-impl Subject for Hello {
+impl Subject for First {
     fn run(&mut self, calls: u32, around: &mut dyn FnMut(&mut dyn FnMut())) {
         let Self {
             filtering,
             talk,
-            greeting,
+            segment: first,
         } = self;
         let flows: Vec<_> = (0..calls)
             .map(|_| {
                 let flow = begin_flow(filtering, *talk);
-                (flow, stage(filtering, *talk, flow))
+                let first = first.as_deref();
+                (
+                    flow,
+                    first.map(|first| segment(stage(filtering, *talk, flow), first)),
+                )
             })
             .collect();
         // Metadata name the flow, so each call has an indication of its own; it is made outside of the call.
-        let indicated = Indicated::at(LayerKind::Stream, *talk, None);
+        let indicated = if first.is_some() {
+            Indicated::at(LayerKind::Stream, *talk, None)
+        } else {
+            let initial = talk.datagram(&initial(HOST));
+            Indicated::at(LayerKind::DatagramData, *talk, Some(initial))
+        };
         let mut flow = flows.iter();
         indicated.with(u64::MAX, |common| {
             around(&mut || {
-                for (handle, stage) in flow.by_ref() {
+                for (handle, segment) in flow.by_ref() {
                     let metadata = ksim::net::Metadata {
                         flow_handle: *handle,
                         ..*common.metadata
@@ -490,9 +528,12 @@ impl Subject for Hello {
                         metadata: &metadata,
                         ..*common
                     };
-                    expect_permit(
-                        filtering.classify_stream(&indication, &segment(*stage, greeting)),
-                    );
+                    match segment {
+                        Some(segment) => {
+                            expect_permit(filtering.classify_stream(&indication, segment));
+                        }
+                        None => expect_pass(filtering.classify(&indication)),
+                    }
                 }
             });
         });
