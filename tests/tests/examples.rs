@@ -4,6 +4,7 @@ mod authorized;
 mod lives;
 mod observed;
 mod packets;
+mod recorded;
 mod redirected;
 mod streams;
 
@@ -49,6 +50,7 @@ const EXAMPLES: &[Example] = &[
     Example::new("marking", packets::marking),
     Example::new("observing", observed::observing),
     Example::new("pacing", packets::pacing),
+    Example::new("recording", recorded::recording),
     Example {
         program: Some(redirected::proxy),
         ..Example::new("redirecting", redirected::redirecting)
