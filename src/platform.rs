@@ -12,7 +12,6 @@ use wfp::{
     cell::KernelCell,
     irql::Passive,
     power::{Listener, Registration},
-    sync::WaitLock,
 };
 
 use crate::{
@@ -20,37 +19,20 @@ use crate::{
     state::{self, tag},
 };
 
-static REGISTRATION: KernelCell<WaitLock<Option<Registration>>> = KernelCell::new(tag::GLOBAL);
+static REGISTRATION: KernelCell<Registration> = KernelCell::new(tag::GLOBAL);
 
 /// Begins to hear of sleep and resume.
 pub(crate) fn listen(_driver: Driver, passive: Passive) -> Result {
-    let place = REGISTRATION.try_set(WaitLock::try_new(tag::GLOBAL, None)?, passive)?;
-    match Registration::new::<Platform>(passive) {
-        Ok(registration) => {
-            *place.lock(passive) = Some(registration);
-            Ok(())
-        }
-        Err(status) => {
-            forget(passive);
-            Err(status)
-        }
-    }
+    REGISTRATION.try_set_with(|| Registration::new::<Platform>(passive), passive)?;
+    Ok(())
 }
 
 /// Hears of nothing any more; whoever hears of something just now has done with it.
 pub(crate) fn stop_listening(passive: Passive) {
-    let registration = REGISTRATION
-        .get()
-        .and_then(|place| place.lock(passive).take());
-    if let Some(registration) = registration {
-        registration.end(passive);
-    }
-    forget(passive);
-}
-
-fn forget(passive: Passive) {
     // SAFETY: starting and stopping are one thread's, and nobody else asks.
-    drop(unsafe { REGISTRATION.take(passive) });
+    if let Some(registration) = unsafe { REGISTRATION.take(passive) } {
+        registration.into_inner().end(passive);
+    }
 }
 
 /// Hears of sleep and resume.

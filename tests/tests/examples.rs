@@ -4,6 +4,7 @@ mod authorized;
 mod lives;
 mod observed;
 mod packets;
+mod platform;
 mod recorded;
 mod redirected;
 mod streams;
@@ -55,6 +56,7 @@ const EXAMPLES: &[Example] = &[
         program: Some(redirected::proxy),
         ..Example::new("redirecting", redirected::redirecting)
     },
+    Example::new("resting", platform::resting),
     Example::new("screening", streams::screening),
     Example::new("watching", packets::watching),
 ];

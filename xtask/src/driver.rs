@@ -23,6 +23,7 @@ pub(crate) const PACKAGES: &[&str] = &[
     "pacing-driver",
     "recording-driver",
     "redirecting-driver",
+    "resting-driver",
     "screening-driver",
     "watching-driver",
     "kmdf",
@@ -42,6 +43,7 @@ const EXAMPLES: &[&str] = &[
     "pacing",
     "recording",
     "redirecting",
+    "resting",
     "screening",
     "watching",
 ];

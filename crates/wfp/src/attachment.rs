@@ -6,8 +6,8 @@
 //! blocked. A start that fails in between has left nothing. [`Attached`] is both, for a driver that has nothing to do in
 //! between.
 //!
-//! A driver whose filters come and go, or which starts before the base filtering engine does, uses
-//! [`registration`](crate::registration) and [`engine`](crate::engine) themselves.
+//! A driver that follows the base filtering engine keeps its [`Callouts`], and makes and drops its [`Filters`] as the engine
+//! comes and goes. One whose filters come and go by themselves uses [`engine`](crate::engine) itself.
 
 use core::fmt;
 

@@ -32,6 +32,8 @@ pub struct Registration {
 
 // SAFETY: the handle and the object are not bound to a thread.
 unsafe impl Send for Registration {}
+// SAFETY: a shared registration offers nothing.
+unsafe impl Sync for Registration {}
 
 impl fmt::Debug for Registration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
