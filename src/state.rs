@@ -3,7 +3,7 @@
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 
 use kmdf::Driver;
-use portcullis_core::{AssemblyPool, AssemblySlot, Clock, EventSink, FlowTable, Portcullis};
+use portcullis_core::{AssemblyPool, AssemblySlot, Clock, EventSink, FlowTable, Parts, Portcullis};
 use portcullis_proto::{
     Counter, DriverState, EventKind, EventRecord, LifecycleStep, status::STEP_SLOTS,
 };
@@ -14,14 +14,19 @@ use wfp::{
 use crate::{device, events::Events, flows::Flows, policy::PolicyStore};
 
 /// The core over the kernel's locks and memory.
-pub(crate) type Core = Portcullis<
-    RawSpinLock,
-    Flows,
-    PoolVec<AssemblySlot<RawSpinLock>>,
-    PolicyStore,
-    Events,
-    SystemClock,
->;
+pub(crate) type Core = Portcullis<Kernel>;
+
+/// The kernel's locks and memory.
+pub(crate) enum Kernel {}
+
+impl Parts for Kernel {
+    type Mutex = RawSpinLock;
+    type Flows = Flows;
+    type Assemblies = PoolVec<AssemblySlot<RawSpinLock>>;
+    type Policy = PolicyStore;
+    type Events = Events;
+    type Clock = SystemClock;
+}
 
 /// QUIC connections whose host name can be sought at a time: each takes a few milliseconds and 7 KiB.
 const ASSEMBLIES: usize = 128;

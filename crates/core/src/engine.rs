@@ -138,35 +138,40 @@ pub enum NotFollowed {
 /// The event that a call makes, if it makes one. It is sent when no lock is held.
 type News = Option<EventRecord>;
 
-/// The decisions of a driver: policy, flows, events and counters in one place.
-///
-/// `R` is the lock, `S` the storage for flows, `A` that for [QUIC](crate::inspect::quic), `P` the policy source, `E` the
-/// event sink, `C` the clock.
-pub struct Portcullis<R, S, A, P, E, C> {
-    flows: FlowTable<R, S>,
-    assemblies: AssemblyPool<R, A>,
-    statistics: Statistics,
-    policy: P,
-    events: E,
-    clock: C,
+/// What a driver decides with.
+pub trait Parts {
+    /// The lock of flows and QUIC connections.
+    type Mutex: RawMutex;
+    /// The storage for flows.
+    type Flows: FlowStorage<Self::Mutex>;
+    /// The storage for [QUIC connections](crate::inspect::quic) whose host name is sought.
+    type Assemblies: AsRef<[AssemblySlot<Self::Mutex>]>;
+    /// Where the policy in force comes from.
+    type Policy: PolicySource;
+    /// Where events go.
+    type Events: EventSink;
+    /// What time it is.
+    type Clock: Clock;
 }
 
-impl<R, S, A, P, E, C> Portcullis<R, S, A, P, E, C>
-where
-    R: RawMutex,
-    S: FlowStorage<R>,
-    A: AsRef<[AssemblySlot<R>]>,
-    P: PolicySource,
-    E: EventSink,
-    C: Clock,
-{
+/// The decisions of a driver: policy, flows, events and counters in one place.
+pub struct Portcullis<P: Parts> {
+    flows: FlowTable<P::Mutex, P::Flows>,
+    assemblies: AssemblyPool<P::Mutex, P::Assemblies>,
+    statistics: Statistics,
+    policy: P::Policy,
+    events: P::Events,
+    clock: P::Clock,
+}
+
+impl<P: Parts> Portcullis<P> {
     /// Puts the parts together.
     pub const fn new(
-        flows: FlowTable<R, S>,
-        assemblies: AssemblyPool<R, A>,
-        policy: P,
-        events: E,
-        clock: C,
+        flows: FlowTable<P::Mutex, P::Flows>,
+        assemblies: AssemblyPool<P::Mutex, P::Assemblies>,
+        policy: P::Policy,
+        events: P::Events,
+        clock: P::Clock,
     ) -> Self {
         Self {
             flows,
@@ -179,12 +184,12 @@ where
     }
 
     /// The followed flows.
-    pub const fn flows(&self) -> &FlowTable<R, S> {
+    pub const fn flows(&self) -> &FlowTable<P::Mutex, P::Flows> {
         &self.flows
     }
 
     /// The QUIC connections whose host name is sought.
-    pub const fn assemblies(&self) -> &AssemblyPool<R, A> {
+    pub const fn assemblies(&self) -> &AssemblyPool<P::Mutex, P::Assemblies> {
         &self.assemblies
     }
 
@@ -194,12 +199,12 @@ where
     }
 
     /// The policy source.
-    pub const fn policy(&self) -> &P {
+    pub const fn policy(&self) -> &P::Policy {
         &self.policy
     }
 
     /// The event sink.
-    pub const fn events(&self) -> &E {
+    pub const fn events(&self) -> &P::Events {
         &self.events
     }
 

@@ -42,7 +42,7 @@ pub use cut::{Cut, MAX_DATAGRAMS};
 pub use endpoint::EndpointBucket;
 pub use engine::{
     Asked, Clock, DatagramVerdict, Detour, Discarded, EventSink, IcmpError, Indication, Look,
-    NotFollowed, PolicySource, Portcullis, Question, StreamVerdict, Treatment, behind,
+    NotFollowed, Parts, PolicySource, Portcullis, Question, StreamVerdict, Treatment, behind,
 };
 pub use events::EventRing;
 pub use flow::{FlowHandle, FlowSlot, FlowStorage, FlowTable, Transfer};

@@ -9,7 +9,7 @@ use portcullis_core::connection::UDP;
 use portcullis_core::inspect::{HostName, HostSniffer, Outcome, question};
 use portcullis_core::{
     Application, AssemblyPool, AssemblySlot, Clock, Connection, Direction, Endpoint,
-    EndpointBucket, EventRing, FlowSlot, FlowTable, Indication, Look, Policy, PolicySource,
+    EndpointBucket, EventRing, FlowSlot, FlowTable, Indication, Look, Parts, Policy, PolicySource,
     PolicyView, Portcullis, Transfer,
 };
 use portcullis_policy::{Options, compile};
@@ -225,14 +225,18 @@ impl Clock for Noon {
     }
 }
 
-type Core = Portcullis<
-    RawMutex,
-    (Vec<FlowSlot<RawMutex>>, Vec<EndpointBucket<RawMutex>>),
-    Vec<AssemblySlot<RawMutex>>,
-    InForce,
-    EventRing<RawMutex, Vec<EventRecord>>,
-    Noon,
->;
+type Core = Portcullis<Host>;
+
+enum Host {}
+
+impl Parts for Host {
+    type Mutex = RawMutex;
+    type Flows = (Vec<FlowSlot<RawMutex>>, Vec<EndpointBucket<RawMutex>>);
+    type Assemblies = Vec<AssemblySlot<RawMutex>>;
+    type Policy = InForce;
+    type Events = EventRing<RawMutex, Vec<EventRecord>>;
+    type Clock = Noon;
+}
 
 fn core() -> Core {
     let ring = EventRing::new(vec![EventRecord::default(); 16]);

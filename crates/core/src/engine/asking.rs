@@ -1,12 +1,9 @@
 //! Decisions that somebody is asked about, and looking at flows again when the policy has changed.
 
-use super::{Clock, EventSink, PolicySource, Portcullis, report};
+use super::{EventSink, Parts, PolicySource, Portcullis, report};
 use crate::connection::{Connection, Listener};
-use crate::flow::FlowStorage;
-use crate::inspect::AssemblySlot;
 use crate::policy::{Decision, Host, PolicyView};
 use crate::redirect::Way;
-use lock_api::RawMutex;
 use portcullis_proto::Counter;
 use portcullis_proto::event::{EventKind, EventRecord, Operation};
 use portcullis_proto::policy::Action;
@@ -34,15 +31,7 @@ pub enum Asked {
     Elsewhere,
 }
 
-impl<R, S, A, P, E, C> Portcullis<R, S, A, P, E, C>
-where
-    R: RawMutex,
-    S: FlowStorage<R>,
-    A: AsRef<[AssemblySlot<R>]>,
-    P: PolicySource,
-    E: EventSink,
-    C: Clock,
-{
+impl<P: Parts> Portcullis<P> {
     /// [`authorize_on`](Self::authorize_on) for who can ask: `ask` is called if the rule that matches says so. Where it holds
     /// the operation the decision's action stays [`Action::Ask`].
     pub fn authorize_or_ask(

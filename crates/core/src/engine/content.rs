@@ -1,22 +1,12 @@
 //! Looking for literals in a flow's data, and deciding by them.
 
-use super::{Clock, EventSink, News, PolicySource, Portcullis};
-use crate::flow::{Flow, FlowStorage};
-use crate::inspect::AssemblySlot;
+use super::{News, Parts, PolicySource, Portcullis};
+use crate::flow::Flow;
 use crate::policy::{ContentState, Decision, PolicyView};
-use lock_api::RawMutex;
 use portcullis_proto::Counter;
 use portcullis_proto::event::EventKind;
 
-impl<R, S, A, P, E, C> Portcullis<R, S, A, P, E, C>
-where
-    R: RawMutex,
-    S: FlowStorage<R>,
-    A: AsRef<[AssemblySlot<R>]>,
-    P: PolicySource,
-    E: EventSink,
-    C: Clock,
-{
+impl<P: Parts> Portcullis<P> {
     /// Looks for what rules look for in a flow's data. If it is there it decides the flow for good, or, while the host
     /// may still save it, as soon as that is known. `news` is the event that tells of it.
     pub(super) fn find_content<'d>(

@@ -1,11 +1,9 @@
 //! The datagrams of flows that are not TCP.
 
-use super::{Clock, DatagramVerdict, EventSink, Indication, News, PolicySource, Portcullis};
+use super::{DatagramVerdict, Indication, News, Parts, PolicySource, Portcullis};
 use crate::cut::{Cut, MAX_DATAGRAMS};
-use crate::flow::{Flow, FlowHandle, FlowStorage, Transfer};
-use crate::inspect::AssemblySlot;
+use crate::flow::{Flow, FlowHandle, Transfer};
 use crate::policy::ContentState;
-use lock_api::RawMutex;
 use portcullis_proto::Counter;
 
 /// How a call went on with a flow's datagrams.
@@ -16,15 +14,7 @@ enum Step {
     Done { is_blocked: bool },
 }
 
-impl<R, S, A, P, E, C> Portcullis<R, S, A, P, E, C>
-where
-    R: RawMutex,
-    S: FlowStorage<R>,
-    A: AsRef<[AssemblySlot<R>]>,
-    P: PolicySource,
-    E: EventSink,
-    C: Clock,
-{
+impl<P: Parts> Portcullis<P> {
     /// A datagram of a flow that is not TCP, by itself: [`datagrams`](Self::datagrams) of one.
     pub fn datagram<'d>(
         &self,

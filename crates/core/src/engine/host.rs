@@ -1,22 +1,13 @@
 //! Finding out which host a flow is meant for, and deciding by it.
 
-use super::{Clock, EventSink, Indication, News, PolicySource, Portcullis};
-use crate::flow::{Flow, FlowStorage};
-use crate::inspect::{AssemblySlot, HostName, HostSniffer, NoRoom, Outcome, Quic, question};
+use super::{Indication, News, Parts, PolicySource, Portcullis};
+use crate::flow::Flow;
+use crate::inspect::{HostName, HostSniffer, NoRoom, Outcome, Quic, question};
 use crate::policy::{Decision, Host};
-use lock_api::RawMutex;
 use portcullis_proto::Counter;
 use portcullis_proto::event::{EventKind, HostSource};
 
-impl<R, S, A, P, E, C> Portcullis<R, S, A, P, E, C>
-where
-    R: RawMutex,
-    S: FlowStorage<R>,
-    A: AsRef<[AssemblySlot<R>]>,
-    P: PolicySource,
-    E: EventSink,
-    C: Clock,
-{
+impl<P: Parts> Portcullis<P> {
     /// Shows a stream's data to the flow's sniffer. Whether the host is now known, or known to be none.
     pub(super) fn sniff<'d>(
         &self,

@@ -1,13 +1,10 @@
 //! Packets that belong to no connection: those that are forwarded, ICMP errors, and those that were discarded.
 
-use super::{Clock, EventSink, PolicySource, Portcullis, report};
+use super::{Parts, PolicySource, Portcullis, report};
 use crate::capture::Ends;
 use crate::connection::{Application, Connection};
-use crate::flow::FlowStorage;
-use crate::inspect::AssemblySlot;
 use crate::packet::{Done, PathNews};
 use crate::policy::Decision;
-use lock_api::RawMutex;
 use portcullis_proto::Counter;
 use portcullis_proto::event::{Discard, EventKind, Operation};
 use portcullis_proto::policy::Direction;
@@ -34,15 +31,7 @@ pub struct Discarded<'a> {
     pub discard: Discard,
 }
 
-impl<R, S, A, P, E, C> Portcullis<R, S, A, P, E, C>
-where
-    R: RawMutex,
-    S: FlowStorage<R>,
-    A: AsRef<[AssemblySlot<R>]>,
-    P: PolicySource,
-    E: EventSink,
-    C: Clock,
-{
+impl<P: Parts> Portcullis<P> {
     /// Decides a packet that is forwarded, at `IPFORWARD`: local is where it comes from, remote where it goes, `interface`
     /// the LUID of the network interface by which it leaves. Without a
     /// rule about forwarding that matches it passes. Only what is blocked, and what a rule logs, makes an event: it would

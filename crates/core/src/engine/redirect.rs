@@ -1,12 +1,9 @@
 //! Sending connections to proxies, and binding sockets elsewhere.
 
-use super::{Clock, EventSink, PolicySource, Portcullis, report};
+use super::{Parts, PolicySource, Portcullis, report};
 use crate::connection::{Binding, Connection, Endpoint, TCP, UDP};
-use crate::flow::FlowStorage;
-use crate::inspect::AssemblySlot;
 use crate::policy::{Decision, Effect, Host, PolicyView};
 use core::net::IpAddr;
-use lock_api::RawMutex;
 use portcullis_proto::event::EventKind;
 use portcullis_proto::policy::{Action, Direction};
 use portcullis_proto::{Counter, EffectKind};
@@ -23,15 +20,7 @@ pub struct Detour {
     is_reported: bool,
 }
 
-impl<R, S, A, P, E, C> Portcullis<R, S, A, P, E, C>
-where
-    R: RawMutex,
-    S: FlowStorage<R>,
-    A: AsRef<[AssemblySlot<R>]>,
-    P: PolicySource,
-    E: EventSink,
-    C: Clock,
-{
+impl<P: Parts> Portcullis<P> {
     /// Which proxy a connection is to be sent to, at `ALE_CONNECT_REDIRECT`; `None`: it goes where it goes. What the
     /// rule says is decided again, and reported, when the connection is authorized.
     pub fn proxy_for(&self, connection: &Connection<'_>) -> Option<Detour> {

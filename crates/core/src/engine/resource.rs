@@ -1,26 +1,16 @@
 //! Sockets and endpoints: binds, their release, and what an endpoint has carried when it closes.
 
-use super::{Clock, EventSink, News, PolicySource, Portcullis, report};
+use super::{EventSink, News, Parts, PolicySource, Portcullis, report};
 use crate::connection::{Connection, Socket};
 use crate::endpoint::EndpointTotals;
-use crate::flow::{Flow, FlowHandle, FlowStorage};
-use crate::inspect::AssemblySlot;
+use crate::flow::{Flow, FlowHandle};
 use crate::policy::Decision;
-use lock_api::RawMutex;
 use portcullis_proto::Counter;
 use portcullis_proto::event::{EventKind, EventRecord};
 use portcullis_proto::policy::Direction;
 use zerocopy::little_endian::{U16, U64};
 
-impl<R, S, A, P, E, C> Portcullis<R, S, A, P, E, C>
-where
-    R: RawMutex,
-    S: FlowStorage<R>,
-    A: AsRef<[AssemblySlot<R>]>,
-    P: PolicySource,
-    E: EventSink,
-    C: Clock,
-{
+impl<P: Parts> Portcullis<P> {
     /// Decides a bind, at `ALE_RESOURCE_ASSIGNMENT`. Without a rule about binds that matches it is permitted.
     pub fn bind(&self, socket: &Socket<'_>) -> Decision {
         let (decision, epoch, is_reported) = self.policy.with(|policy, epoch| {

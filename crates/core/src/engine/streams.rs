@@ -1,10 +1,8 @@
 //! What the driver has to know of a flow to edit its stream, or to hold it.
 
-use super::{Clock, EventSink, PolicySource, Portcullis};
-use crate::flow::{Flow, FlowHandle, FlowStorage, Transfer};
-use crate::inspect::AssemblySlot;
+use super::{Parts, PolicySource, Portcullis};
+use crate::flow::{Flow, FlowHandle, Transfer};
 use crate::stream::{CourseHandle, Edits, Reach, STREAM_EFFECTS};
-use lock_api::RawMutex;
 use portcullis_proto::Counter;
 use portcullis_proto::effect::EffectSet;
 use portcullis_proto::event::EventKind;
@@ -22,15 +20,7 @@ pub enum Treatment {
     NoRoom,
 }
 
-impl<R, S, A, P, E, C> Portcullis<R, S, A, P, E, C>
-where
-    R: RawMutex,
-    S: FlowStorage<R>,
-    A: AsRef<[AssemblySlot<R>]>,
-    P: PolicySource,
-    E: EventSink,
-    C: Clock,
-{
+impl<P: Parts> Portcullis<P> {
     /// Whether a rule of the policy in force edits streams, or takes them out of band.
     pub fn treats_streams(&self) -> bool {
         self.effects_in_force().intersects(STREAM_EFFECTS)

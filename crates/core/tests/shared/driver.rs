@@ -4,7 +4,7 @@ use parking_lot::RawMutex;
 use portcullis_core::{
     Application, AssemblyPool, AssemblySlot, Clock, Connection, Direction, Endpoint,
     EndpointBucket, EventRing, EventSink, FlowHandle, FlowSlot, FlowStorage, FlowTable, Indication,
-    Look, Policy, PolicySource, PolicyView, Portcullis, StreamVerdict, Transfer,
+    Look, Parts, Policy, PolicySource, PolicyView, Portcullis, StreamVerdict, Transfer,
 };
 use portcullis_policy::{Options, compile};
 use portcullis_proto::{Counter, EventKind, EventRecord};
@@ -40,8 +40,19 @@ impl Clock for CountingClock {
     }
 }
 
-pub type Core =
-    Portcullis<RawMutex, Flows, Vec<AssemblySlot<RawMutex>>, CurrentPolicy, Ring, CountingClock>;
+pub type Core = Portcullis<Host>;
+
+/// The memory of a program.
+pub enum Host {}
+
+impl Parts for Host {
+    type Mutex = RawMutex;
+    type Flows = Flows;
+    type Assemblies = Vec<AssemblySlot<RawMutex>>;
+    type Policy = CurrentPolicy;
+    type Events = Ring;
+    type Clock = CountingClock;
+}
 
 /// QUIC connections whose host can be sought at a time.
 pub const ASSEMBLIES: usize = 2;
