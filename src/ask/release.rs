@@ -1,13 +1,13 @@
 //! What is kept of an operation that is held, and how it goes on.
 
-use core::{net::IpAddr, sync::atomic::Ordering};
+use core::sync::atomic::Ordering;
 
 use portcullis_core::ask::{Release, Released};
 use portcullis_proto::{Action, Counter, EventKind, event::Operation};
 use wfp::{
     NtStatus, Result,
     callout::Classify,
-    inject::{Arrival, CONTROL, Destination},
+    inject::{Arrival, Destination, KeptDestination},
     irql::Passive,
     layer::{AleAuthConnect, AleAuthRecvAccept},
     list::CloneList,
@@ -58,18 +58,7 @@ enum Way {
     /// It is received.
     In(Arrival),
     /// It is sent.
-    Out(Departure),
-}
-
-/// Where a packet is sent.
-struct Departure {
-    endpoint: u64,
-    remote: IpAddr,
-    scope: u32,
-    compartment: u32,
-    /// Socket control data, which live no longer than the classify.
-    control: [u8; CONTROL],
-    control_length: usize,
+    Out(KeptDestination),
 }
 
 impl HeldPacket {
@@ -90,11 +79,7 @@ impl HeldPacket {
         let clone = packet.with_retreated(bytes, CloneList::of)??;
         Ok(Self {
             clone,
-            way: Way::In(Arrival {
-                compartment: metadata.compartment().unwrap_or(0),
-                interface: call.fields.interface().unwrap_or(0),
-                sub_interface: call.fields.sub_interface().unwrap_or(0),
-            }),
+            way: Way::In(Arrival::of(call)),
         })
     }
 
@@ -107,28 +92,13 @@ impl HeldPacket {
         call: &Classify<'_, AleAuthConnect>,
         packet: Packet<'_>,
     ) -> Result<Self> {
-        let metadata = &call.metadata;
-        let given = metadata.control_data().unwrap_or_default();
-        let mut control = [0; CONTROL];
-        control
-            .get_mut(..given.len())
-            .ok_or(NtStatus::INVALID_BUFFER_SIZE)?
-            .copy_from_slice(given);
+        // Where it goes is a proxy if it was redirected.
+        let destination = Destination::of(call)
+            .ok_or(NtStatus::UNSUCCESSFUL)?
+            .keep()?;
         Ok(Self {
             clone: CloneList::of(packet)?,
-            way: Way::Out(Departure {
-                endpoint: metadata.endpoint().ok_or(NtStatus::UNSUCCESSFUL)?,
-                // Where it goes, which is a proxy if it was redirected.
-                remote: call
-                    .fields
-                    .remote_address()
-                    .ok_or(NtStatus::UNSUCCESSFUL)?
-                    .to_canonical(),
-                scope: metadata.remote_scope().unwrap_or(0),
-                compartment: metadata.compartment().unwrap_or(0),
-                control,
-                control_length: given.len(),
-            }),
+            way: Way::Out(destination),
         })
     }
 }
@@ -200,14 +170,7 @@ impl Holding {
             }
             Way::Out(to) => {
                 operation.complete();
-                let destination = Destination {
-                    endpoint: to.endpoint,
-                    remote: to.remote,
-                    scope: to.scope,
-                    control: to.control.get(..to.control_length).unwrap_or_default(),
-                    compartment: to.compartment,
-                };
-                handle.send(&self.parcels, clone, (), &destination, passive.into())
+                handle.send(&self.parcels, clone, (), &to.get(), passive.into())
             }
         };
         injected.map_err(|refused| refused.status)

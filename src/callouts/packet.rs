@@ -35,12 +35,7 @@ impl Callout for Inbound {
         if call.fields.flags().intersects(NOT_NOW) {
             return Authorization::Continue;
         }
-        let at = Arrival {
-            compartment: call.metadata.compartment().unwrap_or(0),
-            interface: call.fields.interface().unwrap_or(0),
-            sub_interface: call.fields.sub_interface().unwrap_or(0),
-        };
-        treat(call, call.data, Transfer::Received, at)
+        treat(call, call.data, Transfer::Received, Arrival::of(call))
     }
 }
 

@@ -48,6 +48,7 @@ const EXAMPLES: &[Example] = &[
     Example::new("editing", streams::editing),
     Example::new("guarding", authorized::guarding),
     Example::new("holding", authorized::holding),
+    Example::new("mapping", packets::mapping),
     Example::new("marking", packets::marking),
     Example::new("observing", observed::observing),
     Example::new("pacing", packets::pacing),

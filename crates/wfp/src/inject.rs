@@ -15,13 +15,13 @@
 //!   [`InjectionHandle::destroy`] waits for the last one.
 
 mod parcel;
+mod place;
 
 use core::{
     ffi::c_void,
     fmt,
     marker::PhantomData,
     mem::ManuallyDrop,
-    net::IpAddr,
     ptr::{self, NonNull},
 };
 
@@ -29,7 +29,10 @@ use wfp_schema::{
     IpVersion, LayerId, NtStatus, StreamFlags, codes::PacketInjectionState, flags::InjectionType,
 };
 
-pub use self::parcel::{CONTROL, Completion, Parcels, Refused};
+pub use self::{
+    parcel::{CONTROL, Completion, Parcels, Refused},
+    place::{Arrival, Destination, KeptDestination},
+};
 use crate::{
     flow::{CalloutId, FlowId},
     irql::{Dispatch, Passive},
@@ -229,32 +232,6 @@ impl InjectionState {
     pub const fn is_own(self) -> bool {
         matches!(self, Self::BySelf { .. } | Self::PreviouslyBySelf { .. })
     }
-}
-
-/// Where a packet is received.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Arrival {
-    /// `COMPARTMENT_ID`, 0 if not known.
-    pub compartment: u32,
-    /// `INTERFACE_INDEX`.
-    pub interface: u32,
-    /// `SUB_INTERFACE_INDEX`.
-    pub sub_interface: u32,
-}
-
-/// Where a packet without an IP header is sent.
-#[derive(Clone, Copy, Debug)]
-pub struct Destination<'a> {
-    /// `TRANSPORT_ENDPOINT_HANDLE`.
-    pub endpoint: u64,
-    /// The remote address.
-    pub remote: IpAddr,
-    /// `REMOTE_SCOPE_ID`, 0 if not known.
-    pub scope: u32,
-    /// `TRANSPORT_CONTROL_DATA`, at most [`CONTROL`] bytes; copied.
-    pub control: &'a [u8],
-    /// `COMPARTMENT_ID`, 0 if not known.
-    pub compartment: u32,
 }
 
 /// Where data of a stream go on.

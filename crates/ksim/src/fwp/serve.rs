@@ -43,9 +43,18 @@ impl Machine {
 fn serve<F: Filtering>(machine: &Machine, host: &mut Host<F>, request: &StackRequest) -> bool {
     match request {
         StackRequest::Inject(packet) => {
+            let headed = packet
+                .sender
+                .map(|sender| host.with_ip_header(sender, &packet.bytes));
+            let bytes = match &headed {
+                None => &packet.bytes,
+                Some(Some(headed)) => headed,
+                // Its socket has been closed meanwhile.
+                Some(None) => return true,
+            };
             host.inject(&Injection {
                 point: packet.point,
-                bytes: &packet.bytes,
+                bytes,
                 mark: packet.mark,
                 origin: packet.origin,
                 link: 0,

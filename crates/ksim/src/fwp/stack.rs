@@ -4,7 +4,7 @@
 //! whoever runs the stack takes it with [`Machine::take_stack_requests`](crate::kernel::Machine::take_stack_requests).
 
 use crate::net::{
-    Completion, InjectionMark, InjectionPoint, PacketId, Request, StageId, StreamInjection,
+    Completion, InjectionMark, InjectionPoint, PacketId, Request, Sender, StageId, StreamInjection,
 };
 
 /// A packet that a driver injects.
@@ -14,14 +14,16 @@ pub struct InjectedPacket {
     pub point: InjectionPoint,
     /// The packet from its IP header, as it was when the function was called.
     pub bytes: Vec<u8>,
+    /// Who sends the packet, if the stack is to give it its IP header: then the bytes begin with the transport's.
+    pub sender: Option<Sender>,
     /// To be shown with the packet when it is indicated.
     pub mark: InjectionMark,
     /// The packet that it was cloned from, if it was.
     pub origin: Option<PacketId>,
     /// How many times what it was cloned from had been injected before.
     pub hops: u32,
-    /// The processor whose stack takes it: that of the packet that it was cloned from, else the one on which the
-    /// function was called.
+    /// The processor whose stack takes it: that of the packet that it was cloned from, or of the endpoint that sends it,
+    /// else the one on which the function was called.
     pub processor: u32,
 }
 

@@ -262,7 +262,7 @@ fn has_right_checksums(packet: &Packet<'_>) -> bool {
     is_ip_right && (segment[6..8] == [0, 0] || fold(sum) == 0xffff)
 }
 
-fn set_ipv4_checksum(bytes: &mut [u8], header: usize) {
+pub(super) fn set_ipv4_checksum(bytes: &mut [u8], header: usize) {
     bytes[10..12].fill(0);
     let sum = !fold(words_of(&bytes[..header]));
     bytes[10..12].copy_from_slice(&sum.to_be_bytes());

@@ -153,6 +153,12 @@ pub struct Host<F> {
     next_handle: u64,
 }
 
+/// The [shard](Setup::shard) of the host that has given something this number.
+#[must_use]
+pub(crate) fn shard_of(handle: u64) -> u32 {
+    u32::try_from(handle >> 48).unwrap_or(0)
+}
+
 /// A packet on its way through the stack.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Transit<'p> {

@@ -1,8 +1,11 @@
 //! What drivers send back into the stack, and the decisions that they delay.
 
+use std::net::IpAddr;
+
 pub use wfp_engine::InjectionPoint;
 
-use super::flow::State;
+use super::card::set_ipv4_checksum;
+use super::flow::{Flow, State};
 use super::host::{Arrival, Entry, Host, Transit, dropped};
 use super::indicate::{Filtering, InjectionMark, PacketId, StageId, StreamInjection};
 use super::indicator::{Details, Point};
@@ -140,7 +143,58 @@ pub(super) struct Absorbed {
     pub(super) hops: u32,
 }
 
+/// Who sends a packet that has no IP header yet, and where to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sender {
+    /// `endpointHandle`.
+    pub endpoint: u64,
+    /// `FWPS_TRANSPORT_SEND_PARAMS0.remoteAddress`.
+    pub remote: IpAddr,
+}
+
 impl<F: Filtering> Host<F> {
+    /// What an endpoint sends, with the IP header that the stack gives it. `None` if there is no such endpoint, or it is of
+    /// the other IP version.
+    #[must_use]
+    pub fn with_ip_header(&self, sender: Sender, segment: &[u8]) -> Option<Vec<u8>> {
+        let of = |flow: &&Flow| flow.endpoint_handle == sender.endpoint;
+        let flow = self.flows.all.iter().rfind(of)?;
+        let conversation = &flow.conversation;
+        let length = u16::try_from(segment.len()).ok()?.to_be_bytes();
+        let header = match (conversation.local_end().address, sender.remote) {
+            (IpAddr::V4(local), IpAddr::V4(remote)) => {
+                let total = u16::try_from(20 + segment.len()).ok()?.to_be_bytes();
+                let mut header = [
+                    [0x45, 0, total[0], total[1]],
+                    [0; 4],
+                    [64, conversation.protocol, 0, 0],
+                    local.octets(),
+                    remote.octets(),
+                ]
+                .concat();
+                set_ipv4_checksum(&mut header, 20);
+                header
+            }
+            (IpAddr::V6(local), IpAddr::V6(remote)) => [
+                &[
+                    0x60,
+                    0,
+                    0,
+                    0,
+                    length[0],
+                    length[1],
+                    conversation.protocol,
+                    64,
+                ][..],
+                &local.octets(),
+                &remote.octets(),
+            ]
+            .concat(),
+            _ => return None,
+        };
+        Some([&header, segment].concat())
+    }
+
     pub(super) fn absorb(&mut self, flow: Option<usize>, transit: &Transit<'_>) {
         // An injected packet that is absorbed again is still waited for as its origin.
         self.remember(Absorbed {

@@ -99,13 +99,14 @@ mod tcp;
 pub use card::Offload;
 pub(crate) use card::finish;
 pub use endpoint::{Opened, Socket};
+pub(crate) use host::shard_of;
 pub use host::{Arrival, Host, IDLE_TIMEOUT, Setup};
 pub use indicate::{
     ClassifyOptions, End, Filtering, FlowInfo, Indication, InjectionMark, MAX_MORE, Outcome,
     PacketData, PacketId, StageId, StreamInjection, StreamOutcome, StreamSegment, Ticks, Token,
     Value, Verdict,
 };
-pub use inject::{Injection, InjectionPoint};
+pub use inject::{Injection, InjectionPoint, Sender};
 pub use interface::{Interface, Interfaces};
 pub use journal::Passage;
 pub use key::{Ends, Link, flow_hash, sender_begins};

@@ -545,35 +545,33 @@ impl<F: Filtering> Host<F> {
     fn datagram(&mut self, flow: usize, transit: &Transit<'_>) -> Result<(), Reason> {
         let entry = &self.flows.all[flow];
         let version = entry.conversation.version;
-        if entry.state != State::Live
-            || !has_ale(transit.packet, version)
-            || !self.indicator.wants(Point::Datagram, version)
-        {
+        if entry.state != State::Live || !has_ale(transit.packet, version) {
             return Ok(());
         }
-        let conversation = self.shown(flow, transit);
-        let details = self.details(flow, transit, Point::Datagram);
-        let layer = self.indicator.layer(Point::Datagram, version);
-        match self
-            .indicator
-            .classify(Point::Datagram, &conversation, &details)
-        {
-            Outcome::Permit => {
-                if !transit.outbound {
-                    let data = transit.packet.payload();
-                    // A socket that has not asked for merged datagrams gets each by itself.
-                    let size = transit.offload.datagram_size().unwrap_or(usize::MAX);
-                    if data.len() <= size {
-                        self.received(flow, data);
-                    } else {
-                        data.chunks(size).for_each(|data| self.received(flow, data));
-                    }
-                }
-                Ok(())
+        if self.indicator.wants(Point::Datagram, version) {
+            let conversation = self.shown(flow, transit);
+            let details = self.details(flow, transit, Point::Datagram);
+            let layer = self.indicator.layer(Point::Datagram, version);
+            match self
+                .indicator
+                .classify(Point::Datagram, &conversation, &details)
+            {
+                Outcome::Permit => {}
+                Outcome::Block => return Err(Reason::Blocked(layer)),
+                Outcome::Absorb | Outcome::Pend => return Err(Reason::Absorbed(layer)),
             }
-            Outcome::Block => Err(Reason::Blocked(layer)),
-            Outcome::Absorb | Outcome::Pend => Err(Reason::Absorbed(layer)),
         }
+        if !transit.outbound {
+            let data = transit.packet.payload();
+            // A socket that has not asked for merged datagrams gets each by itself.
+            let size = transit.offload.datagram_size().unwrap_or(usize::MAX);
+            if data.len() <= size {
+                self.received(flow, data);
+            } else {
+                data.chunks(size).for_each(|data| self.received(flow, data));
+            }
+        }
+        Ok(())
     }
 
     /// A segment of which the capture holds too little to follow it.

@@ -20,7 +20,9 @@ use crate::ndis::chain;
 use crate::ndis::layout::{INFO_CHECKSUM, INFO_UDP_COALESCED, NetBufferList};
 use crate::ndis::list::Snapshot;
 use crate::ndis::packet::Packet;
-use crate::net::{InjectionMark, InjectionPoint, PacketId, StreamInjection, finish};
+use crate::net::{
+    InjectionMark, InjectionPoint, PacketId, Sender, StreamInjection, finish, shard_of,
+};
 use crate::verifier::{
     INJECTION_HANDLE, INJECTION_INLINE, INJECTION_LOCK, INJECTION_LOOP, INJECTION_MERGED,
     INJECTION_OFFSET, NBL_STATE, OBJECT_STALE,
@@ -55,6 +57,8 @@ pub(super) struct What {
 #[derive(Clone, Copy)]
 pub(super) enum Target {
     Packet(InjectionPoint),
+    /// A packet that begins with its transport header, unless it is a raw socket's.
+    Transport(Option<Sender>),
     Stream {
         flow: u64,
         callout: u32,
@@ -67,6 +71,7 @@ impl Target {
     const fn of_engine(self) -> InjectionTarget {
         match self {
             Self::Packet(point) => InjectionTarget::Packet(point),
+            Self::Transport(_) => InjectionTarget::Packet(InjectionPoint::TransportSend),
             Self::Stream { flags, .. } => InjectionTarget::Stream(flags),
         }
     }
@@ -83,7 +88,8 @@ impl Target {
 
     /// Whether TCP packets may not be injected here in the classify.
     const fn is_transport(self) -> bool {
-        matches!(self, Self::Packet(point) if point.is_transport())
+        matches!(self, Self::Transport(_))
+            || matches!(self, Self::Packet(point) if point.is_transport())
     }
 }
 
@@ -126,26 +132,37 @@ struct Journey {
 }
 
 impl Journey {
+    fn packet(
+        &self,
+        point: InjectionPoint,
+        bytes: Vec<u8>,
+        sender: Option<Sender>,
+    ) -> StackRequest {
+        let shard = sender.map(|sender| shard_of(sender.endpoint));
+        StackRequest::Inject(InjectedPacket {
+            point,
+            bytes,
+            sender,
+            mark: self.mark,
+            origin: self.source.as_ref().map(|source| source.id),
+            hops: self.hops,
+            processor: shard.unwrap_or(self.processor),
+        })
+    }
+
     /// What the stack is asked for one net buffer.
     fn request(&self, target: Target, bytes: &[u8]) -> Result<StackRequest, NtStatus> {
         let source = self.source.as_ref();
         Ok(match target {
-            Target::Packet(point) => {
-                let bytes = match point {
-                    // The data begins at the transport header; the IP header is the stack's to add.
-                    InjectionPoint::TransportSend => {
-                        with_ip_header(bytes, source.map(|source| &*source.ip_header))?
-                    }
-                    _ => bytes.to_vec(),
-                };
-                StackRequest::Inject(InjectedPacket {
-                    point,
-                    bytes,
-                    mark: self.mark,
-                    origin: source.map(|source| source.id),
-                    hops: self.hops,
-                    processor: self.processor,
-                })
+            Target::Packet(point) => self.packet(point, bytes.to_vec(), None),
+            Target::Transport(sender) => {
+                let point = InjectionPoint::TransportSend;
+                let header = source.map(|source| &*source.ip_header);
+                match (with_ip_header(bytes, header), sender) {
+                    (Some(bytes), _) => self.packet(point, bytes, None),
+                    (None, Some(sender)) => self.packet(point, bytes.to_vec(), Some(sender)),
+                    (None, None) => return Err(NtStatus::FWP_INVALID_PARAMETER),
+                }
             }
             Target::Stream {
                 flow,

@@ -1,16 +1,11 @@
 //! IP headers of what is injected without one.
 
-use wfp_schema::NtStatus;
-
-/// Puts the IP header of the packet that it was cloned from before a transport segment.
-pub(super) fn with_ip_header(segment: &[u8], header: Option<&[u8]>) -> Result<Vec<u8>, NtStatus> {
+/// Puts the IP header of the packet that it was cloned from before a transport segment. `None`: there is none, and the
+/// segment does not begin with one, as a raw socket's does; its endpoint has to be asked.
+pub(super) fn with_ip_header(segment: &[u8], header: Option<&[u8]>) -> Option<Vec<u8>> {
     let header = header.filter(|header| header.len() >= IPV4_HEADER);
     let Some(header) = header else {
-        // A raw socket's packet begins with its IP header; anything else would need an endpoint that is not known.
-        return match segment.first().map(|first| first >> 4) {
-            Some(4 | 6) => Ok(segment.to_vec()),
-            _ => Err(NtStatus::FWP_INVALID_PARAMETER),
-        };
+        return begins_with_ip(segment).then(|| segment.to_vec());
     };
     let mut packet = [header, segment].concat();
     if header[0] >> 4 == 4 {
@@ -23,7 +18,21 @@ pub(super) fn with_ip_header(segment: &[u8], header: Option<&[u8]>) -> Result<Ve
         let length = u16::try_from(packet.len() - IPV6_HEADER).unwrap_or(u16::MAX);
         packet[4..6].copy_from_slice(&length.to_be_bytes());
     }
-    Ok(packet)
+    Some(packet)
+}
+
+/// Whether it is a packet from its IP header on: one that says how long it is. What a UDP or TCP header has in those places
+/// would have to be the same by chance.
+fn begins_with_ip(packet: &[u8]) -> bool {
+    let word = |at: usize| {
+        let word = packet.get(at..at + 2)?;
+        Some(usize::from(u16::from_be_bytes(word.try_into().ok()?)))
+    };
+    match packet.first().map(|first| first >> 4) {
+        Some(4) => word(2) == Some(packet.len()),
+        Some(6) => word(4).map(|length| length + IPV6_HEADER) == Some(packet.len()),
+        _ => false,
+    }
 }
 
 /// Bytes of a header without options, and of one without extension headers.

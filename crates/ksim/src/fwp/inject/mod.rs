@@ -9,18 +9,21 @@ pub(super) mod handle;
 pub(super) mod header;
 mod mark;
 
+use std::net::IpAddr;
+
 use wfp_schema::codes::PacketInjectionState;
 use wfp_schema::{LayerId, NtStatus, StreamFlags};
 
 pub(super) use self::attempt::packet_of;
 use self::attempt::{By, Target, What, inject};
 use super::layout::kernel::InjectComplete;
+use super::layout::request::AF_INET;
 use super::layout::value::RawBlob;
 use crate::access::{In, Out};
 use crate::cpu::{DISPATCH, PASSIVE};
 use crate::export::{Call, exports};
 use crate::ndis::layout::NetBufferList;
-use crate::net::{InjectionMark, InjectionPoint};
+use crate::net::{InjectionMark, InjectionPoint, Sender};
 use crate::verifier::ARGUMENT;
 
 pub(super) use handle::State;
@@ -29,6 +32,21 @@ const NOT_READY: i32 = NtStatus::FWP_TCPIP_NOT_READY.to_i32();
 
 fn status(result: Result<(), NtStatus>) -> i32 {
     result.err().unwrap_or(NtStatus::SUCCESS).to_i32()
+}
+
+/// Who sends a packet to the address that its parameters begin with, if there are any.
+fn sender(endpoint: u64, parameters: In<In<u8>>, family: u16) -> Option<Sender> {
+    let remote = parameters.get().filter(|remote| !remote.is_null())?;
+    let remote: IpAddr = if family == AF_INET {
+        let mut octets = [0; 4];
+        remote.copy_to(&mut octets);
+        octets.into()
+    } else {
+        let mut octets = [0; 16];
+        remote.copy_to(&mut octets);
+        octets.into()
+    };
+    Some(Sender { endpoint, remote })
 }
 
 /// Injects packets or frames.
@@ -86,24 +104,26 @@ exports! {
 
     /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/fwpsk/nf-fwpsk-fwpsinjecttransportsendasync0>
     fn FwpsInjectTransportSendAsync0(
-        call, handle: usize, context: usize, endpoint: u64, flags: u32, parameters: usize, family: u16, compartment: u32, list: Out<NetBufferList>,
+        call, handle: usize, context: usize, endpoint: u64, flags: u32, parameters: In<In<u8>>, family: u16, compartment: u32, list: Out<NetBufferList>,
         completion: Option<InjectComplete>, completion_context: usize,
     ) -> i32,
     irql PASSIVE..=DISPATCH, fails NOT_READY => later;
     {
         let what = What { list, completion, context: completion_context };
-        packet(&call, By { handle, context, flags }, what, InjectionPoint::TransportSend)
+        let target = Target::Transport(sender(endpoint, parameters, family));
+        status(inject(&call, By { handle, context, flags }, what, target))
     }
 
     /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/fwpsk/nf-fwpsk-fwpsinjecttransportsendasync1>
     fn FwpsInjectTransportSendAsync1(
-        call, handle: usize, context: usize, endpoint: u64, flags: u32, parameters: usize, family: u16, compartment: u32, list: Out<NetBufferList>,
+        call, handle: usize, context: usize, endpoint: u64, flags: u32, parameters: In<In<u8>>, family: u16, compartment: u32, list: Out<NetBufferList>,
         completion: Option<InjectComplete>, completion_context: usize,
     ) -> i32,
     irql PASSIVE..=DISPATCH, fails NOT_READY => later;
     {
         let what = What { list, completion, context: completion_context };
-        packet(&call, By { handle, context, flags }, what, InjectionPoint::TransportSend)
+        let target = Target::Transport(sender(endpoint, parameters, family));
+        status(inject(&call, By { handle, context, flags }, what, target))
     }
 
     /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/fwpsk/nf-fwpsk-fwpsinjecttransportreceiveasync0>

@@ -13,7 +13,7 @@ use super::support::{
     Driver, OK, Shown, absorb, behave, block, heard, into, run, run_clean, status, v4,
 };
 use crate::Kernel;
-use crate::access::Out;
+use crate::access::{In, Out};
 use crate::cpu::{DISPATCH, PASSIVE};
 use crate::fwp::Config;
 use crate::fwp::inject::handle::{FwpsInjectionHandleCreate0, FwpsInjectionHandleDestroy0};
@@ -162,8 +162,18 @@ fn a_transport_packet_gets_the_ip_header_of_what_it_was_cloned_from() {
                 FwpsAllocateCloneNetBufferList0(original, 0, 0, 0, into(&mut clone)),
                 OK
             );
-            let sent =
-                FwpsInjectTransportSendAsync0(handle, 0, 1, 0, 0, AF_INET, 0, clone, COMPLETE, 0);
+            let sent = FwpsInjectTransportSendAsync0(
+                handle,
+                0,
+                1,
+                0,
+                In::null(),
+                AF_INET,
+                0,
+                clone,
+                COMPLETE,
+                0,
+            );
             assert_eq!(sent, OK);
             absorb(classify);
         });

@@ -1,10 +1,14 @@
 //! Absorbed and injected packets.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
 use wfp_schema::{LayerId, LayerKind};
 
 use super::build::{ACK, Dialogue, SYN, fragment, socket, udp};
 use super::recorder::{host, host_that};
-use crate::net::{Injection, InjectionMark, InjectionPoint, Outcome, PacketId, Reason};
+use crate::net::{
+    Injection, InjectionMark, InjectionPoint, Outcome, Packet, PacketId, Reason, Sender,
+};
 
 fn injection(point: InjectionPoint, bytes: &[u8]) -> Injection<'_> {
     Injection {
@@ -80,6 +84,42 @@ fn a_packet_absorbed_at_the_network_layer_goes_on_when_injected() {
         );
         assert_eq!(host.flows()[0].passed.iter().sum::<u64>(), 1);
         assert_eq!(host.counters().passed, 1);
+    }
+}
+
+#[test]
+fn what_an_endpoint_sends_gets_an_ip_header() {
+    for (here, there, length) in [
+        ("10.0.0.1:5000", "192.0.2.1:53", 20),
+        ("[fd00::1]:5000", "[2001:db8::1]:53", 40),
+    ] {
+        let mut host = host();
+        let (here, there) = (socket(here), socket(there));
+        let packet = udp(here, there, b"x");
+        host.packet(0, &packet);
+        let endpoint = host.flows.all[0].endpoint_handle;
+        let sender = Sender {
+            endpoint,
+            remote: there.ip(),
+        };
+        let sent = host.with_ip_header(sender, &packet[length..]);
+        let sent = sent.expect("it is an endpoint of this version");
+        let parsed = Packet::parse(&sent).expect("a packet");
+        let (expected, original) = (Packet::parse(&packet).expect("a packet"), &packet[length..]);
+        assert_eq!(
+            (parsed.source, parsed.destination, parsed.protocol),
+            (expected.source, expected.destination, expected.protocol)
+        );
+        assert_eq!((&sent[length..], sent.len()), (original, packet.len()));
+        let foreign: IpAddr = if there.is_ipv4() {
+            Ipv6Addr::LOCALHOST.into()
+        } else {
+            Ipv4Addr::LOCALHOST.into()
+        };
+        for (endpoint, remote) in [(endpoint + 1_000, there.ip()), (endpoint, foreign)] {
+            let other = Sender { endpoint, remote };
+            assert_eq!(host.with_ip_header(other, original), None, "{other:?}");
+        }
     }
 }
 
