@@ -44,6 +44,7 @@ impl Example {
 /// All of them.
 const EXAMPLES: &[Example] = &[
     Example::new("accounting", lives::accounting),
+    Example::new("binding", redirected::binding),
     Example::new("deferring", redirected::deferring),
     Example::new("editing", streams::editing),
     Example::new("guarding", authorized::guarding),

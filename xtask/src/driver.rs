@@ -14,6 +14,7 @@ pub(crate) const PACKAGES: &[&str] = &[
     "portcullis",
     "conformance-driver",
     "accounting-driver",
+    "binding-driver",
     "deferring-driver",
     "editing-driver",
     "guarding-driver",
@@ -35,6 +36,7 @@ pub(crate) const PACKAGES: &[&str] = &[
 /// The drivers of `examples/`.
 const EXAMPLES: &[&str] = &[
     "accounting",
+    "binding",
     "deferring",
     "editing",
     "guarding",

@@ -1,17 +1,22 @@
-//! What redirects: redirecting, deferring.
+//! What redirects: redirecting, deferring, binding.
 
 use std::net::IpAddr;
 
-use ksim::net::{Output, Reason};
-use ksim::{Caller, FileHandle, Kernel};
+use ksim::net::{Output, Reason, Setup};
+use ksim::{Caller, Config, FileHandle, Kernel};
+use portcullis_core::packet::Headers;
 use portcullis_tests::control::alive;
+use portcullis_tests::examples::built;
 use portcullis_tests::foreign::Machine;
 use portcullis_tests::net::sent;
 use portcullis_tests::packets::{ACK, SYN};
 use portcullis_tests::proxy::PROXY;
-use portcullis_tests::{Net, Tcp};
+use portcullis_tests::world::{assert_clean, load};
+use portcullis_tests::{Net, Tcp, World, udp};
+use wfp_engine::TieOrder;
+use wfp_schema::NtStatus;
 
-use super::{clients, code, with_output};
+use super::{clients, code, machine, with_output};
 
 pub(super) fn proxy(kernel: &Kernel) -> Option<FileHandle> {
     let caller = Caller {
@@ -129,20 +134,18 @@ pub(super) fn deferring(net: &mut Net, port: u16) {
     }
 }
 
+/// Where packets come from, and go to, that have left this machine.
+fn ends(net: &mut Net) -> (Vec<IpAddr>, Vec<IpAddr>) {
+    let ends = |packet: &Vec<u8>| {
+        let headers = Headers::walk(packet).expect("a packet");
+        (headers.source, headers.destination)
+    };
+    sent(net.output()).iter().map(ends).unzip()
+}
+
 /// Where packets go that have left this machine.
 fn destinations(net: &mut Net) -> Vec<IpAddr> {
-    let address = |packet: &[u8]| -> IpAddr {
-        match packet[0] >> 4 {
-            4 => <[u8; 4]>::try_from(&packet[16..20]).expect("four").into(),
-            _ => <[u8; 16]>::try_from(&packet[24..40])
-                .expect("sixteen")
-                .into(),
-        }
-    };
-    sent(net.output())
-        .iter()
-        .map(|packet| address(packet))
-        .collect()
+    ends(net).1
 }
 
 #[test]
@@ -169,4 +172,95 @@ fn deferring_lets_connections_wait_and_go_where_their_server_is_found() {
     assert!(net.all_pass(&other.handshake()), "nobody waits");
     drop(net);
     machine.end();
+}
+
+/// The addresses of this machine that sockets may be bound to: its own, binding's tunnel's, and another's.
+const LOCALS: [[&str; 2]; 3] = [
+    ["192.0.2.10", "2001:db8::10"],
+    ["10.8.0.2", "fd00:8::2"],
+    ["10.9.0.2", "fd00:9::2"],
+];
+
+const OUTSIDE: [&str; 2] = ["198.51.100.1", "2001:db8::80"];
+
+pub(super) fn binding(net: &mut Net, port: u16) {
+    for (local, server) in LOCALS[0].iter().zip(OUTSIDE) {
+        net.packet(&udp(&at(local, 6881), &at(server, port), b"datagram"));
+        let mut tcp = Tcp::new(&at(local, 6881), &at(server, port));
+        net.fates(&tcp.handshake());
+        net.fates(&tcp.close());
+    }
+}
+
+/// A host that has all of these addresses, whose output is kept.
+fn tunneled(kernel: &Kernel) -> Net {
+    let mut setup = Setup {
+        output: true,
+        ..Setup::default()
+    };
+    for address in LOCALS.as_flattened() {
+        setup.local.insert(address.parse().expect("an address"));
+    }
+    Net::with_setup(kernel, 0, setup)
+}
+
+/// Asserts that what sockets at a port of each protocol and IP version send comes from these addresses.
+fn assert_bound(net: &mut Net, (port, remote): (u16, u16), expected: [&str; 2]) {
+    for ((local, server), expected) in LOCALS[0].iter().zip(OUTSIDE).zip(expected) {
+        let (local, server) = (at(local, port), at(server, remote));
+        for packet in [
+            udp(&local, &server, b"datagram"),
+            Tcp::new(&local, &server).segment(true, SYN, &[]),
+        ] {
+            assert!(net.passes(&packet), "{local} to {server}");
+            let (sources, _) = ends(net);
+            let expected: IpAddr = expected.parse().expect("an address");
+            assert_eq!(sources, [expected], "{local} to {server}");
+        }
+        let answer = udp(&server, &at(expected, port), b"answer");
+        assert!(net.passes(answer), "what comes back to {expected}");
+        net.output();
+    }
+}
+
+#[test]
+fn binding_gives_sockets_at_its_port_the_tunnels_address_and_no_others() {
+    let machine = machine("binding");
+    let mut net = tunneled(&machine.kernel);
+    assert_bound(&mut net, (6881, 443), LOCALS[1]);
+    assert_bound(&mut net, (6882, 443), LOCALS[0]);
+    for local in ["127.0.0.1", "::1"] {
+        assert!(net.passes(udp(&at(local, 6881), &at(local, 9), b"within this machine")));
+        let flow = net.flows().last().expect("a flow").handles[0];
+        assert_eq!(net.redirection(flow), None, "{local}");
+    }
+    drop(net);
+    machine.end();
+}
+
+#[test]
+fn binding_leaves_a_socket_alone_that_another_product_has_moved() {
+    const POLICY: &str = r#"
+        default = "permit"
+        [[rule]]
+        action = "permit"
+        local_port = 6881
+        bind = ["10.9.0.2", "fd00:9::2"]
+    "#;
+    for (ties, expected) in [
+        (TieOrder::OldestFirst, LOCALS[2]),
+        (TieOrder::NewestFirst, LOCALS[1]),
+    ] {
+        let mut world =
+            World::boot_answering(&Config::default(), |options| options.sublayer_ties = ties);
+        assert_eq!(world.start(), NtStatus::SUCCESS, "DriverEntry");
+        let driver = load(&world.kernel, "binding.sys", &built("binding").image);
+        assert_eq!(alive(driver.start()), NtStatus::SUCCESS, "DriverEntry");
+        world.set_policy(POLICY);
+        let mut net = tunneled(&world.kernel);
+        assert_bound(&mut net, (6881, 443), expected);
+        drop(net);
+        assert_clean(&alive(driver.unload()));
+        world.end();
+    }
 }
