@@ -10,6 +10,7 @@
 //! the lock of the flow at hand, and for that of the event ring. Without a policy there is no opinion about who may
 //! connect, accept or listen ([`Decision::undecided`]), and everything else is permitted.
 
+mod again;
 mod asking;
 mod content;
 mod datagrams;
@@ -382,20 +383,22 @@ impl<P: Parts> Portcullis<P> {
             return StreamVerdict::DropConnection;
         }
         let found = flow.host_source.is_none() && self.sniff(flow, indication, data.clone());
-        if found || flow.epoch != self.policy.epoch() {
-            self.decide_again(flow, found, news);
-        }
-        if flow.decision.content_dependent {
-            let side = indication.transfer as usize;
-            let mut state = flow
-                .contents
-                .get(side)
-                .copied()
-                .unwrap_or(ContentState::START);
-            self.find_content(flow, &mut state, data, news);
-            if let Some(kept) = flow.contents.get_mut(side) {
-                *kept = state;
-            }
+        if self.is_undecided(flow, found) {
+            // Decided and looked into by one policy: another that came in between would let it pass unseen.
+            self.policy.with(|policy, epoch| {
+                if found || flow.epoch != epoch {
+                    self.decide_by((policy.as_ref(), epoch), flow, found, news);
+                }
+                if let Some(policy) = policy.filter(|_| flow.decision.content_dependent) {
+                    let side = indication.transfer as usize;
+                    let kept = flow.contents.get(side);
+                    let mut state = kept.copied().unwrap_or(ContentState::START);
+                    self.find_content(&policy, flow, &mut state, data, news);
+                    if let Some(kept) = flow.contents.get_mut(side) {
+                        *kept = state;
+                    }
+                }
+            });
         }
         if flow.is_blocked() {
             flow.dropped = true;
@@ -488,52 +491,6 @@ impl<P: Parts> Portcullis<P> {
             self.send(event);
         }
         result
-    }
-
-    /// Decides a flow with what is known now: its host was found, or found to be none (`found`), or the policy changed.
-    /// `news` is the event that tells of it.
-    fn decide_again(&self, flow: &mut Flow, found: bool, news: &mut News) {
-        let before = flow.decision;
-        if flow.epoch != self.policy.epoch() {
-            self.statistics.count(Counter::FlowsRedecided);
-        }
-        self.policy.with(|policy, epoch| {
-            let decision = policy.map_or(Decision::permit(), |policy| {
-                let decision = policy.decide(&flow.connection(), flow.host());
-                decision.settled(flow.answer)
-            });
-            let has_changed = (decision.action, decision.rule) != (before.action, before.rule);
-            let is_reported = self.is_reported(policy.as_ref(), decision);
-            flow.decision = decision;
-            if let Some(policy) = &policy
-                && !self
-                    .policy
-                    .decided((policy, epoch), &flow.connection(), decision)
-            {
-                flow.decision.action = Action::Block;
-            }
-            if flow.epoch != epoch {
-                // Another policy has other literals: what the old one's began with is forgotten.
-                flow.contents = [ContentState::START; 2];
-                flow.content = None;
-                flow.epoch = epoch;
-            }
-            flow.reported |= is_reported;
-            if let Some(policy) = policy
-                && self.decide_by_content(flow, &policy, news)
-            {
-                return;
-            }
-            let has_name = found && !flow.host_name().is_empty();
-            let kind = if has_name {
-                EventKind::HostName
-            } else {
-                EventKind::Reauthorize
-            };
-            if is_reported && (has_name || has_changed) {
-                self.note(news, kind, decision, epoch);
-            }
-        });
     }
 
     fn count_decision(&self, decision: Decision) {

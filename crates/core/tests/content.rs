@@ -10,7 +10,7 @@ use portcullis_policy::{Policy, Rule};
 use portcullis_proto::{Counter, EventKind};
 use proptest::prelude::*;
 use shared::driver::{
-    Core, core, count, events_of, indication, outgoing, receive, send, set_policy,
+    Core, core, count, events_of, indication, outgoing, receive, send, set_policy, set_policy_soon,
 };
 use shared::messages::http;
 
@@ -150,6 +150,26 @@ fn another_policy_forgets_what_a_literal_of_the_old_one_began_with() {
         send(&core, flow, b" top secret"),
         StreamVerdict::DropConnection
     );
+}
+
+/// Between the look which policy is in force and the search another one may come into force.
+#[test]
+fn what_both_of_two_policies_forbid_does_not_pass_while_one_follows_the_other() {
+    let core = core(2, NO_SECRETS);
+    let stream = begin(&core, 9000);
+    set_policy_soon(&core, NO_SECRETS);
+    assert_eq!(
+        send(&core, stream, b"a top secret"),
+        StreamVerdict::DropConnection
+    );
+    let flow = core.flow_established(&outgoing(UDP, 9000)).expect("room");
+    set_policy_soon(&core, NO_SECRETS);
+    let datagram = b"a top secret".as_slice();
+    assert_eq!(
+        core.datagram(Some(flow), indication(Transfer::Sent, datagram), [datagram]),
+        DatagramVerdict::Block
+    );
+    assert_eq!(count(&core, Counter::ContentMatched), 2);
 }
 
 #[test]

@@ -1,43 +1,39 @@
 //! Looking for literals in a flow's data, and deciding by them.
 
-use super::{News, Parts, PolicySource, Portcullis};
+use super::{News, Parts, Portcullis};
 use crate::flow::Flow;
 use crate::policy::{ContentState, Decision, PolicyView};
 use portcullis_proto::Counter;
 use portcullis_proto::event::EventKind;
 
 impl<P: Parts> Portcullis<P> {
-    /// Looks for what rules look for in a flow's data. If it is there it decides the flow for good, or, while the host
-    /// may still save it, as soon as that is known. `news` is the event that tells of it.
+    /// Looks for what rules look for in a flow's data, by the policy that has decided the flow. If it is there it decides the
+    /// flow for good, or, while the host may still save it, as soon as that is known. `news` is the event that tells of it.
     pub(super) fn find_content<'d>(
         &self,
+        policy: &PolicyView<'_>,
         flow: &mut Flow,
         state: &mut ContentState,
         data: impl IntoIterator<Item = &'d [u8]>,
         news: &mut News,
     ) {
-        self.policy.with(|policy, epoch| {
-            let Some(policy) = policy.filter(|_| epoch == flow.epoch) else {
-                return;
-            };
-            let mut found = flow.content;
-            let connection = flow.connection();
-            'data: for piece in data {
-                let mut rest = piece;
-                // Each match is of an earlier rule than the one before, and a rule that decides ends the search.
-                while !rest.is_empty() {
-                    let limit = found.map_or(flow.decision.rule, |found| Some(found.rule));
-                    let (next, left) = policy.find_content(state, rest, &connection, limit);
-                    rest = left;
-                    found = next.or(found);
-                    if found.is_some() && !flow.decision.host_dependent {
-                        break 'data;
-                    }
+        let mut found = flow.content;
+        let connection = flow.connection();
+        'data: for piece in data {
+            let mut rest = piece;
+            // Each match is of an earlier rule than the one before, and a rule that decides ends the search.
+            while !rest.is_empty() {
+                let limit = found.map_or(flow.decision.rule, |found| Some(found.rule));
+                let (next, left) = policy.find_content(state, rest, &connection, limit);
+                rest = left;
+                found = next.or(found);
+                if found.is_some() && !flow.decision.host_dependent {
+                    break 'data;
                 }
             }
-            flow.content = found;
-            self.decide_by_content(flow, &policy, news);
-        });
+        }
+        flow.content = found;
+        self.decide_by_content(flow, policy, news);
     }
 
     /// Decides a flow in whose data a literal was found, unless a rule before that permits it, or its host may yet.

@@ -110,28 +110,34 @@ impl<P: Parts> Portcullis<P> {
     ) -> bool {
         flow.count_datagrams(transfer, Cut::one(length));
         let is_initiators = transfer.is_initiators(flow.direction);
-        if flow.is_dns() && is_initiators {
-            self.decide_query(flow, data.clone(), news);
-        } else {
-            let mut found = false;
-            if flow.is_dns() {
-                self.statistics.count(Counter::RepliesFollowed);
-            } else if flow.host_source.is_none() {
-                let bytes = length as u64;
-                let Ok(known) = self.sniff_datagram(flow, is_initiators, bytes, data.clone())
-                else {
-                    // Whoever sent it sends it again. Were it to pass, a flood of others would hide its name.
-                    self.statistics.count(Counter::QuicNoRoom);
-                    return flow.decision.host_dependent;
-                };
-                found = known;
-            }
-            if found || flow.epoch != self.policy.epoch() {
-                self.decide_again(flow, found, news);
-            }
+        let is_query = flow.is_dns() && is_initiators;
+        let mut found = false;
+        if is_query {
+            found = self.sniff_query(flow, data.clone());
+        } else if flow.is_dns() {
+            self.statistics.count(Counter::RepliesFollowed);
+        } else if flow.host_source.is_none() {
+            let bytes = length as u64;
+            let Ok(known) = self.sniff_datagram(flow, is_initiators, bytes, data.clone()) else {
+                // Whoever sent it sends it again. Were it to pass, a flood of others would hide its name.
+                self.statistics.count(Counter::QuicNoRoom);
+                return flow.decision.host_dependent;
+            };
+            found = known;
         }
-        if flow.decision.content_dependent {
-            self.find_content(flow, &mut { ContentState::START }, data, news);
+        if is_query || self.is_undecided(flow, found) {
+            // Decided and looked into by one policy: another that came in between would let it pass unseen.
+            self.policy.with(|policy, epoch| {
+                if is_query {
+                    self.decide_query((policy.as_ref(), epoch), flow, found, news);
+                } else if found || flow.epoch != epoch {
+                    self.decide_by((policy.as_ref(), epoch), flow, found, news);
+                }
+                if let Some(policy) = policy.filter(|_| flow.decision.content_dependent) {
+                    let state = &mut { ContentState::START };
+                    self.find_content(&policy, flow, state, data, news);
+                }
+            });
         }
         flow.is_blocked()
     }

@@ -1,9 +1,9 @@
 //! Finding out which host a flow is meant for, and deciding by it.
 
-use super::{Indication, News, Parts, PolicySource, Portcullis};
+use super::{Indication, News, Parts, Portcullis};
 use crate::flow::Flow;
 use crate::inspect::{HostName, HostSniffer, NoRoom, Outcome, Quic, question};
-use crate::policy::{Decision, Host};
+use crate::policy::{Decision, Host, PolicyView};
 use portcullis_proto::Counter;
 use portcullis_proto::event::{EventKind, HostSource};
 
@@ -98,36 +98,47 @@ impl<P: Parts> Portcullis<P> {
         Some(source)
     }
 
-    /// Decides a DNS query by its own question, and the flow with it until the next. `news` is the event that tells of it.
-    pub(super) fn decide_query<'d>(
+    /// Looks for the host that a DNS query asks about, which becomes the flow's. Whether it names one.
+    pub(super) fn sniff_query<'d>(
         &self,
         flow: &mut Flow,
         data: impl IntoIterator<Item = &'d [u8]>,
-        news: &mut News,
-    ) {
+    ) -> bool {
         let mut name = HostName::EMPTY;
         let outcome = question(data, &mut name);
         let source = self.source(outcome);
-        let host = match outcome {
-            Outcome::Host(_) => Host::Known(name.as_bytes()),
-            _ => Host::Never,
-        };
-        if matches!(host, Host::Known(_)) {
+        let names_one = matches!(outcome, Outcome::Host(_));
+        if names_one {
             flow.question = name;
             flow.host_source = source;
         }
-        self.policy.with(|policy, epoch| {
-            let decision = policy.map_or(Decision::permit(), |policy| {
-                let decision = policy.decide(&flow.connection(), host);
-                decision.settled(flow.answer)
-            });
-            let is_reported = self.is_reported(policy.as_ref(), decision);
-            flow.decision = decision;
-            flow.epoch = epoch;
-            flow.reported |= is_reported;
-            if is_reported && matches!(host, Host::Known(_)) {
-                self.note(news, EventKind::HostName, decision, epoch);
-            }
+        names_one
+    }
+
+    /// Decides a DNS query by its own question, if it names a host, and the flow with it until the next. `news` is the event
+    /// that tells of it.
+    pub(super) fn decide_query(
+        &self,
+        (policy, epoch): (Option<&PolicyView<'_>>, u64),
+        flow: &mut Flow,
+        names_one: bool,
+        news: &mut News,
+    ) {
+        let host = if names_one {
+            Host::Known(flow.host_name().as_bytes())
+        } else {
+            Host::Never
+        };
+        let decision = policy.map_or(Decision::permit(), |policy| {
+            let decision = policy.decide(&flow.connection(), host);
+            decision.settled(flow.answer)
         });
+        let is_reported = self.is_reported(policy, decision);
+        flow.decision = decision;
+        flow.epoch = epoch;
+        flow.reported |= is_reported;
+        if is_reported && names_one {
+            self.note(news, EventKind::HostName, decision, epoch);
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! What the driver has to know of a flow to edit its stream, or to hold it.
 
+use super::again::decision;
 use super::{Parts, PolicySource, Portcullis};
 use crate::flow::{Flow, FlowHandle, Transfer};
 use crate::stream::{CourseHandle, Edits, Reach, STREAM_EFFECTS};
@@ -109,32 +110,28 @@ impl<P: Parts> Portcullis<P> {
         self.flows.with(handle, |flow| flow.course.take()).flatten()
     }
 
-    /// Calls `with` with what is changed in a direction of a flow.
+    /// Calls `with` with what the policy in force changes in a direction of a flow, also if that is another than the flow was
+    /// decided by last: while one policy follows another, no data goes unchanged that both change.
     pub fn with_edits<T>(
         &self,
         handle: FlowHandle,
         transfer: Transfer,
         with: impl FnOnce(&Edits<'_>) -> T,
     ) -> T {
-        let known = self.flows.with(handle, |flow| {
-            let is_initiators = transfer.is_initiators(flow.direction);
-            (flow.decision, flow.epoch, is_initiators)
-        });
         self.policy.with(|policy, now| {
-            let edits = known
-                .filter(|(decision, epoch, _)| {
-                    *epoch == now && decision.effects.intersects(Edits::KINDS)
-                })
-                .and_then(|(decision, _, is_initiators)| {
-                    let kinds = decision.effects;
-                    Some(Edits::new(
-                        policy?,
-                        decision.rule?,
-                        kinds,
-                        transfer,
-                        is_initiators,
-                    ))
-                });
+            let known = self.flows.with(handle, |flow| {
+                let decision = if flow.epoch == now {
+                    flow.decision
+                } else {
+                    decision(policy.as_ref(), flow)
+                };
+                (decision, transfer.is_initiators(flow.direction))
+            });
+            let edits = known.and_then(|(decision, is_initiators)| {
+                let kinds = decision.effects;
+                let rule = decision.rule.filter(|_| kinds.intersects(Edits::KINDS))?;
+                Some(Edits::new(policy?, rule, kinds, transfer, is_initiators))
+            });
             with(&edits.unwrap_or(Edits::NONE))
         })
     }

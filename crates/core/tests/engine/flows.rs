@@ -25,6 +25,30 @@ fn without_a_policy_everything_is_permitted_and_counted() {
     assert!(events(&core).is_empty());
 }
 
+/// Data that was looked at under one policy may be edited under the next.
+#[test]
+fn what_both_of_two_policies_edit_is_edited_while_one_follows_the_other() {
+    let policy = |with| {
+        format!(
+            "default = 'permit'\n[[rule]]\naction = 'permit'\nprotocol = 'tcp'\n\
+             replace = [{{ find = 'secret', with = '{with}' }}]"
+        )
+    };
+    let core = core(4, &policy("******"));
+    let stream = establish(&core, &outgoing(TCP, 80));
+    assert_eq!(send(&core, stream, b"a secret"), StreamVerdict::Permit);
+    let edits = || core.with_edits(stream, Transfer::Sent, |edits| !edits.is_none());
+    assert!(edits());
+    set_policy(&core, &policy("------"));
+    assert!(edits());
+    set_policy(&core, "default = 'permit'");
+    assert!(!edits());
+    set_policy(&core, &policy("******"));
+    assert!(edits());
+    withdraw_policy(&core);
+    assert!(!edits());
+}
+
 #[test]
 fn a_change_of_policy_reaches_flows_at_their_next_indication() {
     let core = core(4, "default = \"permit\"");

@@ -9,24 +9,41 @@ use portcullis_core::{
 use portcullis_policy::{Options, compile};
 use portcullis_proto::{Counter, EventKind, EventRecord};
 use std::net::IpAddr;
-use std::sync::RwLock;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, RwLock};
 
 /// The policy in force.
 #[derive(Default)]
 pub struct CurrentPolicy {
     policy: RwLock<Option<Policy<Vec<u8>>>>,
     epoch: AtomicU64,
+    /// Comes into force as soon as somebody has looked at the epoch.
+    soon: Mutex<Option<Policy<Vec<u8>>>>,
+}
+
+impl CurrentPolicy {
+    fn put(&self, policy: Option<Policy<Vec<u8>>>) {
+        *self.policy.write().expect("not poisoned") = policy;
+        self.epoch.fetch_add(1, Ordering::AcqRel);
+    }
 }
 
 impl PolicySource for CurrentPolicy {
     fn epoch(&self) -> u64 {
-        self.epoch.load(Ordering::Acquire)
+        let epoch = self.epoch.load(Ordering::Acquire);
+        let soon = self.soon.lock().expect("not poisoned").take();
+        if soon.is_some() {
+            self.put(soon);
+        }
+        epoch
     }
 
     fn with<T>(&self, with: impl FnOnce(Option<PolicyView<'_>>, u64) -> T) -> T {
         let policy = self.policy.read().expect("not poisoned");
-        with(policy.as_ref().map(Policy::view), self.epoch())
+        with(
+            policy.as_ref().map(Policy::view),
+            self.epoch.load(Ordering::Acquire),
+        )
     }
 }
 
@@ -118,6 +135,15 @@ pub fn core_over(flows: Flows, policy: &str) -> Core {
 
 /// Brings a policy into force.
 pub fn set_policy(core: &Core, text: &str) {
+    core.policy().put(Some(compiled(text)));
+}
+
+/// Brings a policy into force as soon as somebody has looked which one is.
+pub fn set_policy_soon(core: &Core, text: &str) {
+    *core.policy().soon.lock().expect("not poisoned") = Some(compiled(text));
+}
+
+fn compiled(text: &str) -> Policy<Vec<u8>> {
     let options = Options {
         events_all: true,
         ..Options::default()
@@ -125,14 +151,12 @@ pub fn set_policy(core: &Core, text: &str) {
     let blob = compile(text, &options)
         .unwrap_or_else(|found| panic!("{found:?}"))
         .blob;
-    *core.policy().policy.write().expect("not poisoned") = Some(Policy::new(blob).expect("valid"));
-    core.policy().epoch.fetch_add(1, Ordering::AcqRel);
+    Policy::new(blob).expect("valid")
 }
 
 /// Takes the policy away.
 pub fn withdraw_policy(core: &Core) {
-    *core.policy().policy.write().expect("not poisoned") = None;
-    core.policy().epoch.fetch_add(1, Ordering::AcqRel);
+    core.policy().put(None);
 }
 
 /// All events that wait.
