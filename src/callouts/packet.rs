@@ -97,9 +97,10 @@ fn treat<L: LayerType>(
     match taken {
         Ok(true) => Authorization::BlockSilently,
         Ok(false) => Authorization::Continue,
+        // Memory is short. It may be a packet that must not go on as it is: who sent it sends it again.
         Err(_) => {
-            state::count(Counter::DataUnavailable);
-            Authorization::Continue
+            state::count(Counter::PacketsDropped);
+            Authorization::BlockSilently
         }
     }
 }
