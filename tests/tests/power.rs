@@ -213,13 +213,20 @@ fn sleep_under_traffic_on_four_processors_breaks_no_rule() {
 fn users_who_take_turns_at_the_machine_keep_what_their_rules_say() {
     const FIRST: [u32; 5] = [21, 1, 2, 3, 1001];
     const SECOND: [u32; 5] = [21, 1, 2, 3, 1002];
+    const USERS: [(&str, &str); 2] = [
+        ("192.0.2.10", "198.51.100.1:443"),
+        ("[2001:db8::10]", "[2001:db8::80]:443"),
+    ];
     let mut world = World::new();
     let mut processes = Processes::default();
     let path = r"\device\harddiskvolume1\program files\browser.exe";
     for port in 55_000..55_040_u16 {
         let sid = Sid::new(5, if port % 2 == 0 { &FIRST } else { &SECOND });
-        let endpoint = format!("192.0.2.10:{port}").parse().expect("an address");
-        processes.assign(endpoint, Identity::new(path, u64::from(port), sid));
+        for (client, _) in USERS {
+            let endpoint = format!("{client}:{port}").parse().expect("an address");
+            let identity = Identity::new(path, u64::from(port), sid.clone());
+            processes.assign(endpoint, identity);
+        }
     }
     world.owned_by(processes);
     world
@@ -227,11 +234,13 @@ fn users_who_take_turns_at_the_machine_keep_what_their_rules_say() {
     // Both are logged on; the one whose session is not shown goes on working.
     let mut connections = Vec::new();
     for port in 55_000..55_040_u16 {
-        let mut talk = web(port);
-        let passes = world.net.all_pass(&talk.handshake());
-        assert_eq!(passes, port % 2 == 0, "port {port}");
-        if passes {
-            connections.push(talk);
+        for (client, server) in USERS {
+            let mut talk = Tcp::new(&format!("{client}:{port}"), server);
+            let passes = world.net.all_pass(&talk.handshake());
+            assert_eq!(passes, port % 2 == 0, "{client}:{port}");
+            if passes {
+                connections.push(talk);
+            }
         }
         if port % 10 == 9 {
             // Sleep comes between, as when a lid is closed and another user opens it.
