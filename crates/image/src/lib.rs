@@ -32,6 +32,7 @@ pub use imports::{Import, ImportName};
 pub use kmdf::Kmdf;
 pub use load_config::LoadConfig;
 pub use section::Section;
+pub use unwind::Frame;
 
 use view::View;
 
@@ -157,6 +158,8 @@ pub struct Image {
     pub debug: Debug,
     /// What it asks of KMDF, if it is a KMDF driver.
     pub kmdf: Option<Kmdf>,
+    /// The function that takes most of the stack; `None` where no function table tells.
+    pub largest_frame: Option<Frame>,
     /// The imports that the code reaches from the entry point within the KMDF stub; see [`check`].
     #[serde(skip)]
     entry_reaches: Vec<String>,

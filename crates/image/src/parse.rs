@@ -96,6 +96,7 @@ pub(crate) fn parse(file: &[u8]) -> Result<Image, ImageError> {
         )?,
         kmdf: kmdf::find(&view, &sections, base),
         sections,
+        largest_frame: None,
         entry_reaches: Vec::new(),
         // Other machines have other tables there.
         function_table: directory(IMAGE_DIRECTORY_ENTRY_EXCEPTION)
@@ -110,6 +111,7 @@ pub(crate) fn parse(file: &[u8]) -> Result<Image, ImageError> {
         return Err(ImageError::Entry(image.entry));
     }
     image.entry_reaches = entry::reached_imports(&image);
+    image.largest_frame = image.frames().max_by_key(|frame| frame.bytes);
     Ok(image)
 }
 

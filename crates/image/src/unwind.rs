@@ -2,6 +2,8 @@
 //!
 //! <https://learn.microsoft.com/cpp/build/exception-handling-x64>
 
+use serde::Serialize;
+
 use crate::Image;
 use crate::view::View;
 
@@ -34,6 +36,15 @@ impl Registers {
         self.set_rsp(self.rsp().wrapping_add(8));
         Some(word)
     }
+}
+
+/// What a function, or a part of one that was split off, takes of the stack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Frame {
+    /// Relative address of its code.
+    pub begin: u32,
+    /// Bytes of pushed registers and of what it allocates.
+    pub bytes: u32,
 }
 
 /// `RUNTIME_FUNCTION`: a range of code and where its unwind information is, all relative addresses.
@@ -75,6 +86,17 @@ struct Code {
     info: u8,
     /// What follows in further slots: scaled or not, as the operation has it.
     operand: u32,
+}
+
+impl Code {
+    /// Bytes that its instruction takes of the stack.
+    const fn stack(self) -> u32 {
+        match self.operation {
+            operation::PUSH_NONVOL => 8,
+            operation::ALLOC_LARGE | operation::ALLOC_SMALL => self.operand,
+            _ => 0,
+        }
+    }
 }
 
 /// Where undoing a prolog leads.
@@ -132,6 +154,22 @@ impl Image {
             depth = None;
         }
         None
+    }
+
+    /// What the functions of this image take of the stack. Leaf functions, which take nothing, are not in the table, nor is
+    /// what a function calls. What is malformed is left out.
+    pub(crate) fn frames(&self) -> impl Iterator<Item = Frame> {
+        let (table, size) = self.function_table.unwrap_or_default();
+        (0..size / FUNCTION_SIZE).filter_map(move |index| {
+            let at = table.checked_add(index * FUNCTION_SIZE)?;
+            let function = Function::read(&self.view, at)?;
+            let unwind = Unwind::read(&self.view, function.unwind)?;
+            let bytes = unwind.codes.iter().copied().map(Code::stack);
+            Some(Frame {
+                begin: function.begin,
+                bytes: bytes.fold(0, u32::saturating_add),
+            })
+        })
     }
 
     /// The function whose code is at `rva`.

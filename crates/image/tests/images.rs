@@ -76,6 +76,20 @@ fn a_good_kmdf_driver_has_its_facts_and_no_finding() {
 }
 
 #[test]
+fn the_largest_stack_frame_is_found() {
+    let mut builder = driver();
+    assert_eq!(Image::parse(&builder.build()).unwrap().largest_frame, None);
+    // push rbx; sub rsp, 20h. And sub rsp, 1000h.
+    let small = builder.code(&[0x53, 0x48, 0x83, 0xec, 0x20, 0xc3]);
+    builder.function(small, &[1, 5, 2, 0, 5, 0x32, 1, 0x30]);
+    let large = builder.code(&[0x48, 0x81, 0xec, 0, 0x10, 0, 0, 0xc3]);
+    builder.function(large, &[1, 7, 2, 0, 7, 0x01, 0, 2]);
+    let frame = Image::parse(&builder.build()).unwrap().largest_frame;
+    let frame = frame.expect("a function table");
+    assert_eq!((frame.begin, frame.bytes), (large, 0x1000));
+}
+
+#[test]
 fn an_entry_that_never_binds_is_not_the_stub() {
     let mut builder = driver();
     builder.entry_here();

@@ -62,6 +62,13 @@ pub fn run(arguments: &Image) -> Result<Ending, BadInput> {
             set.join(", ")
         }
     );
+    if let Some(frame) = image.largest_frame {
+        say!(
+            "largest stack frame: {} bytes, at {:#x}",
+            frame.bytes,
+            frame.begin
+        );
+    }
     say!("sections:");
     for section in &image.sections {
         let protection: String = [

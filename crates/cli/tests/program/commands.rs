@@ -86,6 +86,12 @@ fn an_image_is_described() {
         (&image["machine"], &image["characteristics"]["nx"]),
         (&"x64".into(), &true.into())
     );
+    // A kernel stack has 24 KB for all that is on it; a frame of a page or more has to be probed, too.
+    let frame = &image["largest_frame"];
+    let bytes = frame["bytes"].as_u64().expect("a function table");
+    assert!((1..4_096).contains(&bytes), "{frame}");
+    let line = format!("largest stack frame: {bytes} bytes, at ");
+    assert!(ran.output.contains(&line), "{}", ran.output);
     let changed = portcullis(&[
         "image",
         &driver_that_frees_with("KeGetCurrentIrql", "changed.sys"),
