@@ -13,6 +13,11 @@
 //! image    the driver's image, and one like it
 //! random   numbers from a seed
 //! streams  conversations in segments, and what arrives of them
+//! bursts   datagrams that are one packet
+//! interfaces a host with several network interfaces
+//! protection traffic under a protection at boot
+//! quoted   paths that are translated, and what ICMP errors quote of them
+//! tunnel   processes, their sockets, and where these are bound
 //! sweep    which calls a sweep over failing calls takes
 //! examples the drivers of examples/
 //! foreign  drivers that are not ours: those in C of tests/drivers, and one that Microsoft's tools have built
@@ -23,20 +28,25 @@
     reason = "a test's support panics where the test has failed"
 )]
 
+pub mod bursts;
 pub mod capture;
 pub mod control;
 pub mod examples;
 pub mod foreign;
 pub mod image;
+pub mod interfaces;
 pub mod messages;
 pub mod net;
 pub mod packets;
 pub mod product;
+pub mod protection;
 pub mod proxy;
+pub mod quoted;
 pub mod races;
 pub mod random;
 pub mod streams;
 pub mod sweep;
+pub mod tunnel;
 pub mod world;
 
 pub use control::Device;

@@ -9,7 +9,8 @@ use ksim::net::{
 };
 use ksim::{Cpu, Kernel};
 
-use crate::{HOST_V4, HOST_V6};
+use crate::messages::client_hello;
+use crate::{HOST_V4, HOST_V6, Tcp, udp};
 
 /// 100-nanosecond units of a millisecond, which passes with every packet.
 const MILLISECOND: u64 = 10_000;
@@ -280,6 +281,21 @@ pub fn received(output: Vec<Output>) -> Vec<Vec<u8>> {
             _ => None,
         })
         .collect()
+}
+
+/// A whole connection with a name in it, and a datagram, from this port. Whether all of it passes.
+pub fn exchange(net: &mut Net, port: u16) -> bool {
+    let mut tcp = Tcp::new(&format!("192.0.2.10:{port}"), "198.51.100.1:443");
+    let mut packets = tcp.handshake();
+    packets.push(tcp.client_says(&client_hello(Some("www.example.net"))));
+    packets.push(tcp.server_says(b"answer"));
+    packets.extend(tcp.close());
+    packets.push(udp(
+        &format!("[2001:db8::10]:{port}"),
+        "[2001:db8::80]:9999",
+        b"datagram",
+    ));
+    net.all_pass(&packets)
 }
 
 fn give(cpu: &Cpu, host: &mut Host<KernelFiltering>, packet: &[u8]) -> PacketReport {

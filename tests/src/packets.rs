@@ -19,6 +19,12 @@ fn socket(text: &str) -> SocketAddr {
     text.parse().expect("an address with a port")
 }
 
+/// An address with a port.
+#[must_use]
+pub fn end(address: &str, port: u16) -> String {
+    SocketAddr::new(address.parse().expect("an address"), port).to_string()
+}
+
 /// An IP packet; both addresses are of one version.
 #[must_use]
 pub fn ip(source: IpAddr, destination: IpAddr, protocol: u8, payload: &[u8]) -> Vec<u8> {

@@ -3,8 +3,9 @@
 //! A failure prints what repeats it: `SCHEDULE='trace …' cargo test -p portcullis-tests NAME`, or
 //! `seed …`.
 
+use ksim::net::Setup;
 use ksim::sched::{Bound, Program, explore, sweep};
-use ksim::{Config, Schedule};
+use ksim::{Config, Kernel, Schedule};
 
 use crate::world::assert_clean;
 use crate::{Net, World};
@@ -104,6 +105,71 @@ pub fn begin(schedule: &Schedule, policy: &str) -> (World, Net) {
     drop(world.events());
     let net = Net::new(&world.kernel, 1);
     (world, net)
+}
+
+/// Processors of a machine on all of which something happens.
+pub const PROCESSORS: u32 = 4;
+
+/// Four processors, and the driver with the policy.
+#[must_use]
+pub fn four(schedule: &Schedule, policy: &str) -> World {
+    let world = World::with_config(&Config {
+        processors: PROCESSORS,
+        schedule: schedule.clone(),
+        ..Config::default()
+    });
+    world.set_policy(policy);
+    drop(world.events());
+    world
+}
+
+/// A host on each processor from this one on.
+#[must_use]
+pub fn hosts(world: &World, first: u32, setup: &Setup) -> Vec<Net> {
+    (first..PROCESSORS)
+        .map(|processor| Net::with_setup(&world.kernel, processor, setup.clone()))
+        .collect()
+}
+
+/// `work` with each of these hosts, side by side; it is told which of them it has. Returns what each returned, in order.
+pub fn on_each<H: Send, T: Send>(
+    world: &World,
+    hosts: &mut [H],
+    work: impl Fn(u16, &mut H) -> T + Sync,
+) -> Vec<T> {
+    on_each_beside(&world.kernel, hosts, work, || ())
+}
+
+/// The same, and `other` beside it.
+pub fn on_each_beside<H: Send, T: Send>(
+    kernel: &Kernel,
+    hosts: &mut [H],
+    work: impl Fn(u16, &mut H) -> T + Sync,
+    other: impl FnOnce() + Send,
+) -> Vec<T> {
+    let work = &work;
+    let mut programs: Vec<Program<'_, Option<T>>> = vec![Box::new(|| {
+        other();
+        None
+    })];
+    for (number, host) in (0..).zip(hosts) {
+        programs.push(Box::new(move || Some(work(number, host))));
+    }
+    kernel.together(programs).into_iter().flatten().collect()
+}
+
+/// Unloads while `work` goes on with each of these hosts, and finds everything in order.
+pub fn unload_beside_each<H: Send, T: Send>(
+    mut world: World,
+    hosts: &mut [H],
+    work: impl Fn(u16, &mut H) -> T + Sync,
+) -> Vec<T> {
+    let kernel = world.kernel.clone();
+    let mut report = None;
+    let results = on_each_beside(&kernel, hosts, work, || report = Some(world.unload()));
+    assert_clean(&report.expect("it was unloaded"));
+    world.assert_nothing_of_ours();
+    results
 }
 
 /// Two programs side by side.

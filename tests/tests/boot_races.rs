@@ -4,85 +4,15 @@
 use ksim::Schedule;
 use ksim::sched::Program;
 use portcullis_tests::control::alive;
+use portcullis_tests::protection::{PROTECTING, Protected};
 use portcullis_tests::races::{begin, beside, try_many, try_sampled};
 use portcullis_tests::world::assert_clean;
-use portcullis_tests::{Net, Tcp, World, udp};
+use portcullis_tests::{Tcp, World, udp};
 use wfp_schema::NtStatus;
 
 /// How many departures from the plain order, and how many seeds, each race is tried with.
 const DEPARTURES: usize = 20;
 const SEEDS: u64 = 10;
-
-/// At boot nothing but names is permitted; the driver permits one port more.
-const PROTECTING: &str = "
-    default = 'block'
-    [boot]
-    default = 'block'
-    [[rule]]
-    name = 'names'
-    action = 'permit'
-    protocol = 'udp'
-    remote_port = 53
-    boot = true
-    [[rule]]
-    action = 'permit'
-    protocol = 'udp'
-    remote_port = 9999
-";
-
-/// What a host sends while something becomes of the driver: what the policy and its protection permit, what neither does,
-/// and what the policy alone does. Each time from ports of its own.
-struct Protected {
-    net: Net,
-    port: u16,
-    /// Whether what the policy alone permits has passed, each time.
-    fates: Vec<bool>,
-}
-
-impl Protected {
-    const fn new(net: Net) -> Self {
-        Self {
-            net,
-            port: 50_000,
-            fates: Vec::new(),
-        }
-    }
-
-    fn sends_to(&mut self, remote: u16) -> bool {
-        self.port += 1;
-        let (local, server) = if self.port.is_multiple_of(2) {
-            (format!("192.0.2.10:{}", self.port), "198.51.100.1")
-        } else {
-            (format!("[2001:db8::10]:{}", self.port), "[2001:db8::80]")
-        };
-        self.net
-            .passes(udp(&local, &format!("{server}:{remote}"), b"datagram"))
-    }
-
-    fn sends(&mut self, times: usize) {
-        for _ in 0..times {
-            assert!(self.sends_to(53), "permitted by both");
-            assert!(!self.sends_to(23), "permitted by neither");
-            let fate = self.sends_to(9999);
-            self.fates.push(fate);
-        }
-    }
-
-    /// The protection holds, or nothing of it is left.
-    fn end(mut self, world: &World, is_protected: bool) {
-        let decided = self.fates.chunk_by(|one, next| one == next).count();
-        assert!(decided < 3, "there and back: {:?}", self.fates);
-        for _ in 0..2 {
-            assert!(self.sends_to(53));
-            assert_eq!(self.sends_to(23), !is_protected);
-            assert_eq!(self.sends_to(9999), !is_protected);
-        }
-        let store = world.engine().boot_store();
-        assert_eq!(store.filters.is_empty(), !is_protected, "{store:?}");
-        assert_eq!(store.sublayers.is_empty(), !is_protected, "{store:?}");
-        self.net.finish();
-    }
-}
 
 /// Unloads while `other` happens.
 fn unload_with(world: &mut World, other: impl FnOnce() + Send) {
@@ -96,7 +26,7 @@ fn unload_with(world: &mut World, other: impl FnOnce() + Send) {
 
 fn unload_against_protected_traffic(schedule: &Schedule) {
     let (mut world, net) = begin(schedule, PROTECTING);
-    let mut traffic = Protected::new(net);
+    let mut traffic = Protected::new(net, 50_000);
     unload_with(&mut world, || traffic.sends(3));
     traffic.end(&world, true);
 }
@@ -160,7 +90,7 @@ fn withdrawal_against_protected_traffic(schedule: &Schedule) {
     );
     // Blocked until it is withdrawn, and never again.
     assert!(fates.is_sorted(), "{fates:?}");
-    let traffic = Protected::new(net);
+    let traffic = Protected::new(net, 50_000);
     traffic.end(&world, false);
     assert_clean(&world.unload());
     world.assert_nothing_of_ours();
@@ -174,7 +104,7 @@ fn withdrawing_a_protection_at_boot_and_unloading_leaves_nothing_of_it() {
 
 fn unload_against_the_engines_stop_under_a_protection(schedule: &Schedule) {
     let (mut world, net) = begin(schedule, PROTECTING);
-    let mut traffic = Protected::new(net);
+    let mut traffic = Protected::new(net, 50_000);
     let kernel = world.kernel.clone();
     unload_with(&mut world, || {
         traffic.sends_to(9999);

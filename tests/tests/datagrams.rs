@@ -8,13 +8,13 @@ use portcullis_core::MAX_DATAGRAMS;
 use portcullis_core::packet::Layout;
 use portcullis_proto::status::CalloutStatus;
 use portcullis_proto::{Action, CalloutKind, Counter, EventKind, Family};
+use portcullis_tests::bursts::{data_of, numbered, passed, receive, send, together};
 use portcullis_tests::messages::{client_hello, dns_answer, dns_query};
 use portcullis_tests::net::{received, sent};
-use portcullis_tests::packets::whole;
 use portcullis_tests::races::{begin, try_many, unload_beside};
 use portcullis_tests::random::Random;
 use portcullis_tests::sweep::sweep;
-use portcullis_tests::{Net, World, udp};
+use portcullis_tests::{Net, World};
 use wfp_schema::NtStatus;
 
 use crate::hosts::quic;
@@ -35,55 +35,6 @@ const RESOLVERS: [(&str, &str); 2] = [
 /// A machine with this policy whose output is seen.
 fn world(policy: &str) -> World {
     World::with_policy(policy).with_output()
-}
-
-/// Data of datagrams, all of `size` bytes but the last, which has one less: each is of its own number.
-fn numbered(count: u8, size: usize) -> Vec<Vec<u8>> {
-    let last = count - 1;
-    (0..count)
-        .map(|number| vec![number | 0x40; size - usize::from(number == last)])
-        .collect()
-}
-
-/// One packet of all these data.
-fn together(source: &str, destination: &str, data: &[Vec<u8>]) -> Vec<u8> {
-    whole(udp(source, destination, &data.concat()))
-}
-
-/// A packet for each.
-fn apart(source: &str, destination: &str, data: &[Vec<u8>]) -> Vec<Vec<u8>> {
-    data.iter()
-        .map(|data| whole(udp(source, destination, data)))
-        .collect()
-}
-
-/// An application sends these in one call.
-fn send(net: &mut Net, source: &str, destination: &str, data: &[Vec<u8>]) -> Vec<PacketReport> {
-    let size = u32::try_from(data[0].len()).expect("short");
-    net.send_segmented(&together(source, destination, data), size)
-}
-
-/// The network card receives these one behind the other.
-fn receive(net: &mut Net, source: &str, destination: &str, data: &[Vec<u8>]) -> Vec<PacketReport> {
-    net.receive_burst(&apart(source, destination, data))
-}
-
-/// Whether what was sent or received went through the stack as one packet, and passed.
-fn passed(reports: &[PacketReport]) -> bool {
-    let [report] = reports else {
-        panic!("it is not one packet: {reports:?}");
-    };
-    report.passed
-}
-
-/// The data of UDP packets, each of which is whole and right.
-fn data_of(packets: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
-    let data = packets.into_iter().map(|packet| {
-        assert_eq!(packet, whole(packet.clone()), "its checksums are right");
-        let layout = Layout::new_checked(&packet).expect("a packet");
-        packet[layout.header + 8..].to_vec()
-    });
-    data.collect()
 }
 
 fn datagram_callout(world: &World, address: &str) -> CalloutStatus {

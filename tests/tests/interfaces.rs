@@ -2,46 +2,17 @@
 
 use std::net::IpAddr;
 
-use ksim::net::{Arrival, Interface, Interfaces, Link, Opened, Setup, Socket};
+use ksim::net::{Arrival, Link, Opened, Setup, Socket};
 use portcullis_proto::Counter;
 use portcullis_proto::event::{EventKind, EventRecord};
 use portcullis_proto::policy::Action;
+use portcullis_tests::interfaces::{
+    BOTH, ETHERNET, INTERFACES, TUNNEL, WIFI, all, interface, kill_switch,
+};
+use portcullis_tests::packets::end as at;
 use portcullis_tests::world::assert_clean;
 use portcullis_tests::{Net, Tcp, World, icmp_echo, icmp_echo_v6, packets, udp};
 use wfp_schema::IpVersion;
-
-/// The links of the host's interfaces.
-const ETHERNET: Link = 0;
-const WIFI: Link = 1;
-const TUNNEL: Link = 2;
-
-const INTERFACES: [(Link, u32); 3] = [(ETHERNET, 6), (WIFI, 71), (TUNNEL, 53)];
-
-fn interface(link: Link) -> Interface {
-    let kind = INTERFACES.iter().find(|(known, _)| *known == link);
-    Interface::of_type(link, kind.expect("an interface").1)
-}
-
-/// This host's and another's address, of both IP versions.
-const BOTH: [(&str, &str); 2] = [
-    ("192.0.2.10", "198.51.100.1"),
-    ("2001:db8::10", "2001:db8::80"),
-];
-
-/// An address with a port.
-fn at(address: &str, port: u16) -> String {
-    std::net::SocketAddr::new(address.parse().expect("an address"), port).to_string()
-}
-
-/// Everything over the tunnel, nothing else but what this machine says to itself.
-fn kill_switch() -> String {
-    format!(
-        "default = 'block'\n\
-         [[rule]]\nname = 'myself'\naction = 'permit'\ninterface_type = 'loopback'\n\
-         [[rule]]\nname = 'tunnel'\naction = 'permit'\ninterface = '{:#x}'\n",
-        interface(TUNNEL).luid()
-    )
-}
 
 /// A host with several interfaces under this policy.
 fn world(policy: &str) -> World {
@@ -50,12 +21,8 @@ fn world(policy: &str) -> World {
 
 fn world_of(policy: &str, setup: Setup) -> World {
     let mut world = World::with_policy(policy);
-    let mut interfaces = Interfaces::default();
-    for (link, _) in INTERFACES {
-        interfaces.set(link, interface(link));
-    }
     let setup = Setup {
-        interfaces,
+        interfaces: all(),
         ..setup
     };
     world.net = Net::with_setup(&world.kernel, 0, setup);

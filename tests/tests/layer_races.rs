@@ -5,6 +5,7 @@ use ksim::net::{Link, Opened, Setup, Socket};
 use ksim::sched::Program;
 use ksim::{Config, PoolMode, Schedule};
 use portcullis_proto::Counter;
+use portcullis_tests::packets::end as at;
 use portcullis_tests::races::{try_many, unload_beside};
 use portcullis_tests::sweep::sweep;
 use portcullis_tests::{Net, Tcp, World, packets, udp};
@@ -79,14 +80,6 @@ fn begin(config: &Config) -> World {
     world.set_policy(POLICY);
     drop(world.events());
     world
-}
-
-fn at(address: &str, port: u16) -> String {
-    if address.contains(':') {
-        format!("[{address}]:{port}")
-    } else {
-        format!("{address}:{port}")
-    }
 }
 
 /// One of each with a client's port of its own. Returns whether what a rule blocks got through: a bind, a forwarded datagram, an

@@ -46,8 +46,8 @@ Microsoft's pages:
 They do not say from which layer on a list that is sent has its `MSS`, \"before offloading\" is all. Here it has it at
 `DATAGRAM_DATA`. Were it not there, data to be split would count and be looked at as one datagram: of DNS the first question.
 
-`tests/tests/datagrams.rs` shows all of this, `crates/core/tests/cut.rs` the cut, and the verifier's rule `injection-merged`
-that nothing merged is cloned and injected.
+`tests/tests/datagrams.rs` shows all of this, on four processors `tests/tests/four_processors/datagrams.rs`, `crates/core/tests/cut.rs` the
+cut, and the verifier's rule `injection-merged` that nothing merged is cloned and injected.
 ";
 
 /// `WRITE_DOCS`: set, the file is written.

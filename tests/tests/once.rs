@@ -4,6 +4,7 @@ mod captures;
 mod compile_fail;
 mod examples;
 mod foreign;
+mod four_processors;
 mod layer_races;
 mod literals;
 mod machines;

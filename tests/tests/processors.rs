@@ -6,7 +6,7 @@ use std::thread;
 use ksim::Config;
 use portcullis_proto::{Action, Counter, DriverState};
 use portcullis_tests::control::compile;
-use portcullis_tests::messages::client_hello;
+use portcullis_tests::net::exchange;
 use portcullis_tests::world::assert_clean;
 use portcullis_tests::{Net, Tcp, World, udp};
 use wfp_schema::NtStatus;
@@ -26,21 +26,6 @@ fn four_processors() -> World {
 fn ports(processor: u32) -> impl Iterator<Item = u16> {
     let first = 10_000 * u16::try_from(processor + 1).expect("few processors");
     (first..first + 10_000).cycle()
-}
-
-/// A whole connection with a name in it, and a datagram.
-fn exchange(net: &mut Net, port: u16) -> bool {
-    let mut tcp = Tcp::new(&format!("192.0.2.10:{port}"), "198.51.100.1:443");
-    let mut packets = tcp.handshake();
-    packets.push(tcp.client_says(&client_hello(Some("www.example.net"))));
-    packets.push(tcp.server_says(b"answer"));
-    packets.extend(tcp.close());
-    packets.push(udp(
-        &format!("[2001:db8::10]:{port}"),
-        "[2001:db8::80]:9999",
-        b"datagram",
-    ));
-    net.all_pass(&packets)
 }
 
 #[test]

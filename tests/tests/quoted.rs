@@ -8,39 +8,11 @@ use portcullis_proto::event::EventKind;
 use portcullis_tests::capture::{everything, start};
 use portcullis_tests::net::sent;
 use portcullis_tests::packets::{unreachable, whole};
+use portcullis_tests::quoted::{PATHS, address, beginning, policy};
 use portcullis_tests::{Tcp, World, udp};
 
-/// Local side, remote side, that on the wire, and a router.
-const PATHS: [[&str; 4]; 2] = [
-    [
-        "192.0.2.10:50000",
-        "198.51.100.1:9999",
-        "198.51.100.7:53",
-        "203.0.113.1",
-    ],
-    [
-        "[2001:db8::10]:50000",
-        "[2001:db8::80]:9999",
-        "[2001:db8::7]:53",
-        "2001:db8:f::1",
-    ],
-];
-
 fn world(wire: &str, more: &str) -> World {
-    World::with_policy(&format!(
-        "default = 'permit'\nobserve = true\n[[rule]]\naction = 'permit'\nremote_port = 9999\ntranslate = '{wire}'\n{more}\n"
-    ))
-    .with_output()
-}
-
-fn address(end: &str) -> IpAddr {
-    end.parse::<SocketAddr>().expect("an end").ip()
-}
-
-/// The part of a packet that an ICMP error quotes.
-fn beginning(packet: &[u8], of_transport: usize) -> &[u8] {
-    let layout = Layout::new_checked(packet).expect("a packet");
-    &packet[..packet.len().min(layout.header + of_transport)]
+    World::with_policy(&(policy(wire) + more)).with_output()
 }
 
 /// The packets as the stack got them: a capture sees them where they are injected.
