@@ -426,6 +426,42 @@ fn what_a_rule_translates_has_passed_and_is_in_no_flow_of_its_own() {
 }
 
 #[test]
+fn the_example_for_shaping_changes_delays_and_limits_what_it_says() {
+    let written = scratch("shaped.pcapng");
+    let updater = r"--process=192.0.2.10:33582=C:\Program Files\Example\updater.exe";
+    let shown = portcullis(&[
+        "replay",
+        &capture("web.pcap"),
+        "--policy",
+        &example("shaping.toml"),
+        "--write",
+        &written,
+        updater,
+    ]);
+    for rule in [
+        "the resolver has moved",
+        "updates take their time",
+        "as from the other side",
+    ] {
+        assert!(shown.output.contains(rule), "{}", shown.output);
+    }
+    let count = |counter: &str| {
+        let mut lines = shown.output.lines();
+        lines.find_map(|line| {
+            line.trim()
+                .strip_suffix(counter)?
+                .trim()
+                .parse::<u32>()
+                .ok()
+        })
+    };
+    assert!(count("packets changed") >= Some(8), "{}", shown.output);
+    // A round trip takes that long in the recording now.
+    assert!(count("packets delayed") >= Some(20), "{}", shown.output);
+    assert!(!frames(&written).is_empty());
+}
+
+#[test]
 fn rules_by_interface_decide_the_traffic_of_a_host_with_interfaces() {
     let policy = example("kill-switch.toml");
     let tunnel = "--interface=Tunnel=virtual,2001:db8::10";
