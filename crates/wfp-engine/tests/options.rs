@@ -111,6 +111,13 @@ What Microsoft's documentation of WFP leaves open, and what the simulation does 
 `stop_on_hard_block=yes,filter_ties=newest`. A driver should work under all of them: `Options::covering_array()` has a
 few combinations in which every two settings of different questions meet.
 
+`cargo xtask conformance` runs the conformance suite and the product's tests under them. Any other end-to-end test, such as those of
+the example drivers and of drivers that are not ours, takes its settings from an environment variable:
+
+```sh
+PORTCULLIS_OPTIONS=injection_completion=inline,filter_ties=newest cargo xtask test examples::
+```
+
 `cargo xtask docs` writes this file from the table in `crates/wfp-engine/src/options`; do not edit it.
 
 ";

@@ -6,12 +6,13 @@ use std::thread;
 use ksim::{
     Bugcheck, Caller, Config, Driver, FileHandle, IoResult, Kernel, LoadOptions, PoolMode, Report,
 };
+use wfp_engine::Options;
 use wfp_schema::NtStatus;
 
 use super::test_drivers::{Built, built};
 use crate::control::alive;
 use crate::net::Net;
-use crate::world::assert_clean;
+use crate::world::{assert_clean, with_options};
 
 /// Ports that a processor sends from in turn.
 const PORTS: u16 = 8_000;
@@ -49,10 +50,29 @@ impl Machine {
         machine
     }
 
-    /// A machine on which the driver is loaded and has not started.
+    /// A machine on which the driver has started; `answer` gives the answers to open questions that matter to the test.
+    #[must_use]
+    pub fn answering(driver: &Built, answer: impl FnOnce(&mut Options)) -> Self {
+        let machine = Self::loaded_answering(&Config::default(), driver, answer);
+        assert_eq!(machine.start(), NtStatus::SUCCESS, "DriverEntry");
+        machine
+    }
+
+    /// A machine on which the driver is loaded and has not started; [`with_options`] says how the filter engine answers
+    /// open questions.
     #[must_use]
     pub fn loaded(config: &Config, driver: &Built) -> Self {
-        let kernel = Kernel::new(config).expect("memory and threads");
+        Self::loaded_answering(config, driver, |_| ())
+    }
+
+    fn loaded_answering(
+        config: &Config,
+        driver: &Built,
+        answer: impl FnOnce(&mut Options),
+    ) -> Self {
+        let mut config = with_options(config);
+        answer(&mut config.fwp.options);
+        let kernel = Kernel::new(&config).expect("memory and threads");
         let net = Net::new(&kernel, 0);
         let names = kernel.io().names();
         let loaded = load(&kernel, driver);
