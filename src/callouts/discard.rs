@@ -2,9 +2,11 @@
 
 use core::{marker::PhantomData, net::IpAddr};
 
-use portcullis_core::{Application, Connection, Direction, Discarded, Endpoint, Ends};
+use portcullis_core::{
+    Application, Connection, Direction, Discarded, Endpoint, Ends, packet::Sought,
+};
 use portcullis_proto::{
-    Family,
+    Counter, Family,
     capture::{CaptureKind, CaptureRecord, CaptureStart},
     event::Discard as Reason,
 };
@@ -17,7 +19,7 @@ use wfp::{
     verdict::Seen,
 };
 
-use super::connection;
+use super::{connection, network};
 use crate::{capture, state};
 
 /// How many kinds of discard layers there are callouts for.
@@ -87,9 +89,11 @@ where
             discard: reason,
         });
         if capture::is_running() {
-            let (start, before) = start(L::KIND, direction, call);
+            let direction = call
+                .metadata
+                .packet_direction()
+                .map_or(direction, connection::direction);
             let mut record = CaptureRecord {
-                start: start.raw(),
                 direction: if matches!(L::KIND, LayerKind::IpForward) {
                     0
                 } else {
@@ -102,27 +106,58 @@ where
                 ..CaptureRecord::zeroed(CaptureKind::Discard)
             };
             place(&mut record, &call.fields, &known);
-            tell(&record, call.data.packet(), before, ends);
+            let start = Start::of(L::KIND, direction, call, ends);
+            tell(&record, call.data.packet(), start, ends);
         }
         Seen
     }
 }
 
 /// A record for each of the packet's buffers; one without data if there is no packet.
-fn tell(record: &CaptureRecord, packet: Option<Packet<'_>>, before: usize, ends: Ends) {
+fn tell(record: &CaptureRecord, packet: Option<Packet<'_>>, start: Start, ends: Ends) {
+    let nothing = CaptureRecord {
+        start: CaptureStart::Nothing.raw(),
+        ..*record
+    };
     let mut is_told = false;
     for buffer in packet.iter().flat_map(Packet::buffers) {
         is_told = true;
-        let buffer: Buffer<'_> = buffer;
-        capture::packet(record, Some((buffer, before)), || ends);
-    }
-    if !is_told {
+        let (start, before) = match start {
+            Start::TransportHeader => (CaptureStart::TransportHeader, Some(0)),
+            Start::Sought(sought, usual) => (
+                CaptureStart::IpHeader,
+                header_before(buffer, &sought, usual),
+            ),
+        };
+        let Some(before) = before else {
+            state::count(Counter::DataUnavailable);
+            capture::packet(&nothing, None, || ends);
+            continue;
+        };
         let record = CaptureRecord {
-            start: CaptureStart::Nothing.raw(),
+            start: start.raw(),
             ..*record
         };
-        capture::packet(&record, None, || ends);
+        // The network layers have no field for the protocol, nor for ports.
+        let is_read = ends.protocol == 0 && matches!(start, CaptureStart::IpHeader);
+        let is_sent = record.direction != Direction::Inbound.raw();
+        let ends = || match state::core() {
+            Some(core) if is_read => network::ends(core, buffer, before, is_sent).unwrap_or(ends),
+            _ => ends,
+        };
+        capture::packet(&record, Some((buffer, before)), ends);
     }
+    if !is_told {
+        capture::packet(&nothing, None, || ends);
+    }
+}
+
+/// How many bytes before its offset a buffer's IP header begins.
+fn header_before(buffer: Buffer<'_>, sought: &Sought, usual: usize) -> Option<usize> {
+    sought.find(usual, |before, first| {
+        let count = capture::first_bytes(buffer.chunks_from_before(before)?, first);
+        Some((count, buffer.length().saturating_add(before)))
+    })
 }
 
 /// Which way what was discarded went.
@@ -140,29 +175,43 @@ const fn direction(kind: LayerKind, known: &Known<'_>) -> Direction {
     }
 }
 
-/// Where the layer's packets begin that go this way, and how far before its offset that is.
-fn start<L: LayerType>(
-    kind: LayerKind,
-    direction: Direction,
-    call: &Classify<'_, L>,
-) -> (CaptureStart, usize) {
-    let ip = call.metadata.ip_header_size().unwrap_or(0) as usize;
-    let transport = call.metadata.transport_header_size().unwrap_or(0) as usize;
-    match (kind, direction) {
-        (LayerKind::OutboundIpPacket | LayerKind::IpForward, _) => (CaptureStart::IpHeader, 0),
-        // The offset is at the transport header, or at the packet that the error complains about.
-        (LayerKind::InboundIpPacket | LayerKind::InboundIcmpError, _) => {
-            (CaptureStart::IpHeader, ip)
+/// Where a layer's packets begin.
+#[derive(Clone, Copy)]
+enum Start {
+    /// With the transport header; there is no IP header yet.
+    TransportHeader,
+    /// With the IP header, which is looked for: it should be so many bytes before the data's start. But at the discard
+    /// layers of `INBOUND_IPPACKET` and `OUTBOUND_IPPACKET` the data begins where the stack stopped, says the page "Data
+    /// offset positions", and above them at the header of ICMP, where a socket is one of ICMP's.
+    Sought(Sought, usize),
+}
+
+impl Start {
+    /// Where the packets of a layer begin that go this way and have these ends.
+    fn of<L: LayerType>(
+        kind: LayerKind,
+        direction: Direction,
+        call: &Classify<'_, L>,
+        ends: Ends,
+    ) -> Self {
+        let size = |size: Option<u32>| size.map(|size| size as usize).filter(|&size| size > 0);
+        let sought = Sought {
+            ends: [ends.local.address, ends.remote.address],
+            ip: size(call.metadata.ip_header_size()),
+            transport: size(call.metadata.transport_header_size()),
+        };
+        let ip = sought.ip.unwrap_or(0);
+        match (kind, direction) {
+            (LayerKind::OutboundIpPacket | LayerKind::IpForward, _) => Self::Sought(sought, 0),
+            // The offset is at the transport header, or at the packet that the error complains about.
+            (LayerKind::InboundIpPacket | LayerKind::InboundIcmpError, _) => {
+                Self::Sought(sought, ip)
+            }
+            (_, Direction::Inbound) => {
+                Self::Sought(sought, ip.saturating_add(sought.transport.unwrap_or(0)))
+            }
+            (_, Direction::Outbound) => Self::TransportHeader,
         }
-        // When a connection is authorized again, the packet may go the other way.
-        (LayerKind::AleAuthRecvAccept, _)
-            if call.metadata.packet_direction() == Some(schema::Direction::Outbound) =>
-        {
-            (CaptureStart::TransportHeader, 0)
-        }
-        (_, Direction::Inbound) if ip > 0 => (CaptureStart::IpHeader, ip + transport),
-        (_, Direction::Inbound) => (CaptureStart::Nothing, 0),
-        (_, Direction::Outbound) => (CaptureStart::TransportHeader, 0),
     }
 }
 

@@ -157,7 +157,7 @@ fn copy_buffer(
 }
 
 /// The ends of the packet in a buffer whose IP header is `before` bytes before its offset.
-fn ends(core: &Core, buffer: Buffer<'_>, before: usize, is_sent: bool) -> Option<Ends> {
+pub(super) fn ends(core: &Core, buffer: Buffer<'_>, before: usize, is_sent: bool) -> Option<Ends> {
     let mut headers = [0; HEADERS];
     let summary = buffer.chunks_from_before(before).and_then(|chunks| {
         let length = capture::first_bytes(chunks, &mut headers);

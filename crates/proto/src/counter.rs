@@ -71,7 +71,7 @@ wire_enum! {
         FieldMissing = 27, "field missing";
         /// Metadata that the callout needs was absent.
         MetadataMissing = 28, "metadata missing";
-        /// A packet's or stream's bytes could not be mapped.
+        /// A packet's or stream's bytes could not be mapped, or a discarded packet's IP header was not found.
         DataUnavailable = 29, "data unavailable";
         /// Application paths longer than a flow keeps.
         PathTruncated = 30, "application path truncated";

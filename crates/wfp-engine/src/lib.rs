@@ -147,9 +147,9 @@ pub use object::{Callout, Filter, Provider, ProviderContext, SubLayer, Weight};
 pub use objects::{CalloutObject, Objects, ProviderContextObject, ProviderObject, SubLayerObject};
 pub use offload::{Offload, Tolerance};
 pub use options::{
-    AutoWeight, DualModeLayer, EnforcedBeyondData, FastLayers, InjectionCompletion, NoMatch,
-    Options, ParseOptionsError, Part, Question, ReadTransaction, RunningCallout,
-    SeparatedConditions, SwitchOrder, TieOrder, UserIdType,
+    AutoWeight, DiscardPosition, DualModeLayer, EnforcedBeyondData, FastLayers,
+    InjectionCompletion, NoMatch, Options, ParseOptionsError, Part, Question, ReadTransaction,
+    RunningCallout, SeparatedConditions, SwitchOrder, TieOrder, UserIdType,
 };
 pub use plan::{Plan, Stage};
 pub use provenance::Provenance;

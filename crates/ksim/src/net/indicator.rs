@@ -2,12 +2,12 @@
 
 use std::net::IpAddr;
 
-use wfp_engine::{DualModeLayer, Options, UserIdType};
+use wfp_engine::{DiscardPosition, DualModeLayer, Options, UserIdType};
 use wfp_schema::{Direction, IpVersion, LayerId, MetadataFields};
 
 use super::indicate::{
-    End, Filtering, Indication, Outcome, StageId, StreamInjection, StreamOutcome, StreamSegment,
-    Token, Value,
+    End, Filtering, Indication, Outcome, PacketData, StageId, StreamInjection, StreamOutcome,
+    StreamSegment, Token, Value,
 };
 use super::interface::{Interface, Interfaces};
 use super::journal::Passage;
@@ -198,6 +198,7 @@ impl<F: Filtering> Indicator<F> {
         let details = Details {
             completion_handle: 0,
             discard: Some(discard),
+            packet: self.discarded_packet(point, details),
             ..*details
         };
         self.show(
@@ -208,6 +209,20 @@ impl<F: Filtering> Indicator<F> {
             &details,
             Filtering::classify,
         )
+    }
+
+    /// The packet as a discard layer shows it: at the network layers its data begins where the stack stopped.
+    fn discarded_packet<'p>(&self, point: Point, details: &Details<'p>) -> Option<PacketData<'p>> {
+        let packet = details.packet?;
+        let (ip_header_size, _) = details.header_sizes.unwrap_or_default();
+        let offset = match (point, self.options.discard_position) {
+            (Point::InboundPacket | Point::OutboundPacket, DiscardPosition::TransportHeader) => {
+                ip_header_size
+            }
+            (Point::InboundPacket | Point::OutboundPacket, DiscardPosition::IpHeader) => 0,
+            _ => packet.offset,
+        };
+        Some(PacketData { offset, ..packet })
     }
 
     fn show(

@@ -143,6 +143,18 @@ pub enum InjectionCompletion {
     Inline,
 }
 
+/// Where the data of a packet begins that a network layer's discard layer shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum DiscardPosition {
+    /// Where it begins at the network layer: inbound at the transport header, outbound at the IP header.
+    #[default]
+    Layer,
+    /// At the transport header.
+    TransportHeader,
+    /// At the IP header.
+    IpHeader,
+}
+
 macro_rules! questions {
     ($(
         $(#[doc = $doc:literal])+
@@ -357,6 +369,14 @@ questions! {
     /// Which layer of a virtual switch sees a frame first.
     Network switch_order: SwitchOrder, "Using Virtual Switch Filtering" {
         "ethernet" = SwitchOrder::EthernetFirst, "transport" = SwitchOrder::TransportFirst
+    }
+
+    /// Where a packet's data begins at the discard layers of `INBOUND_IPPACKET` and
+    /// `OUTBOUND_IPPACKET`: where the stack stopped processing, says the page.
+    Network discard_position: DiscardPosition, "Data Offset Positions" {
+        "layer" = DiscardPosition::Layer,
+        "transport" = DiscardPosition::TransportHeader,
+        "ip" = DiscardPosition::IpHeader,
     }
 
     /// When an injection is completed, and at which IRQL: the page allows both.
