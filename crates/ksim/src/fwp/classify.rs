@@ -19,7 +19,8 @@ use crate::access::Out;
 use crate::cpu::{Callback, Cpu, DISPATCH, PASSIVE};
 use crate::kernel::Machine;
 use crate::ndis::layout::NetBufferList;
-use crate::ndis::packet::{Contents, Packet};
+use crate::ndis::packet::Packet;
+use crate::ndis::spread::Contents;
 use crate::ndis::{MdlLayout, chain};
 use crate::net::{
     ClassifyOptions, Filtering, FlowInfo, Indication, Outcome, PacketData, Redirection, StageId,

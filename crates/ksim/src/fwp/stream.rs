@@ -19,7 +19,7 @@ use super::layout::kernel::{RawStreamData, RawStreamDataOffset, RawStreamPacket}
 use crate::access::Out;
 use crate::cpu::DISPATCH;
 use crate::ndis::chain;
-use crate::ndis::packet::Contents;
+use crate::ndis::spread::Contents;
 use crate::net::{FlowInfo, Indication, StageId, StreamOutcome, StreamSegment, Value, Verdict};
 use crate::verifier::NBL_STATE;
 

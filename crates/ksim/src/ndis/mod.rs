@@ -4,14 +4,15 @@
 //! - `chain`: the data of a net buffer through its chain of MDLs;
 //! - `pool`, `position`: the functions that a driver imports from `ndis.sys`;
 //! - `list`: net buffer lists that a driver made;
-//! - [`packet`]: the ones that the stack indicates.
+//! - `packet`, `spread`: the ones that the stack indicates, and how they lie in memory.
 
 pub(crate) mod chain;
 pub(crate) mod layout;
 pub(crate) mod list;
-pub mod packet;
+pub(crate) mod packet;
 pub(crate) mod pool;
 pub(crate) mod position;
+pub(crate) mod spread;
 #[cfg(test)]
 mod tests;
 
@@ -22,7 +23,7 @@ use parking_lot::Mutex;
 
 use crate::export::Export;
 
-pub use packet::MdlLayout;
+pub use spread::MdlLayout;
 
 /// What this module gives to drivers.
 pub(crate) static EXPORTS: &[&[Export]] = &[pool::EXPORTS, position::EXPORTS];

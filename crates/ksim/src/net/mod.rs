@@ -10,7 +10,7 @@
 //! packet, rewrite     where a packet's headers are, and packets with other ends
 //! fragments           datagrams out of fragments
 //! link                frames, below IP
-//! path                a packet's way through the layers ─┬─ ale         authorization, beginning and end of flows
+//! path, sending       a packet's way through the layers ─┬─ ale         authorization, beginning and end of flows
 //!                                                        ├─ endpoint    binds and listens
 //!                                                        ├─ redirecting where binds and connections go instead
 //!                                                        ├─ icmp        errors, answers to closed ports
@@ -92,6 +92,7 @@ mod redirect;
 mod redirecting;
 mod report;
 mod rewrite;
+mod sending;
 mod stream;
 mod switch;
 mod tcp;

@@ -9,13 +9,12 @@ use wfp_engine::FastLayers;
 use wfp_schema::Direction;
 use wfp_schema::codes::AddressType;
 
-use super::card;
 use super::flow::State;
 use super::host::{Arrival, Entry, Host, Transit, dropped, has_ale};
-use super::indicate::{Filtering, MAX_MORE, Outcome};
+use super::indicate::{Filtering, Outcome};
 use super::indicator::{Conversation, Details, Point};
 use super::key::is_connection;
-use super::packet::{Packet, Tcp, Transport, protocol, tcp_flag};
+use super::packet::{Packet, Tcp, Transport, tcp_flag};
 use super::report::{PacketReport, Reason};
 use super::tcp::{Connection, Surroundings};
 
@@ -164,119 +163,8 @@ impl<F: Filtering> Host<F> {
         self.payload(flow, transit, from)
     }
 
-    fn outbound(&mut self, flow: usize, transit: &Transit<'_>, from: Entry) -> Result<(), Reason> {
-        let mut opening = false;
-        if from != Entry::Network {
-            self.admit(flow, transit)?;
-            opening = self.opens(flow, transit);
-            if opening {
-                self.bind(flow, transit)?;
-                self.connect_redirect(flow, transit)?;
-            }
-        }
-        let rewritten = self.translated(flow, transit.packet, true);
-        let packet = rewritten.as_deref().map(Packet::parse).and_then(Result::ok);
-        let changed = packet.as_ref().map(|packet| Transit { packet, ..*transit });
-        let transit = changed.as_ref().unwrap_or(transit);
-        let result = self.outbound_as(flow, transit, from, opening);
-        self.passage(Some(flow), transit, changed.is_some(), result);
-        result
-    }
-
-    fn outbound_as(
-        &mut self,
-        flow: usize,
-        transit: &Transit<'_>,
-        from: Entry,
-        opening: bool,
-    ) -> Result<(), Reason> {
-        if from != Entry::Network {
-            self.authorize_or_recheck(flow, transit, opening)?;
-            if !has_ale(transit.packet, transit.packet.version) {
-                self.icmp_error(flow, transit)?;
-            }
-            self.payload(flow, transit, from)?;
-            self.stream_packet(flow, transit)?;
-        }
-        let segments = self.segments(transit);
-        if let [first, more @ ..] = segments.as_slice()
-            && let Ok(packet) = &Packet::parse(first)
-        {
-            let list = Transit {
-                packet,
-                more,
-                ..*transit
-            };
-            self.through_lower_layers(flow, &list, from, opening)?;
-            for segment in &segments {
-                self.sent(segment);
-            }
-            return Ok(());
-        }
-        // What is injected is as it was made; the stack's own is left to the card.
-        let card = self.setup.card.filter(|_| transit.mark.is_none());
-        let left = card.and_then(|size| card::left(transit.packet, size, transit.offload));
-        let parsed = left
-            .as_ref()
-            .and_then(|(bytes, offload)| Some((Packet::parse(bytes).ok()?, *offload)));
-        let shown = parsed
-            .as_ref()
-            .map_or(*transit, |(packet, offload)| Transit {
-                packet,
-                offload: *offload,
-                ..*transit
-            });
-        self.through_lower_layers(flow, &shown, from, opening)?;
-        let entry = &self.flows.all[flow];
-        if entry.conversation.loopback {
-            return Ok(());
-        }
-        if let Some(frame) = &transit.frame {
-            self.frame_out(frame, transit.mark, transit.id)?;
-        }
-        let size = transit.offload.datagram_size();
-        match size.filter(|_| matches!(transit.packet.transport, Transport::Udp)) {
-            Some(size) => card::split(transit.packet, size)
-                .iter()
-                .for_each(|datagram| self.sent(datagram)),
-            None => self.sent(transit.packet.bytes),
-        }
-        Ok(())
-    }
-
-    /// The layers of what is sent that show it as it goes to the card.
-    fn through_lower_layers(
-        &mut self,
-        flow: usize,
-        transit: &Transit<'_>,
-        from: Entry,
-        opening: bool,
-    ) -> Result<(), Reason> {
-        if from != Entry::Network {
-            self.at_transport(flow, transit, opening)?;
-        }
-        self.at_packet_layer(flow, transit, Point::OutboundPacket, opening)
-    }
-
-    /// The segments that the stack makes of a packet before it hands it down; none if it leaves the packet whole.
-    fn segments(&self, transit: &Transit<'_>) -> Vec<Vec<u8>> {
-        let packet = transit.packet;
-        let is_own = transit.mark.is_none() && transit.frame.is_none();
-        let data = packet.payload().len();
-        let size = self.setup.segments.map_or(data, |size| {
-            let least = data.div_ceil(1 + MAX_MORE);
-            least.max(size as usize)
-        });
-        let splits = is_own && packet.protocol == protocol::TCP && !packet.is_cut();
-        if splits && data > size {
-            card::split(packet, size)
-        } else {
-            Vec::new()
-        }
-    }
-
     /// Looks at what the flow has become before the packet does anything.
-    fn admit(&mut self, flow: usize, transit: &Transit<'_>) -> Result<(), Reason> {
+    pub(super) fn admit(&mut self, flow: usize, transit: &Transit<'_>) -> Result<(), Reason> {
         let entry = &self.flows.all[flow];
         match transit.packet.transport {
             Transport::Tcp(tcp) => self.admit_segment(flow, transit, tcp),
@@ -368,7 +256,7 @@ impl<F: Filtering> Host<F> {
         entry.state == State::New && has_ale(transit.packet, entry.conversation.version) && !reset
     }
 
-    fn authorize_or_recheck(
+    pub(super) fn authorize_or_recheck(
         &mut self,
         flow: usize,
         transit: &Transit<'_>,
@@ -487,7 +375,7 @@ impl<F: Filtering> Host<F> {
     }
 
     /// Classifies at the transport layer, and at the fast one, which has no fields and no data.
-    fn at_transport(
+    pub(super) fn at_transport(
         &mut self,
         flow: usize,
         transit: &Transit<'_>,
@@ -510,7 +398,11 @@ impl<F: Filtering> Host<F> {
     }
 
     /// Shows a segment of a connection to `STREAM_PACKET`, handshake and pure acknowledgments too.
-    fn stream_packet(&mut self, flow: usize, transit: &Transit<'_>) -> Result<(), Reason> {
+    pub(super) fn stream_packet(
+        &mut self,
+        flow: usize,
+        transit: &Transit<'_>,
+    ) -> Result<(), Reason> {
         let entry = &self.flows.all[flow];
         let version = entry.conversation.version;
         if !is_connection(entry.conversation.protocol)
@@ -532,7 +424,12 @@ impl<F: Filtering> Host<F> {
         }
     }
 
-    fn payload(&mut self, flow: usize, transit: &Transit<'_>, entry: Entry) -> Result<(), Reason> {
+    pub(super) fn payload(
+        &mut self,
+        flow: usize,
+        transit: &Transit<'_>,
+        entry: Entry,
+    ) -> Result<(), Reason> {
         match transit.packet.transport {
             // The stream was indicated when the segment first came by.
             Transport::Tcp(_) if entry == Entry::Transport && transit.outbound => Ok(()),
