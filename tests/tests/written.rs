@@ -1,5 +1,6 @@
 //! What `portcullis replay --write` writes, read back packet for packet: recorded traffic through the real portcullis.sys.
 
+mod captures;
 mod kinds;
 mod reader;
 mod streams;
