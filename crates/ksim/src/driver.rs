@@ -9,6 +9,7 @@ use crate::kernel::{Bugcheck, Kernel};
 use crate::loader::{LoadError, LoadOptions, Mapped};
 use crate::nt::io_memory::Guarded;
 use crate::nt::wdm;
+use crate::sched::Thread;
 use crate::symbols::Symbols;
 use crate::verifier::{Image, REQUEST_COMPLETION, Report, UNLOAD_LEFT};
 
@@ -243,6 +244,7 @@ impl Driver {
                 self.call_unload(cpu);
             }
             cpu.machine().run_pending(cpu);
+            self.await_work_items(cpu);
             self.check_running(cpu);
             self.check_requests(cpu);
             cpu.machine().nt().pool().audit(cpu);
@@ -267,22 +269,45 @@ impl Driver {
         })
     }
 
+    /// The threads that are in the driver's code, each with the callback that it was called into first.
+    fn running(&self, cpu: &Cpu) -> Vec<(Arc<Thread>, Callback)> {
+        let range = self.image.range();
+        let first_of_ours = |thread: Arc<Thread>| {
+            let inside = thread.inside();
+            let mut ours = inside.into_iter();
+            let first = ours.find(|callback| range.contains(&callback.function))?;
+            Some((thread, first))
+        };
+        let threads = cpu.machine().scheduler().threads();
+        threads.into_iter().filter_map(first_of_ours).collect()
+    }
+
+    /// The image stays until the routines of work items have returned: the I/O manager keeps the device object while they
+    /// run, and that the driver.
+    ///
+    /// <https://learn.microsoft.com/windows-hardware/drivers/kernel/system-worker-threads>
+    fn await_work_items(&self, cpu: &Cpu) {
+        let have_returned = || {
+            let running = self.running(cpu);
+            running
+                .iter()
+                .all(|(_, first)| first.name != wdm::WORK_ITEM_ROUTINE)
+        };
+        if !have_returned() {
+            let what = format!("the last routine of a work item of {}", self.name);
+            cpu.machine().wait(cpu, &what, None, have_returned);
+        }
+    }
+
     /// What of the driver still runs comes back to where nothing is.
     fn check_running(&self, cpu: &Cpu) {
-        let range = self.image.range();
-        for thread in cpu.machine().scheduler().threads() {
-            let inside = thread.inside();
-            let own = inside
-                .iter()
-                .find(|callback| range.contains(&callback.function));
-            if let Some(&callback) = own {
-                let message = format!(
-                    "{} is unloaded while {} has not returned",
-                    self.name, callback.name
-                );
-                let verifier = cpu.machine().verifier();
-                verifier.running_at_unload(&thread, callback, message);
-            }
+        for (thread, callback) in self.running(cpu) {
+            let message = format!(
+                "{} is unloaded while {} has not returned",
+                self.name, callback.name
+            );
+            let verifier = cpu.machine().verifier();
+            verifier.running_at_unload(&thread, callback, message);
         }
     }
 

@@ -1,6 +1,6 @@
 //! A driver without a framework: its device, its requests and how they are cancelled, its callouts of version 0.
 
-use ksim::{Caller, Config, FileHandle, IoResult};
+use ksim::{Caller, Config, FileHandle, IoResult, Schedule};
 use portcullis_tests::control::alive;
 use portcullis_tests::foreign::machine::{assert_found, status};
 use portcullis_tests::foreign::test_drivers::built;
@@ -371,6 +371,34 @@ fn three_processors_connect_while_it_is_unloaded_in_the_middle() {
     });
     assert!(report.is_clean(), "{report:#?}");
     assert!(machine.net.all_pass(&connect(50_000, 23)));
+}
+
+/// Its work item tells the unload that it has done with the device, and returns after that.
+#[test]
+fn a_work_item_that_has_let_the_unload_go_on_returns_to_its_driver() {
+    let driver = built("gate", None);
+    for seed in 0..60 {
+        let config = Config {
+            schedule: Schedule::seeded(seed),
+            processors: 3,
+            ..Config::default()
+        };
+        let mut machine = Machine::with_built(&config, &driver);
+        let device = machine.open(DEVICE);
+        set_port(&device, 23);
+        alive(device.close());
+        let mut net = Net::new(&machine.kernel, 1);
+        let kernel = machine.kernel.clone();
+        let mut report = None;
+        kernel.together::<()>(vec![
+            Box::new(|| report = Some(machine.unload())),
+            Box::new(|| {
+                net.packet(&connect(50_000, 23)[0]);
+            }),
+        ]);
+        let report = report.expect("it was unloaded");
+        assert!(report.is_clean(), "seed {seed}: {report:#?}");
+    }
 }
 
 /// Everything that the driver does, in a form that goes on when something fails.

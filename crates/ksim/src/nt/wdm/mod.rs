@@ -20,7 +20,7 @@ pub(crate) use device::{finish_initializing, pending_of};
 #[cfg(test)]
 pub(crate) use dispatch::IofCompleteRequest;
 pub(crate) use dispatch::{Completed, check_returned, fill_dispatch_table};
-pub(crate) use work_item::WorkItems;
+pub(crate) use work_item::{ROUTINE as WORK_ITEM_ROUTINE, WorkItems};
 
 /// What these modules give to drivers.
 pub(crate) static EXPORTS: [&[Export]; 6] = [

@@ -12,6 +12,8 @@ use crate::verifier::{ARGUMENT, OBJECT_STALE};
 
 /// How the verifier calls what a driver has to give back.
 const KIND: &str = "work item";
+/// How the verifier calls a routine that runs.
+pub(crate) const ROUTINE: &str = "a work item's routine";
 /// What `IoSizeofWorkItem` answers: room for an `IO_WORKITEM`, which is opaque.
 const SIZE: u32 = 0x58;
 
@@ -103,21 +105,17 @@ fn run(cpu: &Cpu, job: Job) {
             item.object
         });
     let Some(object) = begun else { return };
-    cpu.enter_driver(
-        Callback::new("a work item's routine", job.routine),
-        PASSIVE,
-        || {
-            if job.extended {
-                // SAFETY: the routine that the driver gave to IoQueueWorkItemEx.
-                let routine = unsafe { std::mem::transmute::<usize, RoutineEx>(job.routine) };
-                routine(object, job.context, job.item);
-            } else {
-                // SAFETY: the routine that the driver gave to IoQueueWorkItem.
-                let routine = unsafe { std::mem::transmute::<usize, Routine>(job.routine) };
-                routine(object, job.context);
-            }
-        },
-    );
+    cpu.enter_driver(Callback::new(ROUTINE, job.routine), PASSIVE, || {
+        if job.extended {
+            // SAFETY: the routine that the driver gave to IoQueueWorkItemEx.
+            let routine = unsafe { std::mem::transmute::<usize, RoutineEx>(job.routine) };
+            routine(object, job.context, job.item);
+        } else {
+            // SAFETY: the routine that the driver gave to IoQueueWorkItem.
+            let routine = unsafe { std::mem::transmute::<usize, Routine>(job.routine) };
+            routine(object, job.context);
+        }
+    });
 }
 
 /// Takes a work item away, which must not wait to run.
