@@ -2,15 +2,15 @@
 
 use super::{News, Parts, PolicySource, Portcullis};
 use crate::flow::Flow;
-use crate::policy::{ContentState, Decision, PolicyView};
+use crate::policy::{ContentState, Decision, Host, PolicyView};
 use portcullis_proto::Counter;
 use portcullis_proto::event::EventKind;
 use portcullis_proto::policy::Action;
 
-/// What a policy, if there is one, decides about a flow by what is known of it.
-pub(super) fn decision(policy: Option<&PolicyView<'_>>, flow: &Flow) -> Decision {
+/// What a policy, if there is one, decides about a flow that is meant for this host.
+pub(super) fn decision(policy: Option<&PolicyView<'_>>, flow: &Flow, host: Host<'_>) -> Decision {
     policy.map_or(Decision::permit(), |policy| {
-        let decision = policy.decide(&flow.connection(), flow.host());
+        let decision = policy.decide(&flow.connection(), host);
         decision.settled(flow.answer)
     })
 }
@@ -32,7 +32,7 @@ impl<P: Parts> Portcullis<P> {
         news: &mut News,
     ) {
         let before = flow.decision;
-        let decision = decision(policy, flow);
+        let decision = decision(policy, flow, flow.host());
         let has_changed = (decision.action, decision.rule) != (before.action, before.rule);
         let is_reported = self.is_reported(policy, decision);
         flow.decision = decision;

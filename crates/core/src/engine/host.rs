@@ -1,9 +1,10 @@
 //! Finding out which host a flow is meant for, and deciding by it.
 
+use super::again::decision;
 use super::{Indication, News, Parts, Portcullis};
 use crate::flow::Flow;
 use crate::inspect::{HostName, HostSniffer, NoRoom, Outcome, Quic, question};
-use crate::policy::{Decision, Host, PolicyView};
+use crate::policy::{Host, PolicyView};
 use portcullis_proto::Counter;
 use portcullis_proto::event::{EventKind, HostSource};
 
@@ -129,10 +130,7 @@ impl<P: Parts> Portcullis<P> {
         } else {
             Host::Never
         };
-        let decision = policy.map_or(Decision::permit(), |policy| {
-            let decision = policy.decide(&flow.connection(), host);
-            decision.settled(flow.answer)
-        });
+        let decision = decision(policy, flow, host);
         let is_reported = self.is_reported(policy, decision);
         flow.decision = decision;
         flow.epoch = epoch;

@@ -123,7 +123,7 @@ impl<P: Parts> Portcullis<P> {
                 let decision = if flow.epoch == now {
                     flow.decision
                 } else {
-                    decision(policy.as_ref(), flow)
+                    decision(policy.as_ref(), flow, flow.host())
                 };
                 (decision, transfer.is_initiators(flow.direction))
             });

@@ -63,7 +63,11 @@ impl Sought {
             behind(long),
         ];
         let mut found = None;
-        for before in places {
+        for (index, &before) in places.iter().enumerate() {
+            // What is not known makes some of them the same.
+            if places.iter().take(index).any(|&seen| seen == before) {
+                continue;
+            }
             let mut first = [0; Self::FIRST];
             let Some((count, length)) = read(before, &mut first) else {
                 continue;
