@@ -47,35 +47,33 @@ impl<F: Filtering> Host<F> {
             self.payload(flow, transit, from)?;
             self.stream_packet(flow, transit)?;
         }
+        // What is injected is as it was made; the stack's own is split by the stack, or left to the card.
         let segments = self.segments(transit);
-        if let [first, more @ ..] = segments.as_slice()
-            && let Ok(packet) = &Packet::parse(first)
-        {
-            let list = Transit {
-                packet,
-                more,
-                ..*transit
-            };
-            self.through_lower_layers(flow, &list, from, opening)?;
-            for segment in &segments {
-                self.sent(segment);
-            }
-            return Ok(());
-        }
-        // What is injected is as it was made; the stack's own is left to the card.
+        let list = segments
+            .split_first()
+            .and_then(|(first, more)| Some((Packet::parse(first).ok()?, more)));
         let card = self.setup.card.filter(|_| transit.mark.is_none());
         let left = card.and_then(|size| card::left(transit.packet, size, transit.offload));
         let parsed = left
             .as_ref()
             .and_then(|(bytes, offload)| Some((Packet::parse(bytes).ok()?, *offload)));
-        let shown = parsed
-            .as_ref()
-            .map_or(*transit, |(packet, offload)| Transit {
+        let shown = match (&list, &parsed) {
+            (Some((packet, more)), _) => Transit {
+                packet,
+                more,
+                ..*transit
+            },
+            (None, Some((packet, offload))) => Transit {
                 packet,
                 offload: *offload,
                 ..*transit
-            });
-        self.through_lower_layers(flow, &shown, from, opening)?;
+            },
+            (None, None) => *transit,
+        };
+        if from != Entry::Network {
+            self.at_transport(flow, &shown, opening)?;
+        }
+        self.at_packet_layer(flow, &shown, Point::OutboundPacket, opening)?;
         let entry = &self.flows.all[flow];
         if entry.conversation.loopback {
             return Ok(());
@@ -84,27 +82,15 @@ impl<F: Filtering> Host<F> {
             self.frame_out(frame, transit.mark, transit.id)?;
         }
         let size = transit.offload.datagram_size();
-        match size.filter(|_| matches!(transit.packet.transport, Transport::Udp)) {
-            Some(size) => card::split(transit.packet, size)
-                .iter()
-                .for_each(|datagram| self.sent(datagram)),
-            None => self.sent(transit.packet.bytes),
+        let datagrams = size.filter(|_| matches!(transit.packet.transport, Transport::Udp));
+        let split = datagrams.map_or(segments, |size| card::split(transit.packet, size));
+        if split.is_empty() {
+            self.sent(transit.packet.bytes);
+        }
+        for packet in &split {
+            self.sent(packet);
         }
         Ok(())
-    }
-
-    /// The layers of what is sent that show it as it goes to the card.
-    fn through_lower_layers(
-        &mut self,
-        flow: usize,
-        transit: &Transit<'_>,
-        from: Entry,
-        opening: bool,
-    ) -> Result<(), Reason> {
-        if from != Entry::Network {
-            self.at_transport(flow, transit, opening)?;
-        }
-        self.at_packet_layer(flow, transit, Point::OutboundPacket, opening)
     }
 
     /// The segments that the stack makes of a packet before it hands it down; none if it leaves the packet whole.
