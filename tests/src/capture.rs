@@ -36,6 +36,16 @@ pub struct Contents {
     pub statistics: Option<[u64; 4]>,
 }
 
+impl Contents {
+    /// The comments of the packets that hold these bytes.
+    #[must_use]
+    pub fn comments(&self, bytes: &[u8]) -> Vec<&str> {
+        let holds = |data: &[u8]| data.windows(bytes.len()).any(|part| part == bytes);
+        let packets = self.packets.iter().filter(|packet| holds(&packet.data));
+        packets.map(|packet| packet.comment.as_str()).collect()
+    }
+}
+
 /// Reads a pcapng file, which is sound to its end.
 #[must_use]
 pub fn contents(file: &Path) -> Contents {

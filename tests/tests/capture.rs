@@ -1,6 +1,5 @@
 //! Captures: what came by the network layers is in the file, with what was decided about it, also what was blocked.
 
-use ksim::ndis::MdlLayout;
 use ksim::net::{Identity, Processes, Setup};
 use ksim::sched::Program;
 use ksim::{Config, Schedule};
@@ -9,13 +8,12 @@ use portcullis_proto::device::ControlCode;
 use portcullis_proto::message::ReadRequest;
 use portcullis_proto::policy::Range16;
 use portcullis_proto::{CalloutKind, Counter, Family};
-use portcullis_tests::capture::{Contents, everything, start};
+use portcullis_tests::capture::{everything, start};
 use portcullis_tests::control::plain_request;
 use portcullis_tests::messages::client_hello;
 use portcullis_tests::world::assert_clean;
-use portcullis_tests::{Net, Product, Tcp, World, icmp_echo, icmp_echo_v6, udp};
-use wfp_engine::DiscardPosition;
-use wfp_schema::{Action, FilterFlags, LayerId, NtStatus};
+use portcullis_tests::{Net, Tcp, World, icmp_echo, icmp_echo_v6, udp};
+use wfp_schema::NtStatus;
 use zerocopy::IntoBytes as _;
 
 const POLICY: &str = r"
@@ -42,13 +40,6 @@ const POLICY: &str = r"
     remote_port = 443
 ";
 const RULES: [&str; 4] = ["no telnet", "no guests", "no ads", "web"];
-
-/// The comments of the packets that hold these bytes.
-fn comments<'c>(contents: &'c Contents, bytes: &[u8]) -> Vec<&'c str> {
-    let holds = |data: &[u8]| data.windows(bytes.len()).any(|part| part == bytes);
-    let packets = contents.packets.iter().filter(|packet| holds(&packet.data));
-    packets.map(|packet| packet.comment.as_str()).collect()
-}
 
 fn is_filtered(world: &World, kind: CalloutKind, family: Family) -> bool {
     world.callout(kind, family).filter_id.get() != 0
@@ -85,7 +76,7 @@ fn every_packet_is_in_the_file_as_it_was_with_its_verdict_rule_and_application()
     assert!(contents.packets.iter().all(|packet| packet.interface == 0));
     assert_eq!(captured.blocked, 0);
     for bytes in [&b"a question"[..], b"an answer"] {
-        for comment in comments(&contents, bytes) {
+        for comment in contents.comments(bytes) {
             assert!(
                 comment.starts_with("permit by rule \"web\"; flow "),
                 "{comment}"
@@ -94,7 +85,7 @@ fn every_packet_is_in_the_file_as_it_was_with_its_verdict_rule_and_application()
             assert!(comment.contains("curl.exe (process 1000)"), "{comment}");
         }
     }
-    for comment in comments(&contents, b"ping") {
+    for comment in contents.comments(b"ping") {
         assert!(comment.starts_with("permit by the default"), "{comment}");
     }
     let [seen, dropped, taken, delivered] = contents.statistics.expect("statistics");
@@ -151,7 +142,7 @@ fn what_was_blocked_is_in_the_file_with_its_rule() {
             "{packet:?}"
         );
     }
-    let unwanted = comments(&contents, b"unwanted");
+    let unwanted = contents.comments(b"unwanted");
     assert_eq!(unwanted.len(), 2);
     assert!(unwanted[0].starts_with("block by rule \"no guests\" at "));
     let ads = of("no ads");
@@ -167,127 +158,6 @@ fn what_was_blocked_is_in_the_file_with_its_rule() {
     assert_eq!(captured.blocked_by["no guests"], 4);
     assert_eq!(captured.blocked_by["no ads"], 2);
     world.end();
-}
-
-#[test]
-fn what_another_product_blocks_is_in_the_file_with_its_filter() {
-    let mut world = World::with_policy(POLICY);
-    let product = Product::new(&world.kernel, 0xffff);
-    for layer in [LayerId::ALE_AUTH_CONNECT_V4, LayerId::INBOUND_TRANSPORT_V6] {
-        product.add_filter(layer, Action::Block, FilterFlags::NONE, Vec::new());
-    }
-    let running = start(&world, everything(), &RULES, "another");
-    let mut web = Tcp::new("192.0.2.10:50000", "198.51.100.1:443");
-    assert!(world.net.none_passes(&web.handshake()));
-    assert!(
-        !world
-            .net
-            .passes(udp("[2001:db8::80]:1", "[2001:db8::10]:2", b"nobody's"))
-    );
-    let (captured, contents) = running.finish();
-    let named: Vec<_> = contents
-        .packets
-        .iter()
-        .filter(|packet| packet.comment.contains("\"another product's filter\""))
-        .collect();
-    assert_eq!(named.len(), 2, "{contents:#?}");
-    assert!(
-        named[0]
-            .comment
-            .starts_with("discarded at ALE_AUTH_CONNECT_V4 by filter ")
-    );
-    assert!(
-        named[1]
-            .comment
-            .starts_with("discarded at INBOUND_TRANSPORT_V6 by filter ")
-    );
-    assert_eq!(captured.blocked_by["another product's filter"], 2);
-    product.close();
-    world.end();
-}
-
-/// A host on which no port has a socket that nobody has opened from here.
-fn closed() -> Setup {
-    Setup {
-        sockets: Some(std::iter::empty().collect()),
-        ..Setup::default()
-    }
-}
-
-#[test]
-fn what_the_network_layers_discard_is_in_the_file_once_wherever_its_data_begins() {
-    let positions = [
-        DiscardPosition::Layer,
-        DiscardPosition::TransportHeader,
-        DiscardPosition::IpHeader,
-    ];
-    // Datagrams whose ports look as an IP header of their version begins.
-    let ends = [
-        ("192.0.2.10", "198.51.100.1:17664"),
-        ("[2001:db8::10]", "[2001:db8::80]:24576"),
-    ];
-    for (position, seed) in positions
-        .into_iter()
-        .flat_map(|at| (0..4).map(move |s| (at, s)))
-    {
-        let mut config = Config::default();
-        config.fwp.mdl_layout = MdlLayout::Seeded(seed);
-        let mut world =
-            World::boot_answering(&config, |options| options.discard_position = position);
-        assert_eq!(world.start(), NtStatus::SUCCESS);
-        world.set_policy(POLICY);
-        world.net.restart(closed());
-        let mut request = everything();
-        // The layers have no fields for ports: they are in the packets.
-        request.ports[0] = Range16 {
-            first: 7.into(),
-            last: 9.into(),
-        };
-        request.port_count = 1;
-        let running = start(
-            &world,
-            request,
-            &RULES,
-            &format!("discard-{position:?}-{seed}"),
-        );
-        // Another product blocks what comes and what goes, after ours was asked.
-        let product = Product::new(&world.kernel, 0);
-        for layer in [
-            LayerId::INBOUND_IPPACKET_V4,
-            LayerId::INBOUND_IPPACKET_V6,
-            LayerId::OUTBOUND_IPPACKET_V4,
-            LayerId::OUTBOUND_IPPACKET_V6,
-        ] {
-            product.add_filter(layer, Action::Block, FilterFlags::NONE, Vec::new());
-        }
-        let mut sent = Vec::new();
-        for (host, server) in ends {
-            for length in [0, 1, 700] {
-                sent.push(udp(server, &format!("{host}:8"), &vec![0x45; length]));
-                sent.push(udp(&format!("{host}:9"), server, &vec![0x60; length]));
-            }
-        }
-        assert!(world.net.none_passes(&sent));
-        product.close();
-        // Nobody has a socket for these.
-        for (host, server) in ends {
-            sent.push(udp(server, &format!("{host}:7"), b"nobody's"));
-            assert!(!world.net.passes(sent.last().expect("it was sent")));
-        }
-        let (_, contents) = running.finish();
-        let case = format!("{position:?} {seed}: {contents:#?}");
-        let written: Vec<_> = contents.packets.iter().map(|packet| &packet.data).collect();
-        assert_eq!(written, sent.iter().collect::<Vec<_>>(), "{case}");
-        for packet in &contents.packets {
-            assert_eq!(packet.interface, 0, "{case}");
-            assert!(packet.comment.starts_with("discarded at "), "{case}");
-        }
-        for comment in comments(&contents, b"nobody's") {
-            assert!(comment.contains("INBOUND_IPPACKET_V"), "{case}");
-        }
-        assert_eq!(world.counter(Counter::DataUnavailable), 0, "{case}");
-        world.end();
-    }
 }
 
 #[test]
@@ -387,12 +257,12 @@ fn flows_of_rules_with_mirror_are_captured_though_the_filter_does_not_take_them(
             .passes(udp("192.0.2.10:1", "198.51.100.1:2", b"neither"))
     );
     let (_, contents) = running.finish();
-    let count = |bytes: &[u8]| comments(&contents, bytes).len();
+    let count = |bytes: &[u8]| contents.comments(bytes).len();
     assert_eq!(
         (count(b"older"), count(b"newer"), count(b"neither")),
         (1, 1, 0)
     );
-    let [comment] = comments(&contents, b"newer")[..] else {
+    let [comment] = contents.comments(b"newer")[..] else {
         panic!("it is there once");
     };
     assert!(
@@ -424,7 +294,7 @@ fn what_a_rule_loses_is_captured_whichever_way_it_goes() {
     assert_eq!(world.counter(Counter::PacketsLost), 4);
     let (_, contents) = running.finish();
     for data in [b"question" as &[u8], b"answer"] {
-        let comments = comments(&contents, data);
+        let comments = contents.comments(data);
         assert_eq!(comments.len(), 2, "once of each family");
         for comment in comments {
             assert!(comment.starts_with("permit by rule \"lossy\""), "{comment}");
@@ -462,7 +332,7 @@ fn a_ring_that_is_full_drops_and_the_file_says_how_many() {
     assert_eq!(contents.packets.len() as u64, seen - dropped);
     assert_eq!(captured.lost, dropped);
     assert_eq!(world.counter(Counter::CaptureDropped), dropped);
-    let [comment] = comments(&contents, b"after the gap")[..] else {
+    let [comment] = contents.comments(b"after the gap")[..] else {
         panic!("it is there once");
     };
     assert!(
@@ -636,7 +506,7 @@ fn a_capture_outlives_the_filter_engine() {
             .passes(udp("192.0.2.10:1", "198.51.100.1:2", b"after"))
     );
     let (_, contents) = running.finish();
-    let count = |bytes: &[u8]| comments(&contents, bytes).len();
+    let count = |bytes: &[u8]| contents.comments(bytes).len();
     assert_eq!(
         (count(b"before"), count(b"unseen"), count(b"after")),
         (1, 0, 1)
@@ -677,7 +547,7 @@ fn forwarded_packets_are_captured_and_blocked_by_their_rules() {
     let (captured, contents) = running.finish();
     assert_eq!(contents.packets.len(), 4, "{contents:#?}");
     assert_eq!(captured.blocked_by["no transit"], 2);
-    for comment in comments(&contents, b"query") {
+    for comment in contents.comments(b"query") {
         assert!(
             comment.starts_with("block by rule \"no transit\" at IPFORWARD_V"),
             "{comment}"

@@ -8,6 +8,7 @@ mod boot;
 mod boot_races;
 mod callouts;
 mod capture;
+mod captured_discards;
 mod contents;
 mod control;
 mod datagrams;
