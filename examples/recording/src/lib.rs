@@ -34,6 +34,7 @@ extern crate wdk_panic;
 use core::marker::PhantomData;
 
 use kmdf::{ControlDevice, Request, Service};
+use portcullis_core::packet::Sought;
 use wdk_alloc::WdkAllocator;
 use wdk_sys::{DRIVER_OBJECT, NTSTATUS, PCUNICODE_STRING};
 use wfp::{
@@ -47,7 +48,7 @@ use wfp::{
     metadata::Discard,
     nbl::{Buffer, Packet},
     pool::{PoolVec, Tag},
-    schema::{CalloutFlags, ConditionFlags, Direction, Guid, IpVersion, LayerKind},
+    schema::{CalloutFlags, ConditionFlags, Direction, Guid, LayerKind},
     sync::SpinLock,
     time,
     verdict::{Authorization, Seen},
@@ -243,30 +244,38 @@ fn record<L: LayerType>(call: &Classify<'_, L>, packet: Option<Packet<'_>>, why:
     let (Some(ring), Some(packet)) = (RING.get(), packet) else {
         return;
     };
-    let size = call.metadata.ip_header_size().unwrap_or(0) as usize;
-    let (direction, places) = match const { L::KIND } {
-        LayerKind::InboundIpPacket => (Direction::Inbound, [size, 0]),
-        _ => (Direction::Outbound, [0, size]),
+    let size = call.metadata.ip_header_size().map(|size| size as usize);
+    let (direction, usual) = match const { L::KIND } {
+        LayerKind::InboundIpPacket => (Direction::Inbound, size.unwrap_or(0)),
+        _ => (Direction::Outbound, 0),
     };
+    let fields = &call.fields;
+    let ends = fields.local_address().zip(fields.remote_address());
+    let sought = ends.map(|ends| Sought {
+        ends: ends.into(),
+        ip: size,
+        transport: None,
+    });
     for buffer in packet.buffers() {
-        let is_header = |before: &usize| begins(buffer, *before, call.fields.version());
-        let header = places.into_iter().find(is_header);
+        let header = sought.and_then(|sought| {
+            sought.find(usual, |before, first| {
+                let length = buffer.length().saturating_add(before);
+                Some((copy(buffer, before, first)?, length))
+            })
+        });
         // Made without the lock.
         let record = record_of(buffer, header, direction, why);
         ring.lock().push(&record);
     }
 }
 
-/// Whether a header of this IP version begins so many bytes before the buffer's start.
-fn begins(buffer: Buffer<'_>, before: usize, version: IpVersion) -> bool {
-    let number = match version {
-        IpVersion::V4 => 4,
-        IpVersion::V6 => 6,
-    };
-    buffer
-        .chunks_from_before(before)
-        .and_then(|mut pieces| pieces.next()?.ok()?.first().copied())
-        .is_some_and(|first| first >> 4 == number)
+/// Copies what there is from so many bytes before the buffer's start on. How much that is; `None` if it has not so many
+/// before its start.
+fn copy(buffer: Buffer<'_>, before: usize, room: &mut [u8]) -> Option<usize> {
+    let pieces = buffer.chunks_from_before(before)?;
+    let bytes = pieces.map_while(core::result::Result::ok).flatten();
+    let copied = room.iter_mut().zip(bytes);
+    Some(copied.map(|(place, byte)| *place = *byte).count())
 }
 
 /// The record of a packet whose IP header begins so many bytes before its buffer's start; without bytes if that is not known.
@@ -278,17 +287,9 @@ fn record_of(
 ) -> Record {
     let mut record = [0; HEADER + KEPT];
     let (fields, room) = record.split_at_mut(HEADER);
-    let mut kept = 0_u8;
-    let pieces = header.and_then(|before| buffer.chunks_from_before(before));
-    let bytes = pieces
-        .into_iter()
-        .flatten()
-        .map_while(core::result::Result::ok)
-        .flatten();
-    for (place, byte) in room.iter_mut().zip(bytes) {
-        *place = *byte;
-        kept += 1;
-    }
+    let kept = header.and_then(|before| copy(buffer, before, room));
+    // The room is less than that holds.
+    let kept = kept.and_then(|kept| u8::try_from(kept).ok()).unwrap_or(0);
     let Discard {
         module,
         reason,
