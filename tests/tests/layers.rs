@@ -234,6 +234,41 @@ fn icmp_errors_tell_what_they_are_about_and_are_blocked_by_rules_about_them() {
 }
 
 #[test]
+fn a_rule_about_one_operation_hides_none_about_another() {
+    let policy = "default = 'permit'
+        [[rule]]
+        action = 'block'
+        operation = 'forward'
+        [[rule]]
+        action = 'block'
+        remote_port = 53
+        [[rule]]
+        action = 'permit'
+        [[rule]]
+        action = 'block'
+        operation = 'icmp-error'";
+    let setup = Setup {
+        forwarding: true,
+        ..Setup::default()
+    };
+    let mut world = World::with_policy(policy);
+    world.net = Net::with_setup(&world.kernel, 0, setup);
+    for (_, host, peer, router) in BOTH {
+        let query = udp(&at(host, 5_000), &at(peer, 53), b"where is it");
+        assert!(!world.net.passes(&query));
+        let question = udp(&at(host, 5_000), &at(peer, 4_242), b"is anybody there");
+        assert!(world.net.passes(&question));
+        assert!(!world.net.passes(&unreachable(router, host, &question)));
+        let transit = udp(&at(router, 5_000), &at(peer, 4_242), b"on its way");
+        assert!(!world.net.passes(&transit));
+    }
+    assert_eq!(world.counter(Counter::Blocked), 2);
+    assert_eq!(world.counter(Counter::IcmpErrorsBlocked), 2);
+    assert_eq!(world.counter(Counter::ForwardBlocked), 2);
+    world.end();
+}
+
+#[test]
 fn what_other_products_discard_is_told_with_their_filters() {
     let mut world = World::with_policy("default = 'permit'\nobserve = true");
     let product = Product::new(&world.kernel, 0xffff);

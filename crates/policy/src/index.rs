@@ -1,12 +1,13 @@
 //! The index: a binary decision tree that narrows a connection down to the few rules that can match it.
 //!
 //! Each node splits what is left of the space of connections in two, in the dimension and at the value that leave the
-//! fewest rules on either side. Rules that a decided one covers throughout a part are left out there. A rule that
-//! reaches over a split is on both sides; [`ROOM_PER_RULE`] bounds what that costs.
+//! fewest rules on either side. A rule that reaches over a split is on both sides; [`ROOM_PER_RULE`] bounds what that costs.
+//! What rules before it leave nothing to say throughout a part is left out there ([`Settled`]).
 
 use crate::model::{Policy, Rule};
 use crate::ranges::Ranges;
-use portcullis_proto::policy::{Dimension, MAX_DEPTH, user_key};
+use portcullis_proto::effect::EffectKind;
+use portcullis_proto::policy::{Action, Dimension, MAX_DEPTH, rule_operations, user_key};
 use std::collections::HashMap;
 use std::hash::Hash;
 
@@ -48,7 +49,7 @@ pub(crate) struct Node {
     pub(crate) depth: u8,
 }
 
-/// The rules that can match a connection that arrives here, in order.
+/// The rules that have something to say of a connection that arrives here, in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Leaf {
     /// Those with neither a host nor a content.
@@ -64,8 +65,75 @@ pub(crate) struct Leaf {
 #[derive(Debug)]
 struct Shape {
     spans: [Ranges; DIMENSIONS],
-    /// Whether it matches everything within its shape.
+    /// Whether it matches everything within its shape, but for its host or its contents, that it is about.
     is_exact: bool,
+    /// What it is about: flags of its record.
+    operations: u16,
+    says: Says,
+}
+
+/// What a rule can say of a connection that is in its shape.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Says {
+    /// The decision.
+    Decision,
+    /// That its host may lead to another decision: to a permit, or to a block or a question.
+    Host { permits: bool },
+    /// That its data is looked at: perhaps out of band.
+    Contents { out_of_band: bool },
+}
+
+impl Says {
+    fn of(rule: &Rule) -> Self {
+        if !rule.contents.is_empty() {
+            let mut kinds = rule.effects.iter().map(crate::Effect::kind);
+            let out_of_band = kinds.any(|kind| kind == EffectKind::OutOfBand);
+            Self::Contents { out_of_band }
+        } else if !rule.hosts.is_empty() {
+            let permits = rule.action == Action::Permit;
+            Self::Host { permits }
+        } else {
+            Self::Decision
+        }
+    }
+}
+
+/// What rules have said, in order, of everything in a part of the space: for each of it the operations.
+#[derive(Debug, Default)]
+struct Settled {
+    decided: u16,
+    host_may_permit: u16,
+    host_may_block: u16,
+    looked_at: u16,
+    looked_at_out_of_band: u16,
+}
+
+impl Settled {
+    /// Whether a later rule still has something to say: a rule after the decision has not, nor has one that only says again
+    /// what is known. While a host is not known it matters whether there is a rule before the decision that permits, and
+    /// otherwise whether there is any.
+    const fn leaves(&self, rule: &Shape) -> bool {
+        let settled = match rule.says {
+            Says::Decision => 0,
+            Says::Host { permits: true } => self.host_may_permit,
+            Says::Host { permits: false } => self.host_may_permit | self.host_may_block,
+            Says::Contents { out_of_band: true } => self.looked_at_out_of_band,
+            Says::Contents { out_of_band: false } => self.looked_at_out_of_band | self.looked_at,
+        };
+        rule.operations & !(self.decided | settled) != 0
+    }
+
+    /// A rule that covers the part says what it says.
+    const fn add(&mut self, rule: &Shape) {
+        let settled = match rule.says {
+            Says::Decision => &mut self.decided,
+            Says::Host { permits: true } => &mut self.host_may_permit,
+            Says::Host { permits: false } => &mut self.host_may_block,
+            Says::Contents { out_of_band: true } => &mut self.looked_at_out_of_band,
+            Says::Contents { out_of_band: false } => &mut self.looked_at,
+        };
+        *settled |= rule.operations;
+    }
 }
 
 impl Index {
@@ -94,7 +162,6 @@ impl Index {
             *span = whole(*dimension, &application_keys, &user_keys);
         }
         let mut builder = Builder {
-            policy,
             shapes: &shapes,
             nodes: Vec::new(),
             leaves: HashMap::new(),
@@ -185,14 +252,13 @@ impl Shape {
         }
         // Keys may collide, so a rule for applications or users may match less than its shape. So does a rule for interfaces,
         // which are no dimension.
-        let is_exact = rule.applications.is_empty()
-            && rule.users.is_empty()
-            && rule.interfaces.is_any()
-            && rule.hosts.is_empty()
-            && rule.contents.is_empty();
+        let is_exact =
+            rule.applications.is_empty() && rule.users.is_empty() && rule.interfaces.is_any();
         Self {
             spans: shape.map(Option::unwrap_or_default),
             is_exact,
+            operations: rule_operations(rule.operation_flags()),
+            says: Says::of(rule),
         }
     }
 
@@ -211,7 +277,6 @@ impl Shape {
 }
 
 struct Builder<'p> {
-    policy: &'p Policy,
     shapes: &'p [Shape],
     nodes: Vec<Option<Node>>,
     leaves: HashMap<Leaf, usize>,
@@ -234,12 +299,15 @@ impl Builder<'_> {
         depth: u8,
         room: usize,
     ) -> Child {
-        if let Some(end) = rules
-            .iter()
-            .position(|&rule| self.shapes[rule].covers(&space))
-        {
-            rules.truncate(end + 1);
-        }
+        let mut settled = Settled::default();
+        rules.retain(|&rule| {
+            let rule = &self.shapes[rule];
+            let is_left = settled.leaves(rule);
+            if is_left && rule.covers(&space) {
+                settled.add(rule);
+            }
+            is_left
+        });
         let is_final = rules.len() <= FEW || usize::from(depth) + 1 >= MAX_DEPTH;
         let Some(split) = (!is_final).then(|| self.best(&rules, &space)).flatten() else {
             return self.leaf(&rules);
@@ -278,16 +346,13 @@ impl Builder<'_> {
 
     fn leaf(&mut self, rules: &[usize]) -> Child {
         let (mut leaf, place) = (Leaf::default(), self.leaves.len());
-        for &place in rules {
-            let rule = &self.policy.rules[place];
-            let list = if !rule.contents.is_empty() {
-                &mut leaf.contents
-            } else if !rule.hosts.is_empty() {
-                &mut leaf.hosted
-            } else {
-                &mut leaf.plain
+        for &rule in rules {
+            let list = match self.shapes[rule].says {
+                Says::Decision => &mut leaf.plain,
+                Says::Host { .. } => &mut leaf.hosted,
+                Says::Contents { .. } => &mut leaf.contents,
             };
-            list.push(place);
+            list.push(rule);
         }
         Child::Leaf(*self.leaves.entry(leaf).or_insert(place))
     }

@@ -5,6 +5,7 @@ use portcullis_core::{
     PolicyView,
 };
 use portcullis_policy::{ApplicationPattern, Effect, HostPattern, Policy, Ranges, Rule, Sid};
+use portcullis_proto::event::Operation;
 use portcullis_proto::policy::interfaces_of_type;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
@@ -188,6 +189,28 @@ fn rule() -> impl Strategy<Value = Rule> {
         })
 }
 
+/// A rule that says what it is about: it has no effects where that is no connection.
+fn rule_about() -> impl Strategy<Value = Rule> {
+    let connections = [Operation::Connect, Operation::Accept, Operation::Listen];
+    (
+        rule(),
+        list(select(connections.to_vec())),
+        list(select(Operation::ALL.to_vec())),
+    )
+        .prop_map(|(rule, connections, others)| {
+            let is_plain = rule.hosts.is_empty() && rule.contents.is_empty();
+            if others.is_empty() || !is_plain || rule.action == Action::Ask {
+                let operations = connections;
+                return Rule { operations, ..rule };
+            }
+            Rule {
+                operations: others,
+                effects: Vec::new(),
+                ..rule
+            }
+        })
+}
+
 fn effect() -> impl Strategy<Value = Effect> {
     let address: IpAddr = "2001:db8::1".parse().unwrap();
     select(vec![
@@ -251,7 +274,7 @@ fn effect() -> impl Strategy<Value = Effect> {
 fn policy() -> impl Strategy<Value = Policy> {
     (
         action(),
-        prop::collection::vec(rule(), 0..60),
+        prop::collection::vec(rule_about(), 0..60),
         any::<bool>(),
     )
         .prop_map(|(default, rules, events_all)| Policy {
@@ -318,6 +341,14 @@ impl Subject {
         }
     }
 
+    /// What it is, as a connection.
+    const fn operation(&self) -> Operation {
+        match self.direction {
+            Direction::Outbound => Operation::Connect,
+            Direction::Inbound => Operation::Accept,
+        }
+    }
+
     /// Whether a rule's application condition matches, as it reads.
     fn is_of(&self, rule: &Rule) -> bool {
         let units = |path: &[u8]| Application::new(path).units().collect::<Vec<_>>();
@@ -367,10 +398,21 @@ fn subject() -> impl Strategy<Value = Subject> {
         )
 }
 
-/// Whether everything about the rule but its host matches, as it reads.
+/// Whether everything about the rule but its host matches the connection, as it reads.
 fn matches(rule: &Rule, subject: &Subject) -> bool {
-    rule.direction
-        .is_none_or(|direction| direction == subject.direction)
+    matches_as(rule, subject.operation(), subject)
+}
+
+/// The same of this operation with the connection's ends and owner.
+fn matches_as(rule: &Rule, operation: Operation, subject: &Subject) -> bool {
+    let of_connections = matches!(
+        operation,
+        Operation::Connect | Operation::Accept | Operation::Listen
+    );
+    (rule.operations.contains(&operation) || (rule.operations.is_empty() && of_connections))
+        && rule
+            .direction
+            .is_none_or(|direction| direction == subject.direction)
         && rule.protocols.contains(subject.protocol.into())
         && rule.local_addresses.contains(subject.local.number())
         && rule.remote_addresses.contains(subject.remote.number())
@@ -481,6 +523,22 @@ proptest! {
     }
 
     #[test]
+    fn a_packet_is_decided_by_the_rules_about_it(
+        policy in policy(), subjects in prop::collection::vec(subject(), 20),
+        operation in select(vec![Operation::Forward, Operation::IcmpError]),
+    ) {
+        let blob = policy.encode().expect("small enough");
+        let view = PolicyView::validate(&blob).expect("valid");
+        for subject in &subjects {
+            let expected = policy.rules.iter().position(|rule| matches_as(rule, operation, subject));
+            let view = view.with_ancestry(&subject.family);
+            let decision = view.decide_packet(operation, &subject.connection());
+            prop_assert_eq!(decision.rule.map(|rule| rule.0 as usize), expected);
+            prop_assert_eq!(decision.is_permit(), expected.is_none_or(|rule| policy.rules[rule].action == Action::Permit));
+        }
+    }
+
+    #[test]
     fn a_bind_is_decided_by_the_rules_that_ask_nothing_else(
         policy in policy(), mut subjects in prop::collection::vec(subject(), 20), anywhere in any::<bool>(),
     ) {
@@ -514,7 +572,7 @@ proptest! {
 
     #[test]
     fn a_rule_that_covers_another_matches_whatever_that_matches(
-        other in rule(), narrow in rule(), other_for in 0..11_usize, any_for in any::<[bool; 11]>(),
+        other in rule_about(), narrow in rule_about(), other_for in 0..12_usize, any_for in any::<[bool; 12]>(),
         subjects in prop::collection::vec(subject(), 20), host in any::<Index>(),
     ) {
         // The first rule is the second with some conditions left out and one of another rule's, so it often covers it.
@@ -537,6 +595,7 @@ proptest! {
             hosts: from(8).hosts.clone(),
             contents: from(9).contents.clone(),
             interfaces: from(10).interfaces.clone(),
+            operations: from(11).operations.clone(),
             ..narrow.clone()
         };
         prop_assume!(wide.covers(&narrow));

@@ -1,6 +1,6 @@
 //! Rules about other operations than connections.
 
-use portcullis_core::{Action, PolicyView};
+use portcullis_core::{Action, Host, PolicyView};
 use portcullis_proto::event::Operation;
 
 use crate::{compiled, complaint, decides, found, over, warnings, with_rule};
@@ -33,6 +33,30 @@ fn operations_say_what_a_rule_is_about() {
     assert_eq!(decide(Operation::Forward, 53), Action::Block);
     assert_eq!(decide(Operation::Forward, 54), Action::Permit);
     assert_eq!(decide(Operation::IcmpError, 53), Action::Permit);
+}
+
+#[test]
+fn a_rule_about_one_operation_hides_none_about_another() {
+    let rules = |rules: &[&str]| {
+        let mut text = "default = \"permit\"\n".to_owned();
+        for rule in rules {
+            text.push_str(&format!("[[rule]]\n{rule}\n"));
+        }
+        compiled(&text).blob
+    };
+    let forward = "action = \"block\"\noperation = \"forward\"";
+    let connections = "action = \"block\"";
+    for blob in [
+        rules(&[forward, connections]),
+        rules(&[connections, forward]),
+    ] {
+        let view = PolicyView::validate(&blob).expect("valid");
+        let datagram = over(17, 53);
+        assert_eq!(view.decide(&datagram, Host::Never).action, Action::Block);
+        let decide = |operation| view.decide_packet(operation, &datagram).action;
+        assert_eq!(decide(Operation::Forward), Action::Block);
+        assert_eq!(decide(Operation::IcmpError), Action::Permit);
+    }
 }
 
 #[test]
