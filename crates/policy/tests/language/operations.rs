@@ -37,19 +37,14 @@ fn operations_say_what_a_rule_is_about() {
 
 #[test]
 fn a_rule_about_one_operation_hides_none_about_another() {
-    let rules = |rules: &[&str]| {
-        let mut text = "default = \"permit\"\n".to_owned();
-        for rule in rules {
-            text.push_str(&format!("[[rule]]\n{rule}\n"));
-        }
+    let rules = |rules: [&str; 2]| {
+        let [first, second] = rules;
+        let text = format!("default = \"permit\"\n[[rule]]\n{first}\n[[rule]]\n{second}\n");
         compiled(&text).blob
     };
     let forward = "action = \"block\"\noperation = \"forward\"";
     let connections = "action = \"block\"";
-    for blob in [
-        rules(&[forward, connections]),
-        rules(&[connections, forward]),
-    ] {
+    for blob in [rules([forward, connections]), rules([connections, forward])] {
         let view = PolicyView::validate(&blob).expect("valid");
         let datagram = over(17, 53);
         assert_eq!(view.decide(&datagram, Host::Never).action, Action::Block);
