@@ -258,7 +258,7 @@ fn a_rule_about_one_operation_hides_none_about_another() {
         assert!(!world.net.passes(&query));
         let question = udp(&at(host, 5_000), &at(peer, 4_242), b"is anybody there");
         assert!(world.net.passes(&question));
-        assert!(!world.net.passes(&unreachable(router, host, &question)));
+        assert!(!world.net.passes(unreachable(router, host, &question)));
         let transit = udp(&at(router, 5_000), &at(peer, 4_242), b"on its way");
         assert!(!world.net.passes(&transit));
     }

@@ -23,6 +23,7 @@ mod layers;
 mod lifecycle;
 mod lists;
 mod live;
+mod meant;
 mod offloads;
 mod packets;
 mod policy;

@@ -65,7 +65,7 @@ pub(crate) struct Leaf {
 #[derive(Debug)]
 struct Shape {
     spans: [Ranges; DIMENSIONS],
-    /// Whether it matches everything within its shape, but for its host or its contents, that it is about.
+    /// Whether all that it is about and that is within its shape matches it, but for its host or its contents.
     is_exact: bool,
     /// What it is about: flags of its record.
     operations: u16,
@@ -98,7 +98,7 @@ impl Says {
     }
 }
 
-/// What rules have said, in order, of everything in a part of the space: for each of it the operations.
+/// What rules have said, in order, of everything in a part of the space: each kind of thing about which operations.
 #[derive(Debug, Default)]
 struct Settled {
     decided: u16,

@@ -1,8 +1,7 @@
 //! What policies and connections are made of: few values, so that rules meet.
 
-use portcullis_core::{
-    Action, Ancestry, Application, Binding, Connection, Direction, Endpoint, Listener,
-};
+use crate::reading::{Family, Subject};
+use portcullis_core::{Action, Direction, Endpoint};
 use portcullis_policy::{ApplicationPattern, Effect, HostPattern, Policy, Ranges, Rule, Sid};
 use portcullis_proto::event::Operation;
 use portcullis_proto::policy::interfaces_of_type;
@@ -282,105 +281,6 @@ pub(super) fn policy() -> impl Strategy<Value = Policy> {
             observe: false,
             boot: None,
         })
-}
-
-/// A connection, owning what it refers to.
-#[derive(Clone, Debug)]
-pub(super) struct Subject {
-    pub(super) direction: Direction,
-    pub(super) protocol: u8,
-    pub(super) local: Endpoint,
-    pub(super) remote: Endpoint,
-    pub(super) path: Vec<u8>,
-    /// Only the beginning of the path is known.
-    pub(super) is_truncated: bool,
-    pub(super) user: Option<Sid>,
-    pub(super) family: Family,
-    pub(super) interface: u64,
-}
-
-/// The paths of a process's ancestors.
-#[derive(Clone, Debug)]
-pub(super) struct Family(Vec<Vec<u8>>);
-
-impl Ancestry for Family {
-    fn any_ancestor(
-        &self,
-        process_id: u64,
-        _application: Application<'_>,
-        matches: &mut dyn FnMut(Application<'_>) -> bool,
-    ) -> bool {
-        assert_eq!(process_id, 4);
-        self.0.iter().any(|path| matches(Application::new(path)))
-    }
-}
-
-impl Subject {
-    pub(super) fn connection(&self) -> Connection<'_> {
-        Connection {
-            direction: self.direction,
-            protocol: self.protocol,
-            local: self.local,
-            remote: self.remote,
-            application: if self.is_truncated {
-                Application::truncated(&self.path)
-            } else {
-                Application::new(&self.path)
-            },
-            user: self.user.as_ref().map_or(&[], Sid::as_bytes),
-            process_id: 4,
-            flow: 0,
-            interface: self.interface,
-        }
-    }
-
-    pub(super) fn listener(&self) -> Listener<'_> {
-        let connection = self.connection();
-        Listener {
-            local: self.local,
-            application: connection.application,
-            user: connection.user,
-            process_id: 4,
-            interface: self.interface,
-        }
-    }
-
-    pub(super) fn binding(&self) -> Binding<'_> {
-        let connection = self.connection();
-        Binding {
-            protocol: self.protocol,
-            local: self.local,
-            application: connection.application,
-            user: connection.user,
-            process_id: 4,
-        }
-    }
-
-    /// What it is, as a connection.
-    pub(super) const fn operation(&self) -> Operation {
-        match self.direction {
-            Direction::Outbound => Operation::Connect,
-            Direction::Inbound => Operation::Accept,
-        }
-    }
-
-    /// Whether a rule's application condition matches, as it reads.
-    pub(super) fn is_of(&self, rule: &Rule) -> bool {
-        let units = |path: &[u8]| Application::new(path).units().collect::<Vec<_>>();
-        let any = |path: &[u8]| {
-            let units = units(path);
-            let mut patterns = rule.applications.iter();
-            patterns.any(|pattern| pattern.matches(&units))
-        };
-        let own = if self.is_truncated {
-            rule.action == Action::Block
-        } else {
-            any(&self.path)
-        };
-        rule.applications.is_empty()
-            || own
-            || (rule.children && self.family.0.iter().any(|path| any(path)))
-    }
 }
 
 pub(super) fn subject() -> impl Strategy<Value = Subject> {

@@ -1,62 +1,15 @@
 //! Whatever policy is meant, its compiled form is valid and decides like the rules read one by one.
 
 mod generate;
+mod reading;
 
-use generate::{HOSTS, Subject, policy, rule_about, subject};
+use generate::{HOSTS, policy, rule_about, subject};
 use portcullis_core::{Action, Direction, EffectSet, Host, PolicyView};
 use portcullis_policy::{Effect, Policy, Ranges, Rule};
 use portcullis_proto::event::Operation;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
-
-/// Whether everything about the rule but its host matches the connection, as it reads.
-fn matches(rule: &Rule, subject: &Subject) -> bool {
-    matches_as(rule, subject.operation(), subject)
-}
-
-/// The same of this operation with the connection's ends and owner.
-fn matches_as(rule: &Rule, operation: Operation, subject: &Subject) -> bool {
-    let of_connections = matches!(
-        operation,
-        Operation::Connect | Operation::Accept | Operation::Listen
-    );
-    (rule.operations.contains(&operation) || (rule.operations.is_empty() && of_connections))
-        && rule
-            .direction
-            .is_none_or(|direction| direction == subject.direction)
-        && rule.protocols.contains(subject.protocol.into())
-        && rule.local_addresses.contains(subject.local.number())
-        && rule.remote_addresses.contains(subject.remote.number())
-        && rule.local_ports.contains(subject.local.port.into())
-        && rule.remote_ports.contains(subject.remote.port.into())
-        && (rule.interfaces.is_any()
-            || match subject.interface {
-                0 => rule.action == Action::Block,
-                luid => rule.interfaces.contains(luid.into()),
-            })
-        && subject.is_of(rule)
-        && (rule.users.is_empty()
-            || subject
-                .user
-                .as_ref()
-                .is_some_and(|user| rule.users.contains(user)))
-}
-
-/// The rule that decides when the host is known, or known to be none.
-fn decider(policy: &Policy, subject: &Subject, host: Option<&str>) -> Option<usize> {
-    let host_matches = |rule: &Rule| {
-        rule.hosts.is_empty()
-            || host.is_some_and(|host| rule.hosts.iter().any(|pattern| pattern.matches(host)))
-    };
-    policy
-        .rules
-        .iter()
-        .position(|rule| matches(rule, subject) && rule.contents.is_empty() && host_matches(rule))
-}
-
-fn action_of(policy: &Policy, rule: Option<usize>) -> Action {
-    rule.map_or(policy.default, |rule| policy.rules[rule].action)
-}
+use reading::{Subject, action_of, decider, matches, matches_as, socket_decider};
 
 fn check(policy: &Policy, view: &PolicyView<'_>, subject: &Subject, host: Option<&str>) {
     let view = &view.with_ancestry(&subject.family);
@@ -160,24 +113,7 @@ proptest! {
             if anywhere {
                 subject.local.address = "::".parse().unwrap();
             }
-            let expected = policy.rules.iter().position(|rule| {
-                // What is not known yet is left out; such a rule is right about some connections only.
-                let mut known = Rule {
-                    remote_addresses: Ranges::default(),
-                    remote_ports: Ranges::default(),
-                    hosts: Vec::new(),
-                    contents: Vec::new(),
-                    ..rule.clone()
-                };
-                if anywhere {
-                    known.local_addresses = Ranges::default();
-                }
-                if subject.interface == 0 {
-                    known.interfaces = Ranges::default();
-                }
-                let is_of_all = known == *rule;
-                (is_of_all || rule.action == Action::Permit) && matches_as(&known, Operation::Listen, subject)
-            });
+            let expected = socket_decider(&policy, Operation::Listen, subject);
             let view = view.with_ancestry(&subject.family);
             let decision = view.decide_listener(&subject.listener());
             prop_assert_eq!(decision.rule.map(|rule| rule.0 as usize), expected);

@@ -1,0 +1,575 @@
+//! Whatever a policy says, the driver does with traffic what its rules, read one by one, say.
+
+#[path = "../../crates/policy/tests/oracle/reading.rs"]
+#[allow(
+    dead_code,
+    unreachable_pub,
+    reason = "shared with the policy compiler's tests"
+)]
+mod reading;
+
+use std::fmt::Write as _;
+use std::net::{IpAddr, SocketAddr};
+
+use ksim::net::{Identity, Link, Opened, Processes, Setup, Socket};
+use portcullis_core::Endpoint;
+use portcullis_policy::{Options, Policy, Sid, compile, render};
+use portcullis_proto::event::{EventKind, EventRecord, Operation};
+use portcullis_proto::policy::{Action, Direction};
+use portcullis_tests::interfaces::{BOTH, INTERFACES, all, interface};
+use portcullis_tests::messages::{client_hello, dns_query, http_request};
+use portcullis_tests::packets::{end, unreachable};
+use portcullis_tests::random::Random;
+use portcullis_tests::{Net, Tcp, World, icmp_echo, icmp_echo_v6, udp};
+use reading::{Family, Subject, action_of, decider, matches, matches_as, socket_decider};
+use wfp_schema::IpVersion;
+
+/// Who owns the ports from one on: the program, and the last numbers of the user's SID.
+const OWNERS: [(u16, &str, &[u32]); 2] = [
+    (
+        50_000,
+        r"C:\Program Files\Fire\browser.exe",
+        &[21, 1, 2, 3, 1001],
+    ),
+    (
+        60_000,
+        r"C:\Program Files\Mail\mail.exe",
+        &[21, 1, 2, 3, 1002],
+    ),
+];
+/// The first of the ports that nobody else owns.
+const SYSTEMS: u16 = 40_000;
+/// How many ports each has.
+const PORTS: u16 = 200;
+
+const OTHERS: [&str; 4] = [
+    "198.51.100.1",
+    "203.0.113.7",
+    "2001:db8::80",
+    "2001:db8:1::7",
+];
+const REMOTE_PORTS: [u16; 4] = [53, 80, 443, 8080];
+const HOSTS: [&str; 3] = ["example.net", "www.example.net", "ads.example.org"];
+
+/// One of these.
+fn one<'c, T: ?Sized>(random: &mut Random, choices: &[&'c T]) -> &'c T {
+    choices[random.below(choices.len())]
+}
+
+/// In one of so many cases the rule has this key, with one of these values.
+fn one_in(cases: usize, random: &mut Random, text: &mut String, key: &str, values: &[&str]) {
+    if random.below(cases) == 0 {
+        writeln!(text, "{key} = {}", one(random, values)).expect("a string");
+    }
+}
+
+/// What a rule is about, as it is written.
+struct About {
+    operations: &'static str,
+    protocols: &'static str,
+}
+
+impl About {
+    fn any(random: &mut Random) -> Self {
+        let operations = [
+            "'bind'",
+            "'forward'",
+            "'icmp-error'",
+            "['connect', 'forward']",
+            "'accept'",
+            "['accept', 'listen']",
+            "['forward', 'icmp-error', 'accept']",
+            "['connect', 'bind']",
+        ];
+        let protocols = ["'tcp'", "'udp'", "['tcp', 'udp']", "['icmp', 'icmpv6']"];
+        Self {
+            operations: operations.get(random.below(16)).unwrap_or(&""),
+            protocols: protocols.get(random.below(8)).unwrap_or(&""),
+        }
+    }
+
+    fn is_of(&self, operation: &str) -> bool {
+        self.operations.contains(operation)
+    }
+
+    fn has_ports(&self) -> bool {
+        !self.is_of("icmp-error") && !self.protocols.contains("icmp")
+    }
+
+    fn has_owner(&self) -> bool {
+        !self.is_of("icmp-error") && !self.is_of("forward")
+    }
+}
+
+/// A rule as it is written.
+fn rule(random: &mut Random) -> String {
+    let about = About::any(random);
+    let mut text = "[[rule]]\n".to_owned();
+    one_in(1, random, &mut text, "action", &["'permit'", "'block'"]);
+    for (key, value) in [
+        ("operation", about.operations),
+        ("protocol", about.protocols),
+    ] {
+        if !value.is_empty() {
+            one_in(1, random, &mut text, key, &[value]);
+        }
+    }
+    sides(&about, random, &mut text);
+    if about.has_owner() {
+        let programs = [
+            r"'C:\Program Files\Fire\browser.exe'",
+            r"'C:\Program Files\*.exe'",
+            "['System', '*mail.exe']",
+        ];
+        one_in(5, random, &mut text, "application", &programs);
+        let users = ["'S-1-5-21-1-2-3-1001'", "['SYSTEM', 'S-1-5-21-1-2-3-1002']"];
+        one_in(6, random, &mut text, "user", &users);
+    }
+    if about.has_owner() && !about.is_of("bind") {
+        let directions = ["'outbound'", "'inbound'"];
+        one_in(4, random, &mut text, "direction", &directions);
+        let hosts = [
+            "'example.net'",
+            "'*.example.net'",
+            "['ads.example.org', 'www.example.net']",
+        ];
+        if about.has_ports() {
+            one_in(4, random, &mut text, "host", &hosts);
+        }
+    }
+    match random.below(12) {
+        0 => {
+            let luid = format!("'{:#x}'", interface(INTERFACES[0].0).luid());
+            one_in(1, random, &mut text, "interface", &[&luid]);
+        }
+        1 => {
+            let types = ["'wifi'", "['wifi', 'loopback']"];
+            one_in(1, random, &mut text, "interface_type", &types);
+        }
+        _ => {}
+    }
+    text
+}
+
+/// Conditions on both ends.
+fn sides(about: &About, random: &mut Random, text: &mut String) {
+    let local = [
+        "'192.0.2.10'",
+        "['2001:db8::10', '192.0.2.0/24']",
+        "['198.51.100.0/24', '2001:db8::80']",
+    ];
+    one_in(4, random, text, "local_address", &local);
+    if about.has_ports() {
+        let ports = [
+            "'50000-50199'",
+            "['40000-40100', '60000-60050']",
+            "'1-49999'",
+        ];
+        one_in(4, random, text, "local_port", &ports);
+    }
+    if about.is_of("bind") {
+        return;
+    }
+    let remote = [
+        "'198.51.100.1'",
+        "['203.0.113.0/24', '2001:db8:1::/48']",
+        "['2001:db8::/64', '198.51.100.0-198.51.100.9']",
+    ];
+    one_in(3, random, text, "remote_address", &remote);
+    if about.has_ports() {
+        one_in(
+            3,
+            random,
+            text,
+            "remote_port",
+            &["53", "[80, 443]", "'1-1023'"],
+        );
+    }
+}
+
+fn text(random: &mut Random) -> String {
+    let default = one(random, &["permit", "block"]);
+    let rules = 1 + random.below(12);
+    let rules: Vec<_> = (0..rules).map(|_| rule(random)).collect();
+    format!("default = '{default}'\nobserve = true\n{}", rules.concat())
+}
+
+/// What is begun at this host's end, of a port that nothing else has.
+struct Begun {
+    subject: Subject,
+    link: Link,
+    here: &'static str,
+    there: &'static str,
+}
+
+impl Begun {
+    /// This host's and the other's end.
+    fn ends(&self) -> [String; 2] {
+        [
+            end(self.here, self.subject.local.port),
+            end(self.there, self.subject.remote.port),
+        ]
+    }
+
+    /// The ends, whoever began first.
+    fn ends_from_initiator(&self) -> [String; 2] {
+        let [here, there] = self.ends();
+        match self.subject.direction {
+            Direction::Outbound => [here, there],
+            Direction::Inbound => [there, here],
+        }
+    }
+}
+
+struct Machine {
+    world: World,
+    processes: Processes,
+    policy: Policy,
+    random: Random,
+    begun: u16,
+}
+
+impl Machine {
+    fn new(seed: u64) -> Self {
+        let mut processes = Processes::default();
+        for (first, path, user) in OWNERS {
+            let user = ksim::net::Sid::new(5, user);
+            for (port, any) in (first..first + PORTS).flat_map(|p| [(p, "0.0.0.0"), (p, "[::]")]) {
+                let end: SocketAddr = format!("{any}:{port}").parse().expect("an end");
+                processes.assign(end, Identity::new(path, first.into(), user.clone()));
+            }
+        }
+        Self {
+            world: World::new(),
+            processes,
+            policy: Policy::new(Action::Permit),
+            random: Random::new(seed),
+            begun: 0,
+        }
+    }
+
+    /// Another policy is in force, on a host that begins anew: a socket that was refused stays refused.
+    fn say(&mut self) -> String {
+        let text = text(&mut self.random);
+        let compiled = compile(&text, &Options::default())
+            .unwrap_or_else(|found| panic!("{}", render(&found, &text, false)));
+        self.world.set_policy(&text);
+        self.policy = compiled.policy;
+        let setup = Setup {
+            processes: self.processes.clone(),
+            interfaces: all(),
+            forwarding: true,
+            ..Setup::default()
+        };
+        self.world.net.finish();
+        self.world.net = Net::with_setup(&self.world.kernel, 0, setup);
+        text
+    }
+
+    /// A port of this host's, its owner's path and user.
+    fn port(&mut self) -> (u16, String, Sid) {
+        self.begun += 1;
+        let path = |identity: Identity| identity.application().to_owned();
+        let sid = |parts: &[u32]| Sid::new(5, parts).expect("a SID");
+        match self.random.below(3) {
+            2 => (SYSTEMS + self.begun, path(Identity::system()), sid(&[18])),
+            owner => {
+                let (first, program, user) = OWNERS[owner];
+                let identity = Identity::new(program, 1, ksim::net::Sid::new(5, user));
+                (first + self.begun, path(identity), sid(user))
+            }
+        }
+    }
+
+    fn begin(&mut self, direction: Direction, protocol: u8) -> Begun {
+        let (port, path, user) = self.port();
+        let there = one(&mut self.random, &OTHERS);
+        let here = BOTH[usize::from(there.contains(':'))].0;
+        let remote_port = REMOTE_PORTS[self.random.below(REMOTE_PORTS.len())];
+        let link = INTERFACES[self.random.below(INTERFACES.len())].0;
+        let address = |text: &str| -> IpAddr { text.parse().expect("an address") };
+        let subject = Subject {
+            direction,
+            protocol,
+            local: Endpoint::new(address(here), port),
+            remote: Endpoint::new(address(there), remote_port),
+            path: path.encode_utf16().flat_map(u16::to_le_bytes).collect(),
+            is_truncated: false,
+            user: Some(user),
+            family: Family(Vec::new()),
+            interface: interface(link).luid(),
+        };
+        Begun {
+            subject,
+            link,
+            here,
+            there,
+        }
+    }
+
+    fn direction(&mut self) -> Direction {
+        if self.random.below(2) == 0 {
+            Direction::Outbound
+        } else {
+            Direction::Inbound
+        }
+    }
+
+    /// Whether there is the socket that this begins with: it is bound first, and listens if somebody is to connect to it. Else
+    /// the rule that refuses it.
+    fn opens(&self, begun: &Begun) -> Result<(), Option<usize>> {
+        let mut socket = begun.subject.clone();
+        socket.direction = Direction::Inbound;
+        let bind = socket_decider(&self.policy, Operation::Bind, &socket);
+        if bind.is_some() && !self.permits(bind) {
+            return Err(bind);
+        }
+        let listens = (begun.subject.direction, begun.subject.protocol) == (Direction::Inbound, 6);
+        let listen = socket_decider(&self.policy, Operation::Listen, &socket);
+        if listens && !self.permits(listen) {
+            return Err(listen);
+        }
+        Ok(())
+    }
+
+    /// What decides if no host becomes known, and whether something may begin until then: also what a host may yet permit.
+    fn before_its_host(&self, subject: &Subject) -> (Option<usize>, bool) {
+        let definite = decider(&self.policy, subject, None);
+        let before = &self.policy.rules[..definite.unwrap_or(self.policy.rules.len())];
+        let may_permit = before.iter().any(|rule| {
+            let names_hosts = !rule.hosts.is_empty();
+            names_hosts && rule.action == Action::Permit && matches(rule, subject)
+        });
+        (definite, self.permits(definite) || may_permit)
+    }
+
+    fn permits(&self, rule: Option<usize>) -> bool {
+        action_of(&self.policy, rule) == Action::Permit
+    }
+
+    /// The last event of a decision about this port of this host's names the rule, or none.
+    fn assert_told(&self, begun: &Begun, rule: Option<usize>, what: &str) {
+        let kinds = [
+            EventKind::Authorize,
+            EventKind::HostName,
+            EventKind::Reauthorize,
+            EventKind::IcmpError,
+        ];
+        let port = begun.subject.local.port;
+        let is_decision = |event: &&EventRecord| {
+            event.local_port.get() == port && kinds.iter().any(|kind| event.kind == kind.raw())
+        };
+        let events = self.world.events();
+        let last = events.iter().rfind(is_decision);
+        let last = last.unwrap_or_else(|| panic!("{what}: no event"));
+        assert_eq!(last.rule().map(|rule| rule as usize), rule, "{what}");
+    }
+
+    /// A datagram, or a query: whether it passes, and whether it is to.
+    fn datagram(&mut self) {
+        let direction = self.direction();
+        let begun = self.begin(direction, 17);
+        let asks = direction == Direction::Outbound && begun.subject.remote.port == 53;
+        let host = asks.then(|| one(&mut self.random, &HOSTS));
+        let data = host.map_or_else(|| b"a datagram".to_vec(), dns_query);
+        let [from, to] = begun.ends_from_initiator();
+        let passed = self
+            .world
+            .net
+            .passes_on(begun.link, &udp(&from, &to, &data));
+        let decides = |()| match self.before_its_host(&begun.subject) {
+            (definite, false) => definite,
+            (_, true) => decider(&self.policy, &begun.subject, host),
+        };
+        let rule = self.opens(&begun).map_or_else(|refusal| refusal, decides);
+        let what = format!("datagram {from} to {to} on {}, {host:?}", begun.link);
+        self.expect(&begun, passed, rule, &what);
+    }
+
+    fn ping(&mut self) {
+        let direction = self.direction();
+        let mut begun = self.begin(direction, 1);
+        let (from, to) = match direction {
+            Direction::Outbound => (begun.here, begun.there),
+            Direction::Inbound => (begun.there, begun.here),
+        };
+        // The ports are the type and the code; nobody but the system sends such.
+        let (kind, protocol) = if from.contains(':') {
+            (128, 58)
+        } else {
+            (8, 1)
+        };
+        let subject = &mut begun.subject;
+        subject.protocol = protocol;
+        (subject.local.port, subject.remote.port) = (kind, 0);
+        subject.path = "System".encode_utf16().flat_map(u16::to_le_bytes).collect();
+        subject.user = Sid::new(5, &[18]);
+        let (mut echo, header) = match protocol {
+            58 => (icmp_echo_v6(from, to, 128), 40),
+            _ => (icmp_echo(from, to, 8), 20),
+        };
+        // What has the same identifier is the same flow, whoever asks.
+        echo[header + 4..header + 6].copy_from_slice(&self.begun.to_be_bytes());
+        let passed = self.world.net.passes_on(begun.link, &echo);
+        let decides = |()| decider(&self.policy, &begun.subject, None);
+        let rule = self.opens(&begun).map_or_else(|refusal| refusal, decides);
+        let what = format!("ping {from} to {to} on {}", begun.link);
+        assert_eq!(passed, self.permits(rule), "{what}: {rule:?}");
+    }
+
+    /// A connection whose initiator says who it wants, or something else.
+    fn connection(&mut self) {
+        let direction = self.direction();
+        let begun = self.begin(direction, 6);
+        let [client, server] = begun.ends_from_initiator();
+        let host = (self.random.below(3) > 0).then(|| one(&mut self.random, &HOSTS));
+        let data = match host {
+            Some(host) if self.random.below(2) == 0 => client_hello(Some(host)),
+            Some(host) => http_request(host),
+            None => b"\0nothing known".to_vec(),
+        };
+        let what = format!(
+            "connection {client} to {server} on {}, {host:?}",
+            begun.link
+        );
+        let mut tcp = Tcp::new(&client, &server);
+        let opening = tcp.handshake();
+        let begins = self.world.net.passes_on(begun.link, &opening[0]);
+        if let Err(rule) = self.opens(&begun) {
+            return self.expect(&begun, begins, rule, &what);
+        }
+        let (definite, may_begin) = self.before_its_host(&begun.subject);
+        assert_eq!(begins, may_begin, "{what}");
+        if !begins {
+            return self.expect(&begun, false, definite, &what);
+        }
+        for packet in &opening[1..] {
+            assert!(self.world.net.passes_on(begun.link, packet), "{what}");
+        }
+        let passed = self
+            .world
+            .net
+            .passes_on(begun.link, &tcp.client_says(&data));
+        let rule = decider(&self.policy, &begun.subject, host);
+        self.expect(&begun, passed, rule, &what);
+    }
+
+    /// A packet between others.
+    fn transit(&mut self) {
+        let mut begun = self.begin(Direction::Outbound, 17);
+        let from = if begun.there.contains(':') {
+            "2001:db8:9::9"
+        } else {
+            "10.9.9.9"
+        };
+        begun.here = from;
+        begun.subject.local.address = from.parse().expect("an address");
+        let [from, to] = begun.ends();
+        let passed = self
+            .world
+            .net
+            .passes_on(begun.link, &udp(&from, &to, b"on its way"));
+        let mut rules = self.policy.rules.iter();
+        let rule = rules.position(|rule| matches_as(rule, Operation::Forward, &begun.subject));
+        let permits = rule.is_none_or(|rule| self.permits(Some(rule)));
+        let what = format!("transit {from} to {to} on {}", begun.link);
+        assert_eq!(passed, permits, "{what}");
+        if !permits {
+            self.assert_told(&begun, rule, &what);
+        }
+    }
+
+    /// An ICMP error about a datagram that has passed.
+    fn complaint(&mut self) {
+        let mut begun = self.begin(Direction::Outbound, 17);
+        let [from, to] = begun.ends();
+        let question = udp(&from, &to, b"is anybody there");
+        if !self.world.net.passes_on(begun.link, &question) {
+            return;
+        }
+        drop(self.world.events());
+        let is_v6 = begun.here.contains(':');
+        let [there, here] = [begun.there, begun.here].map(|text| text.parse().expect("an address"));
+        let passed = self
+            .world
+            .net
+            .passes_on(begun.link, &unreachable(there, here, &question));
+        let subject = &mut begun.subject;
+        subject.direction = Direction::Inbound;
+        subject.protocol = if is_v6 { 58 } else { 1 };
+        let mut rules = self.policy.rules.iter();
+        let rule = rules.position(|rule| matches_as(rule, Operation::IcmpError, &begun.subject));
+        let permits = rule.is_none_or(|rule| self.permits(Some(rule)));
+        let what = format!("complaint from {there} to {here} on {}", begun.link);
+        assert_eq!(passed, permits, "{what}");
+        if !permits {
+            self.assert_told(&begun, rule, &what);
+        }
+    }
+
+    /// A socket that is bound, and may listen.
+    fn socket(&mut self) {
+        let protocol = if self.random.below(2) == 0 { 6 } else { 17 };
+        let mut begun = self.begin(Direction::Inbound, protocol);
+        let address = begun.subject.local.address;
+        let anywhere = self.random.below(2) == 0;
+        if anywhere {
+            begun.subject.local.address = match address {
+                IpAddr::V4(_) => "0.0.0.0".parse().expect("an address"),
+                IpAddr::V6(_) => "::".parse().expect("an address"),
+            };
+            begun.subject.interface = 0;
+        }
+        let socket = Socket {
+            version: if address.is_ipv4() {
+                IpVersion::V4
+            } else {
+                IpVersion::V6
+            },
+            protocol,
+            address: (!anywhere).then_some(address),
+            port: begun.subject.local.port,
+            any_port: false,
+            raw: false,
+            promiscuous: false,
+            listens: protocol == 6,
+            link: begun.link,
+        };
+        let opened = matches!(self.world.net.open(&socket), Opened::Bound(_));
+        let expected = self.opens(&begun);
+        assert_eq!(opened, expected.is_ok(), "{socket:?}: {expected:?}");
+        if let Err(rule) = expected {
+            self.assert_told(&begun, rule, &format!("{socket:?}"));
+        }
+    }
+
+    /// What passed was to, and the last event names the rule that decided.
+    fn expect(&self, begun: &Begun, passed: bool, rule: Option<usize>, what: &str) {
+        assert_eq!(passed, self.permits(rule), "{what}: {rule:?}");
+        self.assert_told(begun, rule, what);
+    }
+}
+
+#[test]
+fn what_rules_say_is_done_with_every_kind_of_traffic() {
+    for seed in 1..=12 {
+        let mut machine = Machine::new(seed);
+        for _ in 0..8 {
+            let text = machine.say();
+            println!("{text}");
+            for _ in 0..24 {
+                drop(machine.world.events());
+                match machine.random.below(6) {
+                    0 => machine.datagram(),
+                    1 => machine.ping(),
+                    2 => machine.connection(),
+                    3 => machine.transit(),
+                    4 => machine.complaint(),
+                    _ => machine.socket(),
+                }
+            }
+        }
+        machine.world.net.finish();
+        machine.world.end();
+    }
+}
