@@ -123,12 +123,13 @@ pub fn serve(
                     continue;
                 }
             };
-            match way.send_on(&exchange.onward, data, exchange.to, &exchange.records) {
-                Ok(()) => {
-                    let bytes = data.len() as u64;
-                    exchange.sent.fetch_add(bytes, Ordering::Relaxed);
-                }
-                Err(error) => told(Err(error)),
+            // Counted before: the answer may come, and all be over, before the call returns.
+            let bytes = data.len() as u64;
+            exchange.sent.fetch_add(bytes, Ordering::Relaxed);
+            let sent = way.send_on(&exchange.onward, data, exchange.to, &exchange.records);
+            if let Err(error) = sent {
+                exchange.sent.fetch_sub(bytes, Ordering::Relaxed);
+                told(Err(error));
             }
         };
         stop.store(true, Ordering::Relaxed);
@@ -245,7 +246,7 @@ mod tests {
     use std::sync::Mutex;
     use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
     use std::thread;
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
     use portcullis_proto::redirect::RedirectContext;
 
@@ -255,24 +256,40 @@ mod tests {
 
     /// Datagrams were to go to port 53 or 54 of this address, as their first byte says; both are servers here. Only the first
     /// datagram of a flow says so, if any does.
-    struct Known {
+    struct Known<'a> {
         socket: UdpSocket,
         servers: [SocketAddr; 2],
         told: AtomicU64,
         is_told: bool,
+        /// Sending returns when the proxy has told of something.
+        returns_after: Option<&'a Told>,
+    }
+
+    type Told = Mutex<Vec<io::Result<Served>>>;
+
+    /// Waits until the proxy has told of something.
+    fn await_told(told: &Told) {
+        let begun = Instant::now();
+        while told.lock().expect("no panic").is_empty() {
+            assert!(
+                begun.elapsed() < Duration::from_mins(1),
+                "it tells of nothing"
+            );
+            thread::yield_now();
+        }
     }
 
     fn nowhere(port: u16) -> SocketAddr {
         SocketAddr::from(([198, 51, 100, 7], port))
     }
 
-    impl Known {
+    impl Known<'_> {
         fn server(&self, to: SocketAddr) -> SocketAddr {
             self.servers[usize::from(to.port() - 53)]
         }
     }
 
-    impl Way for Known {
+    impl Way for Known<'_> {
         fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<Arrived>> {
             let (length, from) = match self.socket.recv_from(buffer) {
                 Ok(received) => received,
@@ -299,7 +316,11 @@ mod tests {
             records: &[u8],
         ) -> io::Result<()> {
             assert_eq!(records, RECORDS);
-            by.send_to(data, self.server(to)).map(drop)
+            let sent = by.send_to(data, self.server(to)).map(drop);
+            if let Some(told) = self.returns_after {
+                await_told(told);
+            }
+            sent
         }
 
         fn partner(&self, to: SocketAddr) -> SocketAddr {
@@ -337,17 +358,19 @@ mod tests {
     fn run(
         idle: Duration,
         is_told: bool,
-        clients: impl FnOnce(SocketAddr, &dyn Fn() -> usize),
+        is_slow: bool,
+        clients: impl FnOnce(SocketAddr, &Told),
     ) -> Vec<io::Result<Served>> {
         let servers = [here(), here()];
+        let (is_over, told) = (AtomicBool::new(false), Mutex::new(Vec::new()));
         let way = Known {
             socket: here(),
             servers: [at(&servers[0]), at(&servers[1])],
             told: AtomicU64::new(0),
             is_told,
+            returns_after: is_slow.then_some(&told),
         };
         let proxy = at(&way.socket);
-        let (is_over, told) = (AtomicBool::new(false), Mutex::new(Vec::new()));
         thread::scope(|scope| {
             for server in &servers {
                 let is_over = &is_over;
@@ -366,7 +389,7 @@ mod tests {
                     told.lock().expect("no panic").push(ended);
                 })
             });
-            clients(proxy, &|| told.lock().expect("no panic").len());
+            clients(proxy, &told);
             is_over.store(true, Ordering::Relaxed);
         });
         told.into_inner().expect("no panic")
@@ -374,7 +397,7 @@ mod tests {
 
     #[test]
     fn each_exchange_goes_where_it_was_to_go_and_is_answered_from_the_proxy() {
-        let ended = run(IDLE, true, |proxy, _| {
+        let ended = run(IDLE, true, false, |proxy, _| {
             let client = here();
             for (server, word) in [(0, b"abc"), (1, b"def"), (0, b"ghi")] {
                 client
@@ -402,26 +425,35 @@ mod tests {
     }
 
     #[test]
-    fn an_exchange_ends_when_nothing_has_come_for_a_while() {
-        let ended = run(TICK, true, |proxy, told| {
+    fn what_was_sent_is_counted_even_if_the_answer_is_faster_than_the_call() {
+        let ended = run(IDLE, true, true, |proxy, _| {
             let client = here();
             client.send_to(&[0, 1], proxy).expect("it is sent");
             assert_eq!(heard(&client).0, [1, 0]);
-            while told() == 0 {
-                thread::yield_now();
-            }
+        });
+        let [Ok(served)] = &ended[..] else {
+            panic!("{ended:?}");
+        };
+        assert_eq!((served.sent, served.received), (2, 2));
+    }
+
+    #[test]
+    fn an_exchange_ends_when_nothing_has_come_for_a_while() {
+        let ended = run(TICK, true, false, |proxy, told| {
+            let client = here();
+            client.send_to(&[0, 1], proxy).expect("it is sent");
+            assert_eq!(heard(&client).0, [1, 0]);
+            await_told(told);
         });
         assert_eq!(ended.len(), 1, "{ended:?}");
     }
 
     #[test]
     fn a_datagram_that_nobody_has_redirected_is_not_sent_on() {
-        let ended = run(IDLE, false, |proxy, told| {
+        let ended = run(IDLE, false, false, |proxy, told| {
             let client = here();
             client.send_to(&[0, 1], proxy).expect("it is sent");
-            while told() == 0 {
-                thread::yield_now();
-            }
+            await_told(told);
         });
         let [Err(error)] = &ended[..] else {
             panic!("{ended:?}");
