@@ -37,14 +37,14 @@ fn main() -> ExitCode {
         #[cfg(target_os = "linux")]
         Command::Coverage(command) => coverage::run(command),
         #[cfg(windows)]
-        Command::Status => device::status(),
+        Command::Status { json } => device::status(*json),
         #[cfg(windows)]
-        Command::Events { policy } => device::events(policy.as_deref()),
+        Command::Events { policy, json } => device::events(policy.as_deref(), *json),
     };
     match ending {
         Ok(ending) => ending.into(),
         Err(error) => {
-            eprintln!("error: {error}");
+            error.tell(arguments.command.json());
             ExitCode::FAILURE
         }
     }

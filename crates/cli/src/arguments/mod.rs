@@ -3,7 +3,7 @@
 mod values;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -12,7 +12,12 @@ pub use self::values::{NamedInterface, Ports, Prefix, Process, SimulatedInterfac
 use self::values::protocol;
 use crate::ask::Answer;
 
-/// Network policy for Windows, and the means to see what it does.
+/// What stands for standard output where a file is named.
+pub const STANDARD_OUTPUT: &str = "-";
+
+/// Network policy for Windows, and the means to see what it does
+///
+/// With --json a command reports to programs: docs/json.md says what. What fails is reported there too, as `error`.
 #[derive(Debug, Parser)]
 #[command(name = "portcullis", version, propagate_version = true)]
 pub struct Arguments {
@@ -79,14 +84,43 @@ pub enum Command {
     Coverage(Coverage),
     /// Say what the driver on this machine is doing: its state, its callouts and its counters
     #[cfg(windows)]
-    Status,
+    Status {
+        /// Print it as JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Show the driver's events as they come
     #[cfg(windows)]
     Events {
         /// The policy in force, for the names of its rules
-        #[arg(long, value_name = "FILE")]
+        #[arg(short, long, value_name = "FILE")]
         policy: Option<PathBuf>,
+        /// Print them as JSON, one a line
+        #[arg(long)]
+        json: bool,
     },
+}
+
+impl Command {
+    /// Where a report for programs goes, if one is wanted: a file or [`STANDARD_OUTPUT`].
+    #[must_use]
+    pub fn json(&self) -> Option<&Path> {
+        let printed = match self {
+            #[cfg(target_os = "linux")]
+            Self::Replay(replay) => return replay.options.json.as_deref(),
+            Self::Capture(capture) => return capture.json.as_deref(),
+            #[cfg(target_os = "linux")]
+            Self::Ask(ask) => return ask.options.json.as_deref(),
+            #[cfg(target_os = "linux")]
+            Self::Verify(verify) => verify.json,
+            Self::Image(image) => image.json,
+            Self::Policy(Policy::Check { json, .. }) => *json,
+            #[cfg(windows)]
+            Self::Status { json } | Self::Events { json, .. } => *json,
+            _ => false,
+        };
+        printed.then(|| Path::new(STANDARD_OUTPUT))
+    }
 }
 
 /// `portcullis replay`.
@@ -125,7 +159,8 @@ pub struct ReplayOptions {
     /// Simulated processors
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub cpus: u32,
-    /// Write the report as JSON ("-" is standard output, and replaces the tables)
+    /// Write the report as JSON ("-" is standard output, and replaces the tables): totals, flows, callouts, counters, the
+    /// verifier's verdict, with --events the events
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
     /// Write what the receiving ends got, as pcapng: what passed, as rules changed it and when it went on
@@ -201,7 +236,7 @@ pub struct Capture {
     /// At most so long after the first packet
     #[arg(long, value_name = "SECONDS")]
     pub seconds: Option<u64>,
-    /// Write what was captured, and what was dropped, as JSON ("-" is standard output, and replaces the text)
+    /// Write what was captured, blocked and dropped as JSON ("-" is standard output, and replaces the text)
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
 }
@@ -241,7 +276,7 @@ pub enum Policy {
         /// is written is taken for a name
         #[arg(long, value_name = "NAME=LUID")]
         interface: Vec<NamedInterface>,
-        /// Print the diagnostics as JSON
+        /// Print how many rules there are and the warnings, or the errors, as JSON
         #[arg(long)]
         json: bool,
     },

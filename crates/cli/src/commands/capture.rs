@@ -9,7 +9,7 @@ use portcullis_proto::policy::{Range16, map_v4};
 use serde::Serialize;
 
 use super::{BadInput, Ending};
-use crate::arguments::{Capture, Prefix};
+use crate::arguments::{Capture, Prefix, STANDARD_OUTPUT};
 use crate::live::{CaptureOptions, Captured};
 
 /// Runs the command.
@@ -54,11 +54,14 @@ fn live(arguments: &Capture, options: CaptureOptions) -> Result<Ending, BadInput
 mod replay {
     //! A capture of the driver in the simulated kernel.
 
+    use portcullis_policy::Diagnostic;
+    use serde::Serialize;
+
     use super::{Capture, CaptureOptions, report};
     use crate::ask::Answers;
     use crate::commands::{BadInput, Ending, policy, replay};
     use crate::replay::{Plan, run as replay_plan};
-    use crate::report::json::VerifierEntry;
+    use crate::report::json::{self, LocalEntry, VerifierEntry};
     use crate::report::table;
     use crate::simulation;
 
@@ -80,7 +83,7 @@ mod replay {
             cpus: simulated.cpus,
             write: None,
             annotate: None,
-            rules: compiled.rule_names,
+            rules: compiled.rule_names.clone(),
             answers: Answers::default(),
             capture: Some(options),
         };
@@ -92,26 +95,28 @@ mod replay {
         bar.finish_and_clear();
         let outcome = match outcome {
             Ok(outcome) => outcome,
-            Err(error) if error.stopped_the_machine() => {
-                eprintln!("error: {error}");
-                return Ok(Ending::Violation);
-            }
-            Err(error) => return Err(BadInput::new(error)),
+            Err(error) => return replay::failed(&error, arguments.json.as_deref()),
         };
         let captured = outcome.captured.clone().unwrap_or_default();
-        let verifier = VerifierEntry::from(&outcome.verifier);
-        if report(arguments, &captured, Some(verifier))? {
-            if let Some(discovery) = &outcome.discovery {
-                let found: Vec<String> = discovery.found.iter().map(ToString::to_string).collect();
-                say!("Local side, found in the traffic: {}", found.join(", "));
-            }
+        let replayed = ReplayedEntry {
+            local_side: json::local_side(&outcome),
+            verifier: VerifierEntry::from(&outcome.verifier),
+            diagnostics: &compiled.warnings,
+        };
+        if report(arguments, &captured, Some(replayed))? {
+            replay::show_local_side(&outcome);
             say!("{}", table::verifier(&outcome.verifier));
         }
-        Ok(if outcome.verifier.is_clean() {
-            Ending::Clean
-        } else {
-            Ending::Violation
-        })
+        Ok(replay::ending(&outcome))
+    }
+
+    /// What the report says besides of a capture in the simulated kernel.
+    #[derive(Debug, Serialize)]
+    struct ReplayedEntry<'a> {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        local_side: Option<Vec<LocalEntry>>,
+        verifier: VerifierEntry,
+        diagnostics: &'a [Diagnostic],
     }
 }
 
@@ -166,7 +171,7 @@ const fn mapped(prefix: Prefix) -> CapturePrefix {
 
 /// What was captured, for programs.
 #[derive(Debug, Serialize)]
-struct CaptureReport<'a, V> {
+struct CaptureReport<'a, R> {
     file: &'a Path,
     packets: u64,
     blocked: u64,
@@ -176,13 +181,13 @@ struct CaptureReport<'a, V> {
     taken: u64,
     dropped: u64,
     lost: u64,
-    /// What the verifier found, in the simulated kernel.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    verifier: Option<V>,
+    /// What there is to say besides of one in the simulated kernel.
+    #[serde(flatten)]
+    replayed: Option<R>,
 }
 
-impl<'a, V> CaptureReport<'a, V> {
-    const fn new(file: &'a Path, captured: &'a Captured, verifier: Option<V>) -> Self {
+impl<'a, R> CaptureReport<'a, R> {
+    const fn new(file: &'a Path, captured: &'a Captured, replayed: Option<R>) -> Self {
         Self {
             file,
             packets: captured.packets,
@@ -193,7 +198,7 @@ impl<'a, V> CaptureReport<'a, V> {
             taken: captured.counts.taken.get(),
             dropped: captured.counts.dropped.get(),
             lost: captured.lost,
-            verifier,
+            replayed,
         }
     }
 }
@@ -202,13 +207,13 @@ impl<'a, V> CaptureReport<'a, V> {
 fn report(
     arguments: &Capture,
     captured: &Captured,
-    verifier: Option<impl Serialize>,
+    replayed: Option<impl Serialize>,
 ) -> Result<bool, BadInput> {
     if let Some(file) = &arguments.json {
-        let report = CaptureReport::new(&arguments.write, captured, verifier);
+        let report = CaptureReport::new(&arguments.write, captured, replayed);
         super::write_json(file, &report)?;
     }
-    if arguments.json.as_deref() == Some(Path::new("-")) {
+    if arguments.json.as_deref() == Some(Path::new(STANDARD_OUTPUT)) {
         return Ok(false);
     }
     show(&arguments.write, captured);

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use ksim::coverage::{Coverage, Lines, lcov};
+use serde::Serialize;
 
 use super::{BadInput, Ending};
 use crate::arguments::{Coverage as Command, CoverageReport, CoverageTarget};
@@ -72,9 +73,29 @@ fn below(
 }
 
 /// Writes an lcov file.
-pub(super) fn write(file: &PathBuf, files: &BTreeMap<String, Lines>) -> Result<(), BadInput> {
+pub(super) fn write(file: &Path, files: &BTreeMap<String, Lines>) -> Result<(), BadInput> {
     std::fs::write(file, lcov(files))
         .map_err(|error| BadInput::new(format!("{}: {error}", file.display())))
+}
+
+/// How much of a source file ran, for programs.
+#[derive(Debug, Serialize)]
+pub(super) struct CoverageEntry<'a> {
+    file: &'a str,
+    lines: usize,
+    covered: usize,
+}
+
+/// How much of each file ran.
+pub(super) fn entries(files: &BTreeMap<String, Lines>) -> Vec<CoverageEntry<'_>> {
+    files
+        .iter()
+        .map(|(file, lines)| CoverageEntry {
+            file,
+            lines: lines.count(),
+            covered: lines.covered(),
+        })
+        .collect()
 }
 
 /// A line for each file, and one for all.

@@ -3,13 +3,12 @@
 use std::path::Path;
 
 use portcullis_policy::Compiled;
-use portcullis_proto::callout::CALLOUTS;
-use portcullis_proto::status::{CalloutStatus, DriverState};
 
 use super::{BadInput, Ending, policy};
 use crate::control::{self, ControlError};
 use crate::device::WindowsDevice;
-use crate::report::events::line;
+use crate::report::events::Event;
+use crate::report::status::Status;
 
 /// Opens the driver's device, which speaks this program's protocol.
 ///
@@ -26,62 +25,36 @@ pub(super) fn open() -> Result<WindowsDevice, BadInput> {
 ///
 /// # Errors
 /// The driver cannot be asked.
-pub fn status() -> Result<Ending, BadInput> {
+pub fn status(json: bool) -> Result<Ending, BadInput> {
     let device = open()?;
     let (status, callouts) = control::status(&device).map_err(BadInput::new)?;
-    let state = DriverState::from_raw(status.state.get());
-    say!(
-        "{}; policy {:016x} with {} rules, the {}th; {} of {} flows, {} of {} events",
-        state.map_or("?", DriverState::name),
-        status.policy_hash.get(),
-        status.policy_rules,
-        status.policy_epoch,
-        status.flows,
-        status.flow_capacity,
-        status.events,
-        status.event_capacity
-    );
-    for callout in &callouts {
-        say!("{}", callout_line(callout));
-    }
     let counters = control::statistics(&device).map_err(BadInput::new)?;
-    for (counter, count) in counters.iter().filter(|(_, count)| *count > 0) {
-        say!("  {count} {}", counter.name());
+    let status = Status::new(&status, &callouts, &counters);
+    if json {
+        super::print_json(&status)?;
+        return Ok(Ending::Clean);
     }
+    say!("{status}");
     Ok(Ending::Clean)
-}
-
-fn callout_line(callout: &CalloutStatus) -> String {
-    let info = CALLOUTS
-        .iter()
-        .find(|info| info.kind.raw() == callout.kind && info.family.raw() == callout.family);
-    format!(
-        "  {:<24} {:>5} {}, {} classifies, {} permitted, {} blocked",
-        info.map_or("?", |info| info.name),
-        callout.callout_id.get(),
-        if callout.filter_id.get() == 0 {
-            "without a filter"
-        } else {
-            "filtering"
-        },
-        callout.classify,
-        callout.permit,
-        callout.block
-    )
 }
 
 /// `portcullis events`: until the program is ended.
 ///
 /// # Errors
 /// The driver cannot be asked.
-pub fn events(policy_file: Option<&Path>) -> Result<Ending, BadInput> {
+pub fn events(policy_file: Option<&Path>, json: bool) -> Result<Ending, BadInput> {
     let rules = policy::rule_names(policy_file)?;
     let device = open()?;
     loop {
         let mut events = Vec::new();
         control::wait_for_events(&device, &mut events).map_err(BadInput::new)?;
         for event in &events {
-            say!("{}", line(event, &rules));
+            let event = Event::new(event, &rules);
+            if json {
+                say!("{}", serde_json::to_string(&event).map_err(BadInput::new)?);
+            } else {
+                say!("{event}");
+            }
         }
     }
 }

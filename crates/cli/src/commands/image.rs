@@ -1,9 +1,18 @@
 //! `portcullis image`.
 
 use pe_image::{Expectations, ImportName};
+use serde::Serialize;
 
 use super::{BadInput, Ending};
 use crate::arguments::Image;
+
+/// What a driver image is, for programs.
+#[derive(Debug, Serialize)]
+struct ImageReport<'a> {
+    #[serde(flatten)]
+    image: &'a pe_image::Image,
+    warnings: Vec<String>,
+}
 
 /// Runs the command.
 ///
@@ -15,11 +24,17 @@ pub fn run(arguments: &Image) -> Result<Ending, BadInput> {
         .map_err(|error| BadInput::new(format!("{name}: {error}")))?;
     let image =
         pe_image::Image::parse(&file).map_err(|error| BadInput::new(format!("{name}: {error}")))?;
+    let expected = Expectations {
+        machine: None,
+        exports: None,
+        kmdf: image.kmdf.is_some(),
+    };
+    let warnings = pe_image::check(&image, &expected);
     if arguments.json {
-        say!(
-            "{}",
-            serde_json::to_string_pretty(&image).map_err(BadInput::new)?
-        );
+        super::print_json(&ImageReport {
+            image: &image,
+            warnings: warnings.iter().map(ToString::to_string).collect(),
+        })?;
         return Ok(Ending::Clean);
     }
     say!(
@@ -93,15 +108,8 @@ pub fn run(arguments: &Image) -> Result<Ending, BadInput> {
             ImportName::Ordinal(ordinal) => say!("  {}!#{ordinal}", import.module),
         }
     }
-    for finding in pe_image::check(
-        &image,
-        &Expectations {
-            machine: None,
-            exports: None,
-            kmdf: image.kmdf.is_some(),
-        },
-    ) {
-        say!("warning: {finding}");
+    for warning in warnings {
+        say!("warning: {warning}");
     }
     Ok(Ending::Clean)
 }

@@ -4,6 +4,7 @@ use std::io::IsTerminal as _;
 use std::path::Path;
 
 use portcullis_policy::{Compiled, Diagnostic, Interfaces, Options};
+use serde::Serialize;
 
 use super::{BadInput, Ending};
 #[cfg(target_os = "linux")]
@@ -69,34 +70,26 @@ fn count(number: usize, what: &str) -> String {
     format!("{number} {what}{plural}")
 }
 
+/// What is said of a valid policy, for programs.
+#[derive(Debug, Serialize)]
+struct PolicyReport<'a> {
+    rules: usize,
+    /// Warnings, since it is valid.
+    diagnostics: &'a [Diagnostic],
+}
+
 fn check(file: &Path, interfaces: Interfaces, json: bool) -> Result<Ending, BadInput> {
-    if !json {
-        let compiled = compile(file, false, interfaces)?;
-        say!(
-            "{}: {}, no error",
-            file.display(),
-            count(compiled.rule_names.len(), "rule")
-        );
-        return Ok(Ending::Clean);
-    }
-    let text = read(file)?;
-    let result = portcullis_policy::compile(&text, &options(file, false, interfaces));
-    let (diagnostics, valid) = match result {
-        Ok(compiled) => (compiled.warnings, true),
-        Err(diagnostics) => (diagnostics, false),
-    };
-    say!(
-        "{}",
-        serde_json::to_string_pretty(&diagnostics).map_err(BadInput::new)?
-    );
-    if valid {
-        Ok(Ending::Clean)
+    let compiled = compile(file, false, interfaces)?;
+    let rules = compiled.rule_names.len();
+    if json {
+        super::print_json(&PolicyReport {
+            rules,
+            diagnostics: &compiled.warnings,
+        })?;
     } else {
-        Err(BadInput::new(format!(
-            "{}: not a valid policy",
-            file.display()
-        )))
+        say!("{}: {}, no error", file.display(), count(rules, "rule"));
     }
+    Ok(Ending::Clean)
 }
 
 fn read(file: &Path) -> Result<String, BadInput> {
@@ -148,11 +141,10 @@ pub fn compile(
             let errors = diagnostics
                 .iter()
                 .filter(|found| found.severity == portcullis_policy::Severity::Error);
-            Err(BadInput::new(format!(
-                "{}: {}",
-                file.display(),
-                count(errors.count(), "error")
-            )))
+            Err(BadInput {
+                message: format!("{}: {}", file.display(), count(errors.count(), "error")),
+                diagnostics,
+            })
         }
     }
 }

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{BadInput, Ending, policy, write_json};
-use crate::arguments::{Replay, ReplayOptions};
+use crate::arguments::{Replay, ReplayOptions, STANDARD_OUTPUT};
 use crate::ask::Answers;
-use crate::replay::{Outcome, Plan, run as replay};
+use crate::replay::{Outcome, Plan, ReplayError, run as replay};
 use crate::report::json::ReplayReport;
 use crate::report::{events, table};
 use crate::simulation;
@@ -66,26 +66,39 @@ pub(super) fn run_with(
         bar.set_position(done);
     });
     bar.finish_and_clear();
+    let json = arguments.json.as_deref();
     let outcome = match outcome {
         Ok(outcome) => outcome,
-        Err(error) if error.stopped_the_machine() => {
-            eprintln!("error: {error}");
-            return Ok(Ending::Violation);
-        }
-        Err(error) => return Err(BadInput::new(error)),
+        Err(error) => return failed(&error, json),
     };
-    let on_stdout = arguments.json.as_deref() == Some(Path::new("-"));
-    if let Some(file) = &arguments.json {
-        write_json(file, &ReplayReport::new(&outcome, &compiled.rule_names))?;
+    let (rules, warnings) = (&compiled.rule_names, &compiled.warnings);
+    if let Some(file) = json {
+        let report = ReplayReport::new(&outcome, rules, warnings, arguments.events);
+        write_json(file, &report)?;
     }
-    if !on_stdout {
-        show(&outcome, &compiled.rule_names, arguments.events);
+    if json != Some(Path::new(STANDARD_OUTPUT)) {
+        show(&outcome, rules, arguments.events);
     }
-    Ok(if outcome.verifier.is_clean() {
+    Ok(ending(&outcome))
+}
+
+/// How a replay ends that did not come to its end: a driver that stops the machine is a violation.
+pub(super) fn failed(error: &ReplayError, json: Option<&Path>) -> Result<Ending, BadInput> {
+    let told = BadInput::new(error);
+    if error.stopped_the_machine() {
+        told.tell(json);
+        return Ok(Ending::Violation);
+    }
+    Err(told)
+}
+
+/// How a replay ends that came to its end.
+pub(super) const fn ending(outcome: &Outcome) -> Ending {
+    if outcome.verifier.is_clean() {
         Ending::Clean
     } else {
         Ending::Violation
-    })
+    }
 }
 
 pub(super) fn permit_all() -> Result<portcullis_policy::Compiled, BadInput> {
@@ -111,11 +124,16 @@ pub(super) fn progress_bar() -> ProgressBar {
     bar
 }
 
-fn show(outcome: &Outcome, rules: &[String], with_events: bool) {
+/// Tells how the local side was found, if it was not given.
+pub(super) fn show_local_side(outcome: &Outcome) {
     if let Some(discovery) = &outcome.discovery {
         let found: Vec<String> = discovery.found.iter().map(ToString::to_string).collect();
         say!("Local side, found in the traffic: {}", found.join(", "));
     }
+}
+
+fn show(outcome: &Outcome, rules: &[String], with_events: bool) {
+    show_local_side(outcome);
     if with_events {
         for event in &outcome.events {
             say!("{}", events::line(event, rules));
@@ -123,12 +141,12 @@ fn show(outcome: &Outcome, rules: &[String], with_events: bool) {
     }
     say!("{}", table::flows(&outcome.flows, rules));
     say!("{}", table::callouts(&outcome.callouts));
-    let blocked = outcome.frames - outcome.passed;
-    let seconds = outcome.duration.as_secs_f64();
     say!(
-        "{} packets in {seconds:.3} s: {} passed, {blocked} blocked, {} without IP",
+        "{} packets in {:.3} s: {} passed, {} blocked, {} without IP",
         outcome.frames,
+        outcome.duration.as_secs_f64(),
         outcome.passed,
+        outcome.blocked(),
         outcome.not_ip
     );
     let counters = table::counters(outcome);

@@ -7,6 +7,7 @@ use portcullis_proto::policy::{Action, Direction};
 use wfp_schema::LayerId;
 
 use super::matching::{Decided, Fate, FilterName, Matched};
+use crate::report::rule_name;
 
 /// The comment of a packet; `rules` are the names of the policy's rules.
 #[must_use]
@@ -54,14 +55,13 @@ pub fn of(matched: &Matched, rules: &[String]) -> String {
 }
 
 fn verdict(text: &mut String, decided: &Decided, rules: &[String]) {
-    let rule = decided
-        .rule
-        .and_then(|rule| rules.get(usize::try_from(rule).ok()?));
-    match (rule, decided.rule) {
-        (Some(rule), _) => write!(text, "{} by rule \"{rule}\"", decided.action),
-        (None, Some(number)) => write!(text, "{} by rule {number}", decided.action),
-        (None, None) if decided.has_policy => write!(text, "{} by the default", decided.action),
-        (None, None) => write!(text, "{}: there is no policy", decided.action),
+    match decided.rule {
+        Some(rule) => {
+            let rule = rule_name(rules, rule);
+            write!(text, "{} by rule \"{rule}\"", decided.action)
+        }
+        None if decided.has_policy => write!(text, "{} by the default", decided.action),
+        None => write!(text, "{}: there is no policy", decided.action),
     }
     .ok();
 }

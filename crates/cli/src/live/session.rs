@@ -13,6 +13,7 @@ use super::file::CaptureFile;
 use super::matching::{self, Fate, FilterName, Matched, Matcher};
 use super::stop::Stop;
 use crate::control::{self, ControlError, Device};
+use crate::report::rule_name;
 
 /// How long a packet waits for what may yet be known of it.
 const PATIENCE: Duration = Duration::from_nanos(matching::TIME * 100);
@@ -258,7 +259,9 @@ impl Session {
     /// The name of the rule that decided about a packet.
     fn rule(&self, matched: &Matched) -> String {
         let rule = matched.decided.as_ref().and_then(|decided| decided.rule);
-        rule.and_then(|rule| self.rules.get(usize::try_from(rule).ok()?).cloned())
-            .unwrap_or_else(|| "the default".to_owned())
+        rule.map_or_else(
+            || "the default".to_owned(),
+            |rule| rule_name(&self.rules, rule).into_owned(),
+        )
     }
 }

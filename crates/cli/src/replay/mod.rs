@@ -169,6 +169,14 @@ pub struct Outcome {
     pub duration: Duration,
 }
 
+impl Outcome {
+    /// Frames that were blocked.
+    #[must_use]
+    pub const fn blocked(&self) -> u64 {
+        self.frames - self.passed
+    }
+}
+
 /// A batch of frames on its way to a processor.
 type Batch = Vec<(u64, OwnedFrame)>;
 

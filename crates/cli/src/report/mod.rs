@@ -1,11 +1,12 @@
-//! What a replay and a verification show: tables for people, JSON for programs.
+//! What the commands show: lines and tables for people, JSON for programs.
 
 pub mod events;
-#[cfg(target_os = "linux")]
 pub mod json;
+pub mod status;
 #[cfg(target_os = "linux")]
 pub mod table;
 
+use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use portcullis_proto::event::EventRecord;
@@ -49,6 +50,18 @@ pub fn rule<'a>(flow: &Flow, names: &'a [String]) -> Option<&'a str> {
     names
         .get(usize::try_from(flow.rule()?).ok()?)
         .map(String::as_str)
+}
+
+/// The name of the rule at this place; where the names are not known, what an unnamed rule is called.
+#[must_use]
+pub fn rule_name(names: &[String], index: u32) -> Cow<'_, str> {
+    let name = usize::try_from(index)
+        .ok()
+        .and_then(|index| names.get(index));
+    name.map_or_else(
+        || Cow::Owned(format!("rule {}", u64::from(index) + 1)),
+        |name| Cow::Borrowed(name.as_str()),
+    )
 }
 
 /// An address of an event.

@@ -41,6 +41,21 @@ pub(crate) fn report(capture: &str, options: &[&str]) -> Value {
     serde_json::from_str(&ran.output).expect("the report is JSON and nothing else")
 }
 
+/// What the program printed, which is to be JSON and nothing else.
+pub(crate) fn json_of(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|error| panic!("no JSON: {error}\n{text}"))
+}
+
+/// The number right before `what` in `text`.
+pub(crate) fn number_before(text: &str, what: &str) -> u64 {
+    let (before, _) = text
+        .split_once(what)
+        .unwrap_or_else(|| panic!("no \"{what}\" in {text}"));
+    let word = before.split_whitespace().next_back().unwrap_or_default();
+    word.parse()
+        .unwrap_or_else(|_| panic!("no number before \"{what}\" in {text}"))
+}
+
 fn project(path: &str) -> String {
     let project = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     project.join(path).display().to_string()

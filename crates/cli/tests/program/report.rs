@@ -20,7 +20,19 @@ fn the_json_report_has_the_documented_shape_and_nothing_else() {
     let report = report(&capture("web.pcap"), &["--policy", &example_policy()]);
     assert_eq!(
         keys(&report),
-        BTreeSet::from(["flows", "callouts", "verifier", "packets", "seconds"])
+        BTreeSet::from([
+            "local_side",
+            "flows",
+            "callouts",
+            "packets",
+            "passed",
+            "blocked",
+            "without_ip",
+            "seconds",
+            "counters",
+            "verifier",
+            "diagnostics",
+        ])
     );
     assert_eq!(report["packets"], 116);
     assert!(
@@ -34,19 +46,25 @@ fn the_json_report_has_the_documented_shape_and_nothing_else() {
         "local",
         "remote",
         "direction",
+        "application",
         "host",
         "packets",
+        "passed",
         "bytes",
         "verdict",
         "rule",
     ]);
     let flows = report["flows"].as_array().expect("flows is a list");
     for flow in flows {
-        assert_eq!(keys(flow), flow_keys);
+        let mut expected = flow_keys.clone();
+        expected.extend((flow["verdict"] == "block").then_some("blocked_at"));
+        assert_eq!(keys(flow), expected);
         assert!(["tcp", "udp", "icmp", "icmpv6"].contains(&flow["protocol"].as_str().unwrap()));
     }
     let callouts = report["callouts"].as_array().expect("callouts is a list");
-    let callout_keys = BTreeSet::from(["name", "layer", "id", "classify", "permit", "block"]);
+    let callout_keys = BTreeSet::from([
+        "name", "layer", "id", "filtered", "classify", "permit", "block",
+    ]);
     assert_eq!(callouts.len(), portcullis_proto::CALLOUTS.len());
     let ids: BTreeSet<u64> = callouts
         .iter()
@@ -78,16 +96,17 @@ fn the_example_policy_decides_the_recorded_flows_as_it_reads() {
         flow("tcp", json!(["192.0.2.10", 48704])),
         json!({
             "protocol": "tcp", "local": ["192.0.2.10", 48704], "remote": ["192.0.2.80", 443],
-            "direction": "outbound", "host": "www.example.com", "packets": [8, 8], "bytes": [1146, 2150],
-            "verdict": "permit", "rule": null,
+            "direction": "outbound", "application": "System", "host": "www.example.com",
+            "packets": [8, 8], "passed": [8, 8], "bytes": [1146, 2150], "verdict": "permit", "rule": null,
         })
     );
     assert_eq!(
         flow("tcp", json!(["2001:db8::10", 33570])),
         json!({
             "protocol": "tcp", "local": ["2001:db8::10", 33570], "remote": ["2001:db8::80", 80],
-            "direction": "outbound", "host": "ads.example.net", "packets": [6, 4], "bytes": [519, 536],
-            "verdict": "block", "rule": "no advertisements",
+            "direction": "outbound", "application": "System", "host": "ads.example.net",
+            "packets": [6, 4], "passed": [2, 1], "bytes": [519, 536],
+            "verdict": "block", "rule": "no advertisements", "blocked_at": "STREAM_V6",
         })
     );
     let query = flow("udp", json!(["192.0.2.10", 35955]));

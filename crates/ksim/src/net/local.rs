@@ -118,6 +118,16 @@ pub enum Scope {
 }
 
 impl Scope {
+    /// Its name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Public => "public",
+            Self::Private => "private",
+            Self::Loopback => "loopback",
+        }
+    }
+
     const fn of(address: IpAddr) -> Self {
         let private = match address {
             IpAddr::V4(address) => {
@@ -151,20 +161,16 @@ pub struct Found {
 
 impl fmt::Display for Found {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let scope = match self.scope {
-            Scope::Public => "public",
-            Scope::Private => "private",
-            Scope::Loopback => "loopback",
-        };
         let Self {
             address,
             flows,
             began,
-            ..
+            scope,
         } = self;
         write!(
             f,
-            "{address} ({scope}, an end of {flows} {}, began {began})",
+            "{address} ({}, an end of {flows} {}, began {began})",
+            scope.name(),
             if *flows == 1 { "flow" } else { "flows" }
         )
     }

@@ -5,7 +5,10 @@ mod run;
 mod scenario;
 mod sweep;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+
+use ksim::coverage::{Coverage, Lines};
 
 use super::{BadInput, Ending, coverage};
 use crate::arguments::Verify;
@@ -18,26 +21,46 @@ pub fn run(arguments: &Verify) -> Result<Ending, BadInput> {
     let Some(file) = &arguments.file else {
         return rules::list(arguments.json);
     };
-    let Some(lcov) = &arguments.coverage else {
-        return exercise(arguments, file, None);
-    };
-    let folder = Folder::new();
-    let coverage = coverage::open(&folder.0, file, arguments.pdb.as_deref())?;
-    coverage.prepare().map_err(BadInput::new)?;
-    let ending = exercise(arguments, file, Some(&folder.0))?;
-    let files = coverage.files().map_err(BadInput::new)?;
-    coverage::write(lcov, &files)?;
-    if !arguments.json {
-        say!("{}", coverage::table(&files).trim_end());
+    let lcov = arguments.coverage.as_deref();
+    let measured = lcov.map(|lcov| Measured::new(arguments, file, lcov));
+    let measured = measured.transpose()?;
+    if arguments.fail_each {
+        sweep::run(arguments, file, measured.as_ref())
+    } else {
+        run::run(arguments, file, measured.as_ref())
     }
-    Ok(ending)
 }
 
-fn exercise(arguments: &Verify, file: &Path, coverage: Option<&Path>) -> Result<Ending, BadInput> {
-    if arguments.fail_each {
-        sweep::run(arguments, file, coverage)
-    } else {
-        run::run(arguments, file, coverage)
+/// Which lines of a driver run while it is exercised.
+struct Measured<'a> {
+    folder: Folder,
+    coverage: Coverage,
+    lcov: &'a Path,
+}
+
+impl<'a> Measured<'a> {
+    /// Nothing ran yet.
+    fn new(arguments: &Verify, file: &Path, lcov: &'a Path) -> Result<Self, BadInput> {
+        let folder = Folder::new();
+        let coverage = coverage::open(&folder.0, file, arguments.pdb.as_deref())?;
+        coverage.prepare().map_err(BadInput::new)?;
+        Ok(Self {
+            folder,
+            coverage,
+            lcov,
+        })
+    }
+
+    /// Where it is kept what ran.
+    fn folder(&self) -> &Path {
+        &self.folder.0
+    }
+
+    /// What ran, which is written as well.
+    fn finish(&self) -> Result<BTreeMap<String, Lines>, BadInput> {
+        let files = self.coverage.files().map_err(BadInput::new)?;
+        coverage::write(self.lcov, &files)?;
+        Ok(files)
     }
 }
 

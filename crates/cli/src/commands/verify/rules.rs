@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::commands::{BadInput, Ending};
+use crate::commands::{BadInput, Ending, print_json};
 
 /// A rule of the verifier, for JSON.
 #[derive(Debug, Serialize)]
@@ -27,8 +27,7 @@ pub(super) fn list(json: bool) -> Result<Ending, BadInput> {
                 source: rule.source,
             })
             .collect();
-        let text = serde_json::to_string_pretty(&entries).map_err(BadInput::new)?;
-        say!("{text}");
+        print_json(&entries)?;
         return Ok(Ending::Clean);
     }
     let width = rules().map(|rule| rule.name.len()).max().unwrap_or(0);

@@ -4,17 +4,20 @@ use std::path::{Path, PathBuf};
 
 use ksim::sched::Schedule;
 use ksim::{Config, Kernel, LoadError, LoadOptions};
+use portcullis_policy::Diagnostic;
 use serde::{Deserialize, Serialize};
 
+use super::Measured;
 use super::scenario::{Scenario, Steps};
 use crate::arguments::Verify;
-use crate::commands::{BadInput, Ending, policy};
+use crate::commands::coverage::{self, CoverageEntry};
+use crate::commands::{BadInput, Ending, policy, print_json};
 use crate::report::json::VerifierEntry;
 use crate::report::table;
 
 /// What happened, for JSON.
 #[derive(Debug, Serialize)]
-struct Verification {
+struct Verification<'a> {
     driver: String,
     seed: Option<u64>,
     steps: Vec<String>,
@@ -22,10 +25,18 @@ struct Verification {
     faults: FaultsEntry,
     verifier: VerifierEntry,
     bugcheck: Option<String>,
+    /// Why nothing could be said of the driver.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    /// What the policy's author is warned of.
+    diagnostics: &'a [Diagnostic],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    coverage: Option<Vec<CoverageEntry<'a>>>,
 }
 
 /// What a sweep reads of a run's JSON.
 #[derive(Debug, Default, Clone, Serialize, Deserialize)]
+#[serde(default)]
 pub(super) struct FaultsEntry {
     /// How many calls were made that can fail.
     pub(super) fallible_calls: u64,
@@ -33,11 +44,11 @@ pub(super) struct FaultsEntry {
     pub(super) failed_call: Option<String>,
 }
 
-/// Runs the scenario on the driver in `file`; what of it runs is noted in the folder `coverage`.
+/// Runs the scenario on the driver in `file`.
 pub(super) fn run(
     arguments: &Verify,
     file: &Path,
-    coverage: Option<&Path>,
+    measured: Option<&Measured<'_>>,
 ) -> Result<Ending, BadInput> {
     let name = file
         .file_name()
@@ -64,8 +75,8 @@ pub(super) fn run(
         pdb: program_database(arguments, file)?,
         ..LoadOptions::named(&name)
     };
-    if let Some(folder) = coverage {
-        options.coverage = Some(folder.to_owned());
+    if let Some(measured) = measured {
+        options.coverage = Some(measured.folder().to_owned());
     }
     let driver = load(&kernel, &image, options, &mut steps).map_err(|error| named(&error))?;
     if let Some(nth) = arguments.fail_nth {
@@ -75,7 +86,7 @@ pub(super) fn run(
     }
     let scenario = Scenario {
         kernel: &kernel,
-        policy: policy.map(|compiled| compiled.blob),
+        policy: policy.as_ref().map(|compiled| compiled.blob.clone()),
         concurrent: seed.is_some() || arguments.cpus > 1,
     };
     let ended = scenario.run(driver, &mut steps);
@@ -91,32 +102,41 @@ pub(super) fn run(
         failed_call: kernel.faults().failed_call(),
     };
     let clean = report.is_clean() && bugcheck.is_none();
-    let not_started = steps.not_started().filter(|_| clean);
+    // A driver may refuse to start when a call fails.
+    let excused = !clean || faults.failed_call.is_some();
+    let not_started = steps.not_started().filter(|_| !excused);
+    let error = not_started.map(|status| format!("the driver did not start: {status}"));
+    let covered = measured.map(Measured::finish).transpose()?;
     if arguments.json {
         let verification = Verification {
             driver: name,
             seed,
             steps: steps.into_done(),
-            faults: faults.clone(),
+            faults,
             verifier: VerifierEntry::from(&report),
             bugcheck: bugcheck.map(|bugcheck| bugcheck.to_string()),
+            error: error.clone(),
+            diagnostics: policy.as_ref().map_or(&[], |compiled| &compiled.warnings),
+            coverage: covered.as_ref().map(coverage::entries),
         };
-        let text = serde_json::to_string_pretty(&verification).map_err(BadInput::new)?;
-        say!("{text}");
+        print_json(&verification)?;
     } else {
         if let Some(call) = &faults.failed_call {
             say!("made to fail: {call}");
         }
         say!("{}", table::verifier(&report));
-    }
-    match not_started {
-        // A driver may refuse to start when a call fails.
-        Some(status) if faults.failed_call.is_none() => {
-            Err(BadInput::new(format!("the driver did not start: {status}")))
+        if let Some(files) = &covered {
+            say!("{}", coverage::table(files).trim_end());
         }
-        _ if clean => Ok(Ending::Clean),
-        _ => Ok(Ending::Violation),
     }
+    Ok(match error {
+        Some(error) => {
+            BadInput::new(error).tell(None);
+            Ending::Refused
+        }
+        None if clean => Ending::Clean,
+        None => Ending::Violation,
+    })
 }
 
 /// The seed of the schedule. A run in which calls fail is to be repeatable.

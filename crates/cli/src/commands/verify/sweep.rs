@@ -10,9 +10,11 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::{Deserialize, Serialize};
 
+use super::Measured;
 use super::run::{FaultsEntry, seed};
 use crate::arguments::{PoolGuard, Verify};
-use crate::commands::{BadInput, Ending};
+use crate::commands::coverage::{self, CoverageEntry};
+use crate::commands::{BadInput, Ending, print_json};
 
 /// A run that takes longer hangs.
 const LONGEST: Duration = Duration::from_mins(2);
@@ -27,6 +29,7 @@ struct RunEntry {
     #[serde(default)]
     verifier: FindingsEntry,
     bugcheck: Option<String>,
+    error: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -67,24 +70,26 @@ struct Failure {
 
 /// The sweep, for JSON.
 #[derive(Debug, Serialize)]
-struct Sweep {
+struct Sweep<'a> {
     calls: u64,
     clean: u64,
-    failures: Vec<Failure>,
+    failures: &'a [Failure],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    coverage: Option<Vec<CoverageEntry<'a>>>,
 }
 
-/// Makes every fallible call of the scenario fail in turn; what of the driver runs is noted in the folder `coverage`.
+/// Makes every fallible call of the scenario fail in turn.
 pub(super) fn run(
     arguments: &Verify,
     file: &Path,
-    coverage: Option<&Path>,
+    measured: Option<&Measured<'_>>,
 ) -> Result<Ending, BadInput> {
     let program = std::env::current_exe().map_err(BadInput::new)?;
     let child = |nth| Run {
         program: &program,
         arguments,
         file,
-        coverage,
+        coverage: measured.map(Measured::folder),
         nth,
     };
     let plain = child(0).await_end().map_err(BadInput::new)?;
@@ -115,30 +120,29 @@ pub(super) fn run(
     bar.finish_and_clear();
     let mut failures = std::mem::take(&mut *lock(&failures));
     failures.sort_by_key(|failure| failure.nth);
-    let sweep = Sweep {
-        calls,
-        clean: calls - u64::try_from(failures.len()).unwrap_or(calls),
-        failures,
-    };
-    tell(&sweep, arguments.json)?;
-    Ok(if sweep.failures.is_empty() {
+    let clean = calls - u64::try_from(failures.len()).unwrap_or(calls);
+    let covered = measured.map(Measured::finish).transpose()?;
+    if arguments.json {
+        print_json(&Sweep {
+            calls,
+            clean,
+            failures: &failures,
+            coverage: covered.as_ref().map(coverage::entries),
+        })?;
+    } else {
+        for failure in &failures {
+            say!("{failure}");
+        }
+        say!("{calls} calls, {clean} clean");
+        if let Some(files) = &covered {
+            say!("{}", coverage::table(files).trim_end());
+        }
+    }
+    Ok(if failures.is_empty() {
         Ending::Clean
     } else {
         Ending::Violation
     })
-}
-
-fn tell(sweep: &Sweep, json: bool) -> Result<(), BadInput> {
-    if json {
-        let text = serde_json::to_string_pretty(sweep).map_err(BadInput::new)?;
-        say!("{text}");
-        return Ok(());
-    }
-    for failure in &sweep.failures {
-        say!("{failure}");
-    }
-    say!("{} calls, {} clean", sweep.calls, sweep.clean);
-    Ok(())
 }
 
 impl std::fmt::Display for Failure {
@@ -242,11 +246,13 @@ impl Run<'_> {
             return Err(format!("hangs: it did not end in {} s", LONGEST.as_secs()));
         }
         let status = child.wait().map_err(|error| error.to_string())?;
-        if !matches!(status.code(), Some(0 | 2)) {
+        if !matches!(status.code(), Some(0..=2)) {
             return Err(format!("the run ended with {status}"));
         }
         let text = output.read()?;
-        serde_json::from_str(&text).map_err(|error| format!("the run's report: {error}"))
+        let run: RunEntry =
+            serde_json::from_str(&text).map_err(|error| format!("the run's report: {error}"))?;
+        run.error.clone().map_or(Ok(run), Err)
     }
 }
 
