@@ -75,6 +75,12 @@ impl<'m> Conversation<'m> {
         for packet in tcp.handshake() {
             net.at_once(&[packet]);
         }
+        Self::of(tcp, messages)
+    }
+
+    /// One that has been established.
+    #[must_use]
+    pub const fn of(tcp: Tcp, messages: [&'m [u8]; 2]) -> Self {
         Self {
             tcp,
             left: messages,

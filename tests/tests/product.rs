@@ -37,6 +37,7 @@ mod shaping;
 mod split;
 mod stream_races;
 mod streams;
+mod together;
 mod unload;
 mod windivert;
 mod written;

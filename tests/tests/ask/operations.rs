@@ -225,3 +225,38 @@ fn a_listen_waits_for_its_answer() {
         }
     }
 }
+
+#[test]
+fn who_asks_about_some_callers_lets_listen_for_them_where_the_default_blocks() {
+    let policy = "default = 'block'\n[[rule]]\naction = 'ask'\nremote_port = 50000";
+    for (version, client, other, server) in [
+        (
+            IpVersion::V4,
+            "198.51.100.1:50000",
+            "198.51.100.1:50001",
+            "192.0.2.10:80",
+        ),
+        (
+            IpVersion::V6,
+            "[2001:db8::80]:50000",
+            "[2001:db8::80]:50001",
+            "[2001:db8::10]:80",
+        ),
+    ] {
+        let mut world = asked(policy);
+        let opened = world.net.open(&listening(version, 80));
+        assert!(matches!(opened, Opened::Bound(_)), "{opened:?}");
+        assert!(world.device().questions().is_empty());
+        let mut tcp = Tcp::new(client, server);
+        let handshake = tcp.handshake();
+        assert!(waits(&world.net.packet(&handshake[0])));
+        assert!(answer(&mut world, Verdict::Permit).contains(&true));
+        assert!(world.net.all_pass(&handshake[1..]));
+        assert!(
+            !world
+                .net
+                .passes(Tcp::new(other, server).handshake().remove(0))
+        );
+        world.end();
+    }
+}

@@ -285,22 +285,28 @@ impl<'p> PolicyView<'p> {
     #[must_use]
     pub fn decide_socket(&self, protocol: u8, socket: &Listener<'_>) -> Decision {
         self.socket_rule(Operation::Bind, protocol, socket)
-            .map_or(Decision::permit(), |found| self.decision(Some(found)))
+            .map_or(Decision::permit(), |(found, _)| self.decision(Some(found)))
     }
 
     /// Decides whether there may be a listener; see [the module](super) for how.
     #[must_use]
     pub fn decide_listener(&self, listener: &Listener<'_>) -> Decision {
-        self.decision(self.socket_rule(Operation::Listen, TCP, listener))
+        let found = self.socket_rule(Operation::Listen, TCP, listener);
+        let decision = self.decision(found.map(|(rule, _)| rule));
+        match found {
+            // Somebody is asked about those of whom the rule is right, when they come.
+            Some((_, true)) => decision.settled(Some(Action::Permit)),
+            _ => decision,
+        }
     }
 
-    /// The rule that decides about a socket that has no remote side.
+    /// The rule that decides about a socket that has no remote side, and whether it is right about some of its connections only.
     fn socket_rule(
         &self,
         operation: Operation,
         protocol: u8,
         listener: &Listener<'_>,
-    ) -> Option<Match<'p>> {
+    ) -> Option<(Match<'p>, bool)> {
         let mut facts = Facts::of(
             operation,
             &Connection {
@@ -316,16 +322,19 @@ impl<'p> PolicyView<'p> {
             },
         );
         let anywhere = listener.local.address.is_unspecified();
-        let decides = |(_, rule): &Match<'p>| {
-            let of_some = has(rule, RULE_HOST | RULE_CONTENT)
+        let is_of_some = |rule: &RuleRecord| {
+            has(rule, RULE_HOST | RULE_CONTENT)
                 || rule.remote_ports.count.get() != 0
                 || rule.remote_addresses.count.get() != 0
                 || (anywhere && rule.local_addresses.count.get() != 0)
-                || (listener.interface == 0 && rule.interfaces.count.get() != 0);
-            !of_some || rule.action == Action::Permit.raw()
+                || (listener.interface == 0 && rule.interfaces.count.get() != 0)
         };
-        let mut rules = (0..).zip(self.rules);
-        rules.find(|found| decides(found) && self.matches_listener(found.1, &mut facts, anywhere))
+        (0..).zip(self.rules).find_map(|(index, rule)| {
+            let is_of_some = is_of_some(rule);
+            let decides = !is_of_some || rule.action != Action::Block.raw();
+            (decides && self.matches_listener(rule, &mut facts, anywhere))
+                .then_some(((index, rule), is_of_some))
+        })
     }
 
     /// Decides where a socket is bound, by what is known then: the rules without a condition on anything else are tried

@@ -37,8 +37,8 @@
 //! # Listening
 //!
 //! A listener has no remote side. It may listen if some connection could be accepted there: rules are tried in order,
-//! a rule without conditions on the remote side or the host decides; one with such conditions permits if it permits,
-//! and is passed over if it blocks.
+//! a rule without conditions on the remote side or the host decides; one with such conditions permits if it permits or
+//! asks (somebody is asked then when such a connection comes), and is passed over if it blocks.
 //!
 //! One that listens on every interface is treated likewise: a rule for some interfaces permits if it permits.
 //!

@@ -9,7 +9,7 @@ use portcullis_policy::{Effect, Policy, Ranges, Rule};
 use portcullis_proto::event::Operation;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
-use reading::{Subject, action_of, decider, matches, matches_as, socket_decider};
+use reading::{Subject, action_of, decider, listen_action, matches, matches_as, socket_decider};
 
 fn check(policy: &Policy, view: &PolicyView<'_>, subject: &Subject, host: Option<&str>) {
     let view = &view.with_ancestry(&subject.family);
@@ -117,7 +117,7 @@ proptest! {
             let view = view.with_ancestry(&subject.family);
             let decision = view.decide_listener(&subject.listener());
             prop_assert_eq!(decision.rule.map(|rule| rule.0 as usize), expected);
-            prop_assert_eq!(decision.action, action_of(&policy, expected));
+            prop_assert_eq!(decision.action, listen_action(&policy, expected, subject));
         }
     }
 

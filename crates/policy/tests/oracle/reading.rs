@@ -155,26 +155,40 @@ pub(crate) fn action_of(policy: &Policy, rule: Option<usize>) -> Action {
 }
 
 /// The rule that decides about a socket, which has no remote side yet: one that asks for it, or for what else is not known,
-/// is right about some connections only, and counts if it permits.
+/// is right about some connections only, and counts unless it blocks.
 pub(crate) fn socket_decider(
     policy: &Policy,
     operation: Operation,
     subject: &Subject,
 ) -> Option<usize> {
     policy.rules.iter().position(|rule| {
-        let mut known = Rule {
-            remote_addresses: Ranges::default(),
-            remote_ports: Ranges::default(),
-            hosts: Vec::new(),
-            contents: Vec::new(),
-            ..rule.clone()
-        };
-        if subject.local.address.is_unspecified() {
-            known.local_addresses = Ranges::default();
-        }
-        if subject.interface == 0 {
-            known.interfaces = Ranges::default();
-        }
-        (known == *rule || rule.action == Action::Permit) && matches_as(&known, operation, subject)
+        let known = of_socket(rule, subject);
+        (known == *rule || rule.action != Action::Block) && matches_as(&known, operation, subject)
     })
+}
+
+/// The rule without what is not known of a socket.
+fn of_socket(rule: &Rule, subject: &Subject) -> Rule {
+    let mut known = Rule {
+        remote_addresses: Ranges::default(),
+        remote_ports: Ranges::default(),
+        hosts: Vec::new(),
+        contents: Vec::new(),
+        ..rule.clone()
+    };
+    if subject.local.address.is_unspecified() {
+        known.local_addresses = Ranges::default();
+    }
+    if subject.interface == 0 {
+        known.interfaces = Ranges::default();
+    }
+    known
+}
+
+/// What that rule does about a listener: where it is right about some connections only, somebody is asked when they come.
+pub(crate) fn listen_action(policy: &Policy, rule: Option<usize>, subject: &Subject) -> Action {
+    match rule.map(|rule| &policy.rules[rule]) {
+        Some(rule) if of_socket(rule, subject) != *rule => Action::Permit,
+        _ => action_of(policy, rule),
+    }
 }

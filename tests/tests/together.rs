@@ -1,0 +1,262 @@
+//! A rule that does several things with a connection: each is done as if it were alone, and nothing is lost.
+
+use std::fmt::Write as _;
+
+use ksim::net::Output;
+use portcullis_core::PacketSummary;
+use portcullis_proto::Action;
+use portcullis_tests::packets::whole;
+use portcullis_tests::random::Random;
+use portcullis_tests::streams::{Arrived, Conversation, replaced};
+use portcullis_tests::{Tcp, World, udp};
+
+const MILLISECOND: u64 = 10_000;
+
+/// This host's end, the other's, and that on the wire where a rule translates.
+const ENDS: [[&str; 3]; 2] = [
+    ["192.0.2.10:50000", "198.51.100.1:9999", "198.51.100.7:53"],
+    [
+        "[2001:db8::10]:50000",
+        "[2001:db8::80]:9999",
+        "[2001:db8::7]:53",
+    ],
+];
+
+const REQUEST: &str =
+    "GET / HTTP/1.1\r\nHost: www.example.net\r\nX-Test: a secret\r\nContent-Length: 0\r\n\r\n";
+const RESPONSE: &str = "HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\na secret";
+
+/// What a rule does.
+#[derive(Debug, Default)]
+struct Effects {
+    dscp: Option<u8>,
+    ttl: Option<u8>,
+    is_translated: bool,
+    /// The other side begins.
+    is_inbound: bool,
+    /// What is put for what in what the client says, and in what the server says.
+    replacements: [Option<(&'static str, &'static str)>; 2],
+    policy: String,
+}
+
+impl Effects {
+    fn any(random: &mut Random, wire: &str) -> Self {
+        let mut effects = Self::default();
+        let mut text = "default = 'block'\n".to_owned();
+        match random.below(4) {
+            0 => text.push_str("[[rule]]\naction = 'block'\ncontent = 'what nobody says'\n"),
+            1 => text.push_str(
+                "[[rule]]\naction = 'block'\ncontent = 'what nobody says'\ninspect = 'out of band'\n",
+            ),
+            _ => {}
+        }
+        if random.below(2) == 0 {
+            effects.dscp = Some(random.byte() % 64);
+        }
+        if random.below(2) == 0 {
+            effects.ttl = Some(1 + random.byte() % 200);
+        }
+        effects.is_inbound = random.below(3) == 0;
+        effects.is_translated = !effects.is_inbound && random.below(2) == 0;
+        let mut done = String::new();
+        let mut add = |line: String| writeln!(done, "{line}").expect("a string");
+        if let Some(dscp) = effects.dscp {
+            add(format!("dscp = {dscp}"));
+        }
+        if let Some(ttl) = effects.ttl {
+            add(format!("ttl = {ttl}"));
+        }
+        if effects.is_translated {
+            add(format!("translate = '{wire}'"));
+        }
+        match random.below(4) {
+            0 => add("rate = '100 kB/s'\nburst = '200 B'".to_owned()),
+            1 => add("rate = '1 MB/s'\nburst = '2 kB'\nrate_per = 'flow'".to_owned()),
+            _ => {}
+        }
+        match random.below(3) {
+            0 => add("delay = '3 ms'".to_owned()),
+            1 => add("delay = '1 ms'\njitter = '5 ms'".to_owned()),
+            _ => {}
+        }
+        let secret = ("a secret", "nothing to be seen");
+        match random.below(4) {
+            0 => {
+                add("http_header = { X-Test = 'none' }".to_owned());
+                effects.replacements[0] = Some(("X-Test: a secret", "X-Test: none"));
+            }
+            1 => {
+                add("replace = [{ find = 'a secret', with = 'nothing to be seen' }]".to_owned());
+                effects.replacements = [Some(secret); 2];
+            }
+            2 => {
+                let one = "find = 'a secret', with = 'nothing to be seen', direction = 'sent'";
+                add(format!("replace = [{{ {one} }}]"));
+                effects.replacements[usize::from(effects.is_inbound)] = Some(secret);
+            }
+            _ => {}
+        }
+        let asks = random.below(4) == 0;
+        let action = if asks { "ask" } else { "permit" };
+        let rule = format!("[[rule]]\naction = '{action}'\nremote_port = 9999\n");
+        if !asks && random.below(2) == 0 {
+            // Another rule decides once the host is known, and does the same.
+            write!(text, "{rule}host = 'www.example.net'\n{done}").expect("a string");
+        }
+        write!(text, "{rule}{done}").expect("a string");
+        effects.policy = text;
+        effects
+    }
+
+    /// A packet that has left the machine is as the rule says, with right checksums.
+    fn assert_done_to(&self, packet: &[u8], remote: &str, wire: &str) {
+        let summary = PacketSummary::parse(packet).expect("a packet");
+        let expected = if self.is_translated { wire } else { remote };
+        let end = std::net::SocketAddr::new(
+            summary.destination.address.to_canonical(),
+            summary.destination.port,
+        );
+        assert_eq!(end.to_string(), expected);
+        let (class, ttl) = match packet[0] >> 4 {
+            4 => (packet[1], packet[8]),
+            _ => (packet[0] << 4 | packet[1] >> 4, packet[7]),
+        };
+        assert_eq!(class >> 2, self.dscp.unwrap_or(0), "dscp");
+        assert_eq!(ttl, self.ttl.unwrap_or(64), "ttl");
+        assert!(packet == whole(packet.to_vec()), "checksums");
+    }
+}
+
+/// What a packet of the other side is on the wire.
+fn on_the_wire(effects: &Effects, packet: Vec<u8>, [_, remote, wire]: [&str; 3]) -> Vec<u8> {
+    if !effects.is_translated {
+        return packet;
+    }
+    let socket = |text: &str| -> std::net::SocketAddr { text.parse().expect("an end") };
+    let (remote, wire) = (socket(remote), socket(wire));
+    let mut packet = packet;
+    let (at, header) = if remote.is_ipv4() { (12, 20) } else { (8, 40) };
+    match wire.ip() {
+        std::net::IpAddr::V4(address) => packet[at..at + 4].copy_from_slice(&address.octets()),
+        std::net::IpAddr::V6(address) => packet[at..at + 16].copy_from_slice(&address.octets()),
+    }
+    packet[header..header + 2].copy_from_slice(&wire.port().to_be_bytes());
+    packet
+}
+
+/// What leaves the stack of a packet, now or while it waits. Who is asked about it permits it.
+fn outcome(world: &mut World, packet: Vec<u8>) -> Vec<Output> {
+    let mut out = world.net.at_once(&[whole(packet)]);
+    // A listener is asked about first, then who connects to it.
+    while let [question] = &world.device().questions()[..] {
+        assert!(world.device().reply(question, Action::Permit));
+        drop(world.net.settle());
+    }
+    let later = world.net.pass(30 * MILLISECOND);
+    out.extend(later.into_iter().map(|(_, output)| output));
+    out
+}
+
+fn datagrams(world: &mut World, effects: &Effects, ends: [&str; 3]) {
+    let [local, remote, wire] = ends;
+    let (mut gone, mut come) = (0, 0);
+    for number in 0..12_u8 {
+        let data = vec![number; 40 + usize::from(number)];
+        let goes = udp(local, remote, &data);
+        let comes = on_the_wire(effects, udp(remote, local, &data), ends);
+        let mut both = [goes, comes];
+        if effects.is_inbound {
+            both.reverse();
+        }
+        for output in both.map(|packet| outcome(world, packet)).concat() {
+            match output {
+                Output::Sent(packet) => {
+                    effects.assert_done_to(&packet, remote, wire);
+                    assert!(packet.ends_with(&data));
+                    gone += 1;
+                }
+                Output::Datagram { bytes, .. } => {
+                    assert_eq!(*bytes, data);
+                    come += 1;
+                }
+                Output::Stream { .. } => panic!("a stream"),
+            }
+        }
+        assert_eq!((gone, come), (number + 1, number + 1));
+    }
+}
+
+fn connection(world: &mut World, random: &mut Random, effects: &Effects, ends: [&str; 3]) {
+    let [local, remote, wire] = ends;
+    let messages = [REQUEST.repeat(5), RESPONSE.repeat(5)];
+    let (client, server) = if effects.is_inbound {
+        (remote, local)
+    } else {
+        (local, remote)
+    };
+    let mut arrived = Arrived::of(client);
+    let mut sent = Vec::new();
+    let mut give = |world: &mut World, packet: Vec<u8>| {
+        let is_sent =
+            PacketSummary::parse(&packet).is_some_and(|summary| summary.source.port == 50_000);
+        let packet = if is_sent {
+            packet
+        } else {
+            on_the_wire(effects, packet, ends)
+        };
+        let out = outcome(world, packet);
+        sent.extend(out.iter().filter_map(|output| match output {
+            Output::Sent(packet) => Some(packet.clone()),
+            _ => None,
+        }));
+        arrived.add(out);
+    };
+    let mut tcp = Tcp::new(client, server);
+    for packet in tcp.handshake() {
+        give(world, packet);
+    }
+    let said = [messages[0].as_bytes(), messages[1].as_bytes()];
+    let mut conversation = Conversation::of(tcp, said);
+    while let Some(packet) = conversation.segment(random) {
+        give(world, packet);
+    }
+    for packet in conversation.tcp.close() {
+        give(world, packet);
+    }
+    arrived.settle(&mut world.net);
+    for (arrived, (message, replacement)) in arrived
+        .data
+        .iter()
+        .zip(messages.iter().zip(effects.replacements))
+    {
+        let replacements: Vec<_> = replacement.into_iter().collect();
+        let expected = replaced(message.as_bytes(), &replacements);
+        assert_eq!(
+            String::from_utf8_lossy(arrived),
+            String::from_utf8_lossy(&expected)
+        );
+    }
+    assert!(!sent.is_empty());
+    for packet in &sent {
+        effects.assert_done_to(packet, remote, wire);
+    }
+}
+
+#[test]
+fn whatever_a_rule_does_together_each_is_done() {
+    for seed in 1000..=1500 {
+        let mut random = Random::new(seed);
+        let ends = ENDS[random.below(2)];
+        let effects = Effects::any(&mut random, ends[2]);
+        println!("{}", effects.policy);
+        let mut world = World::with_policy(&effects.policy).with_output();
+        assert!(world.device().questions().is_empty());
+        if random.below(2) == 0 {
+            datagrams(&mut world, &effects, ends);
+        } else {
+            connection(&mut world, &mut random, &effects, ends);
+        }
+        world.net.finish();
+        world.end();
+    }
+}
