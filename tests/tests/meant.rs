@@ -8,12 +8,14 @@
 )]
 mod reading;
 
-use std::fmt::Write as _;
+mod policies;
+
 use std::net::{IpAddr, SocketAddr};
 
 use ksim::net::{Identity, Link, Opened, Processes, Setup, Socket};
+use policies::{one, text};
 use portcullis_core::Endpoint;
-use portcullis_policy::{Options, Policy, Sid, compile, render};
+use portcullis_policy::{Effect, Options, Policy, Sid, compile, render};
 use portcullis_proto::event::{EventKind, EventRecord, Operation};
 use portcullis_proto::policy::{Action, Direction};
 use portcullis_tests::interfaces::{BOTH, INTERFACES, all, interface};
@@ -21,7 +23,9 @@ use portcullis_tests::messages::{client_hello, dns_query, http_request};
 use portcullis_tests::packets::{end, unreachable};
 use portcullis_tests::random::Random;
 use portcullis_tests::{Net, Tcp, World, icmp_echo, icmp_echo_v6, udp};
-use reading::{Family, Subject, action_of, decider, matches, matches_as, socket_decider};
+use reading::{
+    Family, Subject, action_of, decider, listen_action, matches, matches_as, socket_decider,
+};
 use wfp_schema::IpVersion;
 
 /// Who owns the ports from one on: the program, and the last numbers of the user's SID.
@@ -50,149 +54,6 @@ const OTHERS: [&str; 4] = [
 ];
 const REMOTE_PORTS: [u16; 4] = [53, 80, 443, 8080];
 const HOSTS: [&str; 3] = ["example.net", "www.example.net", "ads.example.org"];
-
-/// One of these.
-fn one<'c, T: ?Sized>(random: &mut Random, choices: &[&'c T]) -> &'c T {
-    choices[random.below(choices.len())]
-}
-
-/// In one of so many cases the rule has this key, with one of these values.
-fn one_in(cases: usize, random: &mut Random, text: &mut String, key: &str, values: &[&str]) {
-    if random.below(cases) == 0 {
-        writeln!(text, "{key} = {}", one(random, values)).expect("a string");
-    }
-}
-
-/// What a rule is about, as it is written.
-struct About {
-    operations: &'static str,
-    protocols: &'static str,
-}
-
-impl About {
-    fn any(random: &mut Random) -> Self {
-        let operations = [
-            "'bind'",
-            "'forward'",
-            "'icmp-error'",
-            "['connect', 'forward']",
-            "'accept'",
-            "['accept', 'listen']",
-            "['forward', 'icmp-error', 'accept']",
-            "['connect', 'bind']",
-        ];
-        let protocols = ["'tcp'", "'udp'", "['tcp', 'udp']", "['icmp', 'icmpv6']"];
-        Self {
-            operations: operations.get(random.below(16)).unwrap_or(&""),
-            protocols: protocols.get(random.below(8)).unwrap_or(&""),
-        }
-    }
-
-    fn is_of(&self, operation: &str) -> bool {
-        self.operations.contains(operation)
-    }
-
-    fn has_ports(&self) -> bool {
-        !self.is_of("icmp-error") && !self.protocols.contains("icmp")
-    }
-
-    fn has_owner(&self) -> bool {
-        !self.is_of("icmp-error") && !self.is_of("forward")
-    }
-}
-
-/// A rule as it is written.
-fn rule(random: &mut Random) -> String {
-    let about = About::any(random);
-    let mut text = "[[rule]]\n".to_owned();
-    one_in(1, random, &mut text, "action", &["'permit'", "'block'"]);
-    for (key, value) in [
-        ("operation", about.operations),
-        ("protocol", about.protocols),
-    ] {
-        if !value.is_empty() {
-            one_in(1, random, &mut text, key, &[value]);
-        }
-    }
-    sides(&about, random, &mut text);
-    if about.has_owner() {
-        let programs = [
-            r"'C:\Program Files\Fire\browser.exe'",
-            r"'C:\Program Files\*.exe'",
-            "['System', '*mail.exe']",
-        ];
-        one_in(5, random, &mut text, "application", &programs);
-        let users = ["'S-1-5-21-1-2-3-1001'", "['SYSTEM', 'S-1-5-21-1-2-3-1002']"];
-        one_in(6, random, &mut text, "user", &users);
-    }
-    if about.has_owner() && !about.is_of("bind") {
-        let directions = ["'outbound'", "'inbound'"];
-        one_in(4, random, &mut text, "direction", &directions);
-        let hosts = [
-            "'example.net'",
-            "'*.example.net'",
-            "['ads.example.org', 'www.example.net']",
-        ];
-        if about.has_ports() {
-            one_in(4, random, &mut text, "host", &hosts);
-        }
-    }
-    match random.below(12) {
-        0 => {
-            let luid = format!("'{:#x}'", interface(INTERFACES[0].0).luid());
-            one_in(1, random, &mut text, "interface", &[&luid]);
-        }
-        1 => {
-            let types = ["'wifi'", "['wifi', 'loopback']"];
-            one_in(1, random, &mut text, "interface_type", &types);
-        }
-        _ => {}
-    }
-    text
-}
-
-/// Conditions on both ends.
-fn sides(about: &About, random: &mut Random, text: &mut String) {
-    let local = [
-        "'192.0.2.10'",
-        "['2001:db8::10', '192.0.2.0/24']",
-        "['198.51.100.0/24', '2001:db8::80']",
-    ];
-    one_in(4, random, text, "local_address", &local);
-    if about.has_ports() {
-        let ports = [
-            "'50000-50199'",
-            "['40000-40100', '60000-60050']",
-            "'1-49999'",
-        ];
-        one_in(4, random, text, "local_port", &ports);
-    }
-    if about.is_of("bind") {
-        return;
-    }
-    let remote = [
-        "'198.51.100.1'",
-        "['203.0.113.0/24', '2001:db8:1::/48']",
-        "['2001:db8::/64', '198.51.100.0-198.51.100.9']",
-    ];
-    one_in(3, random, text, "remote_address", &remote);
-    if about.has_ports() {
-        one_in(
-            3,
-            random,
-            text,
-            "remote_port",
-            &["53", "[80, 443]", "'1-1023'"],
-        );
-    }
-}
-
-fn text(random: &mut Random) -> String {
-    let default = one(random, &["permit", "block"]);
-    let rules = 1 + random.below(12);
-    let rules: Vec<_> = (0..rules).map(|_| rule(random)).collect();
-    format!("default = '{default}'\nobserve = true\n{}", rules.concat())
-}
 
 /// What is begun at this host's end, of a port that nothing else has.
 struct Begun {
@@ -326,7 +187,11 @@ impl Machine {
         }
         let listens = (begun.subject.direction, begun.subject.protocol) == (Direction::Inbound, 6);
         let listen = socket_decider(&self.policy, Operation::Listen, &socket);
-        if listens && !self.permits(listen) {
+        let action = match listen_action(&self.policy, listen, &socket) {
+            Action::Ask => self.answer(listen),
+            action => action,
+        };
+        if listens && action != Action::Permit {
             return Err(listen);
         }
         Ok(())
@@ -340,11 +205,27 @@ impl Machine {
             let names_hosts = !rule.hosts.is_empty();
             names_hosts && rule.action == Action::Permit && matches(rule, subject)
         });
-        (definite, self.permits(definite) || may_permit)
+        // Whoever is asked is asked before a host can be known.
+        let asks = action_of(&self.policy, definite) == Action::Ask;
+        (definite, self.permits(definite) || (may_permit && !asks))
+    }
+
+    /// What the rule that asks does, since nobody answers.
+    fn answer(&self, rule: Option<usize>) -> Action {
+        let effects = rule.map_or(&[][..], |rule| &self.policy.rules[rule].effects);
+        let mut answers = effects.iter().filter_map(|effect| match effect {
+            Effect::Ask { otherwise, .. } => Some(*otherwise),
+            _ => None,
+        });
+        answers.next().expect("a rule that asks")
     }
 
     fn permits(&self, rule: Option<usize>) -> bool {
-        action_of(&self.policy, rule) == Action::Permit
+        let action = match action_of(&self.policy, rule) {
+            Action::Ask => self.answer(rule),
+            action => action,
+        };
+        action == Action::Permit
     }
 
     /// The last event of a decision about this port of this host's names the rule, or none.

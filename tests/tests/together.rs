@@ -244,7 +244,7 @@ fn connection(world: &mut World, random: &mut Random, effects: &Effects, ends: [
 
 #[test]
 fn whatever_a_rule_does_together_each_is_done() {
-    for seed in 1000..=1500 {
+    for seed in 1..=24 {
         let mut random = Random::new(seed);
         let ends = ENDS[random.below(2)];
         let effects = Effects::any(&mut random, ends[2]);
