@@ -15,7 +15,7 @@ use std::net::{IpAddr, SocketAddr};
 use ksim::net::{Identity, Link, Opened, Processes, Setup, Socket};
 use policies::{one, text};
 use portcullis_core::Endpoint;
-use portcullis_policy::{Effect, Options, Policy, Sid, compile, render};
+use portcullis_policy::{Effect, Options, Policy, Rule, Sid, compile, render};
 use portcullis_proto::event::{EventKind, EventRecord, Operation};
 use portcullis_proto::policy::{Action, Direction};
 use portcullis_tests::interfaces::{BOTH, INTERFACES, all, interface};
@@ -235,6 +235,7 @@ impl Machine {
             EventKind::HostName,
             EventKind::Reauthorize,
             EventKind::IcmpError,
+            EventKind::Content,
         ];
         let port = begun.subject.local.port;
         let is_decision = |event: &&EventRecord| {
@@ -304,13 +305,15 @@ impl Machine {
         let begun = self.begin(direction, 6);
         let [client, server] = begun.ends_from_initiator();
         let host = (self.random.below(3) > 0).then(|| one(&mut self.random, &HOSTS));
-        let data = match host {
+        let mut data = match host {
             Some(host) if self.random.below(2) == 0 => client_hello(Some(host)),
             Some(host) => http_request(host),
             None => b"\0nothing known".to_vec(),
         };
+        let contents = one(&mut self.random, &["", "a secret", "forbidden secret"]);
+        data.extend(contents.as_bytes());
         let what = format!(
-            "connection {client} to {server} on {}, {host:?}",
+            "connection {client} to {server} on {}, {host:?}, {contents}",
             begun.link
         );
         let mut tcp = Tcp::new(&client, &server);
@@ -332,6 +335,18 @@ impl Machine {
             .net
             .passes_on(begun.link, &tcp.client_says(&data));
         let rule = decider(&self.policy, &begun.subject, host);
+        let finds = |rule: &Rule| {
+            let mut literals = rule
+                .contents
+                .iter()
+                .map(|text| String::from_utf8_lossy(text));
+            literals.any(|text| contents.contains(&*text)) && matches(rule, &begun.subject)
+        };
+        let found = self.policy.rules.iter().position(finds);
+        let blocked = found.filter(|found| rule.is_none_or(|rule| *found < rule));
+        if blocked.is_some() && self.permits(rule) {
+            return self.expect(&begun, passed, blocked, &what);
+        }
         self.expect(&begun, passed, rule, &what);
     }
 

@@ -68,6 +68,7 @@ fn rule(random: &mut Random) -> String {
     } else {
         one_in(1, random, &mut text, "action", &["'permit'", "'block'"]);
     }
+    let blocks = text.contains("'block'");
     for (key, value) in [
         ("operation", about.operations),
         ("protocol", about.protocols),
@@ -96,7 +97,12 @@ fn rule(random: &mut Random) -> String {
             "['ads.example.org', 'www.example.net']",
         ];
         if about.has_ports() && !asks {
-            one_in(4, random, &mut text, "host", &hosts);
+            let literals = ["'forbidden'", "['forbidden', 'secret']", "'den secret'"];
+            match random.below(8) {
+                0 | 1 => one_in(1, random, &mut text, "host", &hosts),
+                2 if blocks => one_in(1, random, &mut text, "content", &literals),
+                _ => {}
+            }
         }
     }
     if !asks {
