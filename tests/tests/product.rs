@@ -8,6 +8,7 @@ mod boot;
 mod boot_races;
 mod callouts;
 mod capture;
+mod capture_sessions;
 mod captured_discards;
 mod contents;
 mod control;
