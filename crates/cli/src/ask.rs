@@ -95,6 +95,20 @@ impl Answers {
         Ok(answers)
     }
 
+    /// Checks that there is a rule for each answer, of those that have these names.
+    ///
+    /// # Errors
+    /// An answer to a rule that is not there.
+    pub fn check(&self, rules: &[String]) -> Result<(), String> {
+        let mut named = self.script.iter().map(|answer| &answer.rule);
+        let unknown = named.find(|rule| *rule != "*" && !rules.contains(rule));
+        unknown.map_or(Ok(()), |rule| {
+            Err(format!(
+                "an answer is for \"{rule}\": the policy has no rule of that name"
+            ))
+        })
+    }
+
     fn reply(&self, rule: &str) -> Option<Reply> {
         self.script
             .iter()
@@ -195,6 +209,21 @@ mod tests {
         assert_eq!(answers.reply("ask = me"), Some(Reply::Permit));
         assert_eq!(answers.reply("other"), Some(Reply::Block));
         assert_eq!(answers.reply("third"), Some(Reply::None));
+    }
+
+    #[test]
+    fn an_answer_is_for_a_rule_of_the_policy_or_for_all() {
+        let script = |text: &str| Answers {
+            script: Answers::parse(text).expect("valid"),
+            terminal: false,
+        };
+        let rules = ["mail", "web"].map(ToOwned::to_owned);
+        assert_eq!(script("web=permit\n*=none").check(&rules), Ok(()));
+        let error = script("mail=none\nwebb=permit").check(&rules);
+        assert_eq!(
+            error.expect_err("webb"),
+            "an answer is for \"webb\": the policy has no rule of that name"
+        );
     }
 
     #[test]

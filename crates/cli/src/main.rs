@@ -1,13 +1,14 @@
 //! The `portcullis` program.
 #![forbid(unsafe_code)]
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use portcullis_cli::arguments::{Arguments, Command};
+use portcullis_cli::arguments::{Arguments, Command, STANDARD_OUTPUT};
 #[cfg(windows)]
 use portcullis_cli::commands::device;
-use portcullis_cli::commands::{ask, capture, image, policy, proxy};
+use portcullis_cli::commands::{ask, capture, image, outputs, policy, proxy};
 #[cfg(target_os = "linux")]
 use portcullis_cli::commands::{coverage, replay, verify};
 
@@ -24,7 +25,14 @@ fn main() -> ExitCode {
             };
         }
     };
-    let ending = match &arguments.command {
+    let command = &arguments.command;
+    if let Err(error) = outputs::check(command) {
+        // A file that must not be written is not told that.
+        let printed = |place: &&Path| *place == Path::new(STANDARD_OUTPUT);
+        error.tell(command.json().filter(printed));
+        return ExitCode::FAILURE;
+    }
+    let ending = match command {
         #[cfg(target_os = "linux")]
         Command::Replay(arguments) => replay::run(arguments),
         Command::Capture(arguments) => capture::run(arguments),
@@ -44,7 +52,7 @@ fn main() -> ExitCode {
     match ending {
         Ok(ending) => ending.into(),
         Err(error) => {
-            error.tell(arguments.command.json());
+            error.tell(command.json());
             ExitCode::FAILURE
         }
     }

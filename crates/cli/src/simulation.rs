@@ -27,6 +27,14 @@ pub enum SimulationError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// It is no image.
+    #[error("{file}: {source}")]
+    Image {
+        /// The file.
+        file: String,
+        /// Why not.
+        source: pe_image::ImageError,
+    },
     /// No threads or no memory.
     #[error("the simulated machine cannot be made: {0}")]
     Machine(#[from] std::io::Error),
@@ -47,13 +55,23 @@ pub enum SimulationError {
 /// The driver image to run: the named file, or the one in this program.
 ///
 /// # Errors
-/// [`SimulationError::Read`] or [`SimulationError::NoDriver`]
+/// [`SimulationError::Read`], [`SimulationError::Image`] or [`SimulationError::NoDriver`]
 pub fn driver_image(file: Option<&Path>) -> Result<Vec<u8>, SimulationError> {
     match file {
-        Some(file) => std::fs::read(file).map_err(|source| SimulationError::Read {
-            file: file.display().to_string(),
-            source,
-        }),
+        Some(file) => {
+            let name = || file.display().to_string();
+            let image = std::fs::read(file).map_err(|source| SimulationError::Read {
+                file: name(),
+                source,
+            })?;
+            match pe_image::Image::parse(&image) {
+                Ok(_) => Ok(image),
+                Err(source) => Err(SimulationError::Image {
+                    file: name(),
+                    source,
+                }),
+            }
+        }
         None if EMBEDDED.is_empty() => Err(SimulationError::NoDriver),
         None => Ok(EMBEDDED.to_vec()),
     }

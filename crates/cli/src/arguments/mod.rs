@@ -1,9 +1,10 @@
 //! The command line.
 
+mod files;
 mod values;
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
@@ -18,6 +19,8 @@ pub const STANDARD_OUTPUT: &str = "-";
 /// Network policy for Windows, and the means to see what it does
 ///
 /// With --json a command reports to programs: docs/json.md says what. What fails is reported there too, as `error`.
+///
+/// Exit status: 0 clean, 1 bad input, 2 the verifier found a violation or a leak.
 #[derive(Debug, Parser)]
 #[command(name = "portcullis", version, propagate_version = true)]
 pub struct Arguments {
@@ -99,28 +102,6 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
-}
-
-impl Command {
-    /// Where a report for programs goes, if one is wanted: a file or [`STANDARD_OUTPUT`].
-    #[must_use]
-    pub fn json(&self) -> Option<&Path> {
-        let printed = match self {
-            #[cfg(target_os = "linux")]
-            Self::Replay(replay) => return replay.options.json.as_deref(),
-            Self::Capture(capture) => return capture.json.as_deref(),
-            #[cfg(target_os = "linux")]
-            Self::Ask(ask) => return ask.options.json.as_deref(),
-            #[cfg(target_os = "linux")]
-            Self::Verify(verify) => verify.json,
-            Self::Image(image) => image.json,
-            Self::Policy(Policy::Check { json, .. }) => *json,
-            #[cfg(windows)]
-            Self::Status { json } | Self::Events { json, .. } => *json,
-            _ => false,
-        };
-        printed.then(|| Path::new(STANDARD_OUTPUT))
-    }
 }
 
 /// `portcullis replay`.
@@ -269,6 +250,8 @@ pub struct Simulated {
 #[derive(Debug, Subcommand)]
 pub enum Policy {
     /// Say whether a policy is valid, with every error and warning in it
+    ///
+    /// Exit status: 0 valid, whatever is warned of, 1 not.
     Check {
         /// The policy, a TOML file
         file: PathBuf,

@@ -45,6 +45,9 @@ fn live(_arguments: &Ask, _answers: &Answers) -> Result<Ending, BadInput> {
 #[cfg(windows)]
 fn live(arguments: &Ask, answers: &Answers) -> Result<Ending, BadInput> {
     let rules = super::policy::rule_names(arguments.policy.as_deref())?;
+    if arguments.policy.is_some() {
+        answers.check(&rules).map_err(BadInput::new)?;
+    }
     let device = super::device::open()?;
     eprintln!("asked from now on; Ctrl+C ends it, and the rules' defaults decide then");
     match crate::ask::serve_on(&device, &rules, answers) {

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::io::ErrorKind;
 use std::path::Path;
 
-use ksim::coverage::{Coverage, Lines, lcov};
+use ksim::coverage::{Coverage, CoverageError, Lines, lcov};
 use serde::Serialize;
 
 use super::{BadInput, Ending};
@@ -29,9 +30,10 @@ pub(super) fn open(folder: &Path, file: &Path, pdb: Option<&Path>) -> Result<Cov
     let read = |file: &Path| {
         std::fs::read(file).map_err(|error| BadInput::new(format!("{}: {error}", file.display())))
     };
+    let image = read(file)?;
     let beside = file.with_extension("pdb");
     let pdb = read(pdb.unwrap_or(&beside))?;
-    Coverage::new(folder, &read(file)?, &pdb)
+    Coverage::new(folder, &image, &pdb)
         .map_err(|error| BadInput::new(format!("{}: {error}", file.display())))
 }
 
@@ -39,7 +41,15 @@ fn tell(report: &CoverageReport) -> Result<(), BadInput> {
     let CoverageTarget { folder, file, pdb } = &report.target;
     let mut files = open(folder, file, pdb.as_deref())?
         .files()
-        .map_err(BadInput::new)?;
+        .map_err(|error| match error {
+            CoverageError::File { source, .. } if source.kind() == ErrorKind::NotFound => {
+                BadInput::new(format!(
+                    "{}: nothing is kept of this driver there: `portcullis coverage prepare` comes first",
+                    folder.display()
+                ))
+            }
+            error => BadInput::new(error),
+        })?;
     if let Some(root) = &report.root {
         files = below(files, root, &report.below);
     }

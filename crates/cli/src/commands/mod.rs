@@ -14,6 +14,7 @@ pub mod coverage;
 #[cfg(windows)]
 pub mod device;
 pub mod image;
+pub mod outputs;
 pub mod policy;
 pub mod proxy;
 #[cfg(target_os = "linux")]

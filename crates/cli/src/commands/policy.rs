@@ -1,5 +1,6 @@
 //! `portcullis policy`.
 
+use std::collections::HashSet;
 use std::io::IsTerminal as _;
 use std::path::Path;
 
@@ -62,6 +63,20 @@ fn of_machine(named: &[NamedInterface]) -> Interfaces {
     }
     let pair = |named: &NamedInterface| (named.name.clone(), named.luid);
     Interfaces::Named(named.iter().map(pair).collect())
+}
+
+/// Checks that no interface is named twice.
+fn check_names(interfaces: &Interfaces) -> Result<(), BadInput> {
+    let Interfaces::Named(named) = interfaces else {
+        return Ok(());
+    };
+    let mut seen = HashSet::new();
+    let twice = named.iter().find(|(name, _)| !seen.insert(name.as_str()));
+    twice.map_or(Ok(()), |(name, _)| {
+        Err(BadInput::new(format!(
+            "--interface: \"{name}\" is named twice"
+        )))
+    })
 }
 
 /// So many of something, as one says it.
@@ -128,6 +143,7 @@ pub fn compile(
     events_all: bool,
     interfaces: Interfaces,
 ) -> Result<Compiled, BadInput> {
+    check_names(&interfaces)?;
     let text = read(file)?;
     match portcullis_policy::compile(&text, &options(file, events_all, interfaces)) {
         Ok(compiled) => {
@@ -138,6 +154,13 @@ pub fn compile(
         }
         Err(diagnostics) => {
             eprintln!("{}", render(&diagnostics, &text));
+            if let Some(more) = diagnostics
+                .len()
+                .checked_sub(MOST_SHOWN)
+                .filter(|more| *more > 0)
+            {
+                eprintln!("and {more} more");
+            }
             let errors = diagnostics
                 .iter()
                 .filter(|found| found.severity == portcullis_policy::Severity::Error);
@@ -161,7 +184,11 @@ pub(super) fn rule_names(file: Option<&Path>) -> Result<Vec<String>, BadInput> {
     Ok(compiled.map_or_else(Vec::new, |compiled| compiled.rule_names))
 }
 
+/// Diagnostics that are shown to people: a file that is no policy has one for each of its lines.
+const MOST_SHOWN: usize = 20;
+
 fn render(diagnostics: &[Diagnostic], text: &str) -> String {
     let color = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    portcullis_policy::render(diagnostics, text, color)
+    let shown = &diagnostics[..diagnostics.len().min(MOST_SHOWN)];
+    portcullis_policy::render(shown, text, color)
 }

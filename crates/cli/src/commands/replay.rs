@@ -45,6 +45,7 @@ pub(super) fn run_with(
         Some(file) => policy::compile_for(file, true, &arguments.interface)?,
         None => permit_all()?,
     };
+    answers.check(&compiled.rule_names).map_err(BadInput::new)?;
     let plan = Plan {
         captures: captures.to_vec(),
         policy: Some(compiled.blob),
@@ -128,7 +129,12 @@ pub(super) fn progress_bar() -> ProgressBar {
 pub(super) fn show_local_side(outcome: &Outcome) {
     if let Some(discovery) = &outcome.discovery {
         let found: Vec<String> = discovery.found.iter().map(ToString::to_string).collect();
-        say!("Local side, found in the traffic: {}", found.join(", "));
+        let found = if found.is_empty() {
+            "none".to_owned()
+        } else {
+            found.join(", ")
+        };
+        say!("Local side, found in the traffic: {found}");
     }
 }
 
