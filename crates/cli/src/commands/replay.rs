@@ -147,8 +147,12 @@ fn show(outcome: &Outcome, rules: &[String], with_events: bool) {
     }
     say!("{}", table::flows(&outcome.flows, rules));
     say!("{}", table::callouts(&outcome.callouts));
+    let others = match outcome.of_other_hosts {
+        0 => String::new(),
+        count => format!(", {count} of other hosts"),
+    };
     say!(
-        "{} packets in {:.3} s: {} passed, {} blocked, {} without IP",
+        "{} packets in {:.3} s: {} passed, {} blocked, {} without IP{others}",
         outcome.frames,
         outcome.duration.as_secs_f64(),
         outcome.passed,

@@ -158,8 +158,10 @@ pub struct Outcome {
     pub frames: u64,
     /// Frames that hold no IP packet.
     pub not_ip: u64,
-    /// Frames that passed, those without IP among them.
+    /// Frames that passed, those without IP and of other hosts among them.
     pub passed: u64,
+    /// Frames with IP of which this host is no end: they pass.
+    pub of_other_hosts: u64,
     /// What the driver has captured, if it was to.
     pub captured: Option<Captured>,
     /// How long the packets took to replay, without reading the captures for the local side and without start and
@@ -297,6 +299,7 @@ pub fn run(plan: &Plan, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Outcome,
         frames: total,
         not_ip,
         passed,
+        of_other_hosts: results.of_other_hosts,
         captured,
         events: results.events,
         duration,

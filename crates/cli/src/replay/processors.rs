@@ -36,6 +36,7 @@ pub(super) struct Results {
     pub(super) events: Vec<EventRecord>,
     pub(super) frames: Vec<FrameReport>,
     pub(super) delivery: Delivery,
+    pub(super) of_other_hosts: u64,
 }
 
 /// The replay's progress, shared by its processors.
@@ -82,6 +83,7 @@ impl Tally<'_> {
         results.flows.extend_from_slice(shard.flows());
         results.events.extend(events);
         results.delivery.add(shard.take_delivery());
+        results.of_other_hosts += shard.of_other_hosts();
         drop(results);
     }
 }

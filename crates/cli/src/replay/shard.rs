@@ -54,6 +54,8 @@ pub struct Shard<'k> {
     open: HashMap<PacketId, FrameReport>,
     /// Frames that were decided since the last [`Shard::take_frames`].
     frames: Vec<FrameReport>,
+    /// Frames with IP of which the host is no end.
+    of_other_hosts: u64,
     /// What receiving ends got, if that is to be written.
     recorder: Option<Recorder>,
 }
@@ -70,6 +72,7 @@ impl<'k> Shard<'k> {
             host: Host::new(machine.filtering(cpu.index()), setup),
             open: HashMap::new(),
             frames: Vec::new(),
+            of_other_hosts: 0,
         }
     }
 
@@ -117,6 +120,8 @@ impl<'k> Shard<'k> {
             Fate::Passed if packet.is_err() => Fate::NotIp,
             fate => fate,
         };
+        let is_foreign = packet.is_ok() && report.reason == Some(Reason::Foreign);
+        self.of_other_hosts += u64::from(is_foreign);
         let is_pending = report.reason.is_some_and(Reason::is_pending);
         if let Some(recorder) = &mut self.recorder {
             let at = frame.data.len() - packet.map_or(0, <[u8]>::len);
@@ -209,6 +214,11 @@ impl<'k> Shard<'k> {
             .as_mut()
             .map(Recorder::take)
             .unwrap_or_default()
+    }
+
+    /// Frames with IP so far of which the host is no end.
+    pub(super) const fn of_other_hosts(&self) -> u64 {
+        self.of_other_hosts
     }
 
     /// The flows so far.

@@ -28,6 +28,7 @@ fn the_json_report_has_the_documented_shape_and_nothing_else() {
             "passed",
             "blocked",
             "without_ip",
+            "of_other_hosts",
             "seconds",
             "counters",
             "verifier",

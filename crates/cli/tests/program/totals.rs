@@ -95,7 +95,12 @@ fn replayed(name: &str, file: &str, options: &[&str]) -> Value {
         .iter()
         .flat_map(|flow| flow["passed"].as_array().expect("two"));
     let passed: u64 = passed.map(|count| count.as_u64().expect("a number")).sum();
-    assert_eq!(passed + number("without_ip"), number("passed"), "{name}");
+    let without_flow = number("without_ip") + number("of_other_hosts");
+    assert_eq!(passed + without_flow, number("passed"), "{name}");
+    match number("of_other_hosts") {
+        0 => assert!(!summary.contains("of other hosts"), "{summary}"),
+        count => assert_eq!(count, number_before(summary, " of other hosts")),
+    }
     let shown = rows(text, "Protocol");
     assert!(shown.len() > flows.len(), "{name}");
     for (row, flow) in shown.iter().zip(flows) {
@@ -226,6 +231,11 @@ fn the_totals_of_a_replay_are_those_of_its_tables_and_of_the_capture_written() {
             assert_eq!(report["counters"][counter], *count, "{name}: {counter}");
         }
     }
+}
+
+#[test]
+fn frames_of_no_flow_and_fragments_are_in_the_totals() {
+    let example_policy = example_policy();
     let mut recorded = frames(&capture("openssl.pcapng"));
     let arp = Kept {
         data: [&[0xff; 6][..], &[2; 6], &ARP].concat(),
@@ -238,6 +248,16 @@ fn the_totals_of_a_replay_are_those_of_its_tables_and_of_the_capture_written() {
     assert_eq!(
         (&report["packets"], &report["without_ip"]),
         (&json!(31), &json!(1))
+    );
+    let report = replayed(
+        "json-others",
+        &capture("web.pcap"),
+        &["--local", "10.0.0.1"],
+    );
+    // What is left are multicasts.
+    assert_eq!(
+        (&report["of_other_hosts"], &report["blocked"]),
+        (&json!(105), &json!(0))
     );
     replayed("json-fragments", &capture("fragments.pcap.gz"), &[]);
 }
