@@ -109,13 +109,19 @@ impl Machine {
         }
     }
 
-    /// Another policy is in force, on a host that begins anew: a socket that was refused stays refused.
-    fn say(&mut self) -> String {
+    /// Another policy is in force.
+    fn say_meanwhile(&mut self) -> String {
         let text = text(&mut self.random);
         let compiled = compile(&text, &Options::default())
             .unwrap_or_else(|found| panic!("{}", render(&found, &text, false)));
         self.world.set_policy(&text);
         self.policy = compiled.policy;
+        text
+    }
+
+    /// Another policy is in force, on a host that begins anew: a socket that was refused stays refused.
+    fn say(&mut self) -> String {
+        let text = self.say_meanwhile();
         let setup = Setup {
             processes: self.processes.clone(),
             interfaces: all(),
@@ -444,6 +450,91 @@ impl Machine {
         assert_eq!(passed, self.permits(rule), "{what}: {rule:?}");
         self.assert_told(begun, rule, what);
     }
+}
+
+/// A connection that has begun, or a flow of datagrams.
+struct Living {
+    begun: Begun,
+    /// `None`: datagrams.
+    tcp: Option<Tcp>,
+    host: Option<&'static str>,
+    is_over: bool,
+}
+
+impl Living {
+    /// What its initiator sends next.
+    fn next(&mut self, data: &[u8]) -> Vec<u8> {
+        let [from, to] = self.begun.ends_from_initiator();
+        match &mut self.tcp {
+            Some(tcp) => tcp.client_says(data),
+            None => udp(&from, &to, data),
+        }
+    }
+}
+
+impl Machine {
+    /// Begins something that says who it wants, if it is a connection. `None`: it is not let.
+    fn live(&mut self) -> Option<Living> {
+        let protocol = [6, 17][self.random.below(2)];
+        let direction = self.direction();
+        let mut begun = self.begin(direction, protocol);
+        // Nothing that is decided by each of its questions.
+        begun.subject.remote.port = REMOTE_PORTS[1 + self.random.below(REMOTE_PORTS.len() - 1)];
+        let [from, to] = begun.ends_from_initiator();
+        let mut tcp = (protocol == 6).then(|| Tcp::new(&from, &to));
+        let opening = tcp.as_mut().map(Tcp::handshake).unwrap_or_default();
+        let host = tcp.is_some().then(|| one(&mut self.random, &HOSTS));
+        let data = host.map_or_else(|| b"a datagram".to_vec(), http_request);
+        let mut living = Living {
+            begun,
+            tcp,
+            host,
+            is_over: false,
+        };
+        let mut packets = opening;
+        packets.push(living.next(&data));
+        let link = living.begun.link;
+        let mut passes = packets
+            .iter()
+            .map(|packet| self.world.net.passes_on(link, packet));
+        passes.all(|passed| passed).then_some(living)
+    }
+}
+
+#[test]
+fn what_lives_goes_on_only_as_each_new_policy_says() {
+    let mut went_on = 0;
+    let mut ended = 0;
+    for seed in 1..=12 {
+        let mut machine = Machine::new(seed);
+        machine.say();
+        let mut living: Vec<_> = (0..40).filter_map(|_| machine.live()).collect();
+        for _ in 0..8 {
+            let text = machine.say_meanwhile();
+            for one in &mut living {
+                let Begun { subject, link, .. } = &one.begun;
+                let rule = decider(&machine.policy, subject, one.host);
+                let goes_on = !one.is_over && machine.permits(rule);
+                let link = *link;
+                let packet = one.next(b"more");
+                let passed = machine.world.net.passes_on(link, &packet);
+                let ends = one.begun.ends();
+                assert_eq!(
+                    passed, goes_on,
+                    "{ends:?}, {:?}: {rule:?}\n{text}",
+                    one.host
+                );
+                one.is_over = !passed;
+                went_on += usize::from(passed);
+                ended += usize::from(!passed);
+            }
+            // A connection that a policy ends is over, whatever the next one says. A datagram begins anew with its socket.
+            living.retain(|one| one.tcp.is_some() || !one.is_over);
+        }
+        machine.world.net.finish();
+        machine.world.end();
+    }
+    assert!(went_on > 100 && ended > 100, "{went_on}, {ended}");
 }
 
 #[test]
