@@ -344,8 +344,12 @@ pub struct Verify {
     #[arg(long, value_enum, default_value_t = PoolGuard::End)]
     pub pool: PoolGuard,
     /// Put this policy into force, when the driver is portcullis.sys
-    #[arg(long, value_name = "FILE")]
+    #[arg(short, long, value_name = "FILE")]
     pub policy: Option<PathBuf>,
+    /// A network interface that the policy names: its name, its type, and those of the host's addresses that it has; these
+    /// are `192.0.2.10` and `2001:db8::10`
+    #[arg(long, value_name = "NAME=TYPE[,ADDR[/LENGTH]]...", requires = "policy")]
+    pub interface: Vec<SimulatedInterface>,
     /// The linker's program database, for functions and lines; FILE.pdb beside FILE.sys when not given
     #[arg(long, value_name = "FILE.pdb")]
     pub pdb: Option<PathBuf>,

@@ -1,5 +1,6 @@
 //! The values of options.
 
+use std::fmt::{self, Display, Formatter};
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
@@ -37,6 +38,12 @@ impl Prefix {
             }
             _ => false,
         }
+    }
+}
+
+impl Display for Prefix {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.length)
     }
 }
 
@@ -145,6 +152,21 @@ pub struct SimulatedInterface {
     pub prefixes: Vec<Prefix>,
 }
 
+/// As it is written on the command line.
+impl Display for SimulatedInterface {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Self {
+            name,
+            kind,
+            prefixes,
+        } = self;
+        write!(f, "{name}={kind}")?;
+        prefixes
+            .iter()
+            .try_for_each(|prefix| write!(f, ",{prefix}"))
+    }
+}
+
 impl FromStr for SimulatedInterface {
     type Err = String;
 
@@ -235,6 +257,9 @@ mod tests {
                 .unwrap()
                 .contains([9; 4].into())
         );
+        let written = interface.to_string();
+        assert_eq!(written, "My VPN=53,10.8.0.0/24,2001:db8::2/128");
+        assert_eq!(written.parse(), Ok(interface));
         let bare: SimulatedInterface = "x=71".parse().unwrap();
         assert_eq!((bare.kind, bare.prefixes.len()), (71, 0));
         for wrong in [

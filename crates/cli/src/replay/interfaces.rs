@@ -14,7 +14,7 @@ pub struct NamedLinks(Vec<(Link, Vec<Prefix>)>);
 
 impl NamedLinks {
     /// Makes the interfaces, and says which local addresses are theirs.
-    pub(super) fn new(
+    pub(crate) fn new(
         named: &[SimulatedInterface],
         interfaces: &mut Interfaces,
         local: &mut LocalSide,

@@ -3,7 +3,9 @@
 use pe_image::build::Builder;
 use serde_json::Value;
 
-use crate::program::{driver, example_policy, portcullis, scratch, scratch_file};
+use crate::program::{
+    capture, driver, example, example_policy, portcullis, report, scratch, scratch_file,
+};
 
 /// A driver whose entry allocates pool and, if it got any or `careless`, writes to it; its unload frees it.
 fn allocates(careless: bool) -> Vec<u8> {
@@ -165,6 +167,25 @@ fn the_same_seed_gives_the_same_run() {
         first.contains("unloaded in the middle of traffic"),
         "{first}"
     );
+}
+
+#[test]
+fn a_policy_by_interface_decides_the_traffic_as_it_does_in_a_replay() {
+    let (policy, tunnel) = (example("kill-switch.toml"), "Tunnel=virtual,2001:db8::10");
+    let with = ["--policy", &policy, "--interface", tunnel];
+    let file = scratch_file("interfaces.sys", &driver());
+    let ran = portcullis(&[&["verify", &file], &with[..]].concat());
+    assert_eq!(ran.status, 0, "{}", ran.errors);
+    let replayed = report(&capture("web.pcap"), &with);
+    let (passed, blocked) = (&replayed["passed"], &replayed["blocked"]);
+    assert!(*passed != 0 && *blocked != 0, "{passed}, {blocked}");
+    let step = format!("running: {passed} packets passed, {blocked} blocked\n");
+    assert!(ran.output.contains(&step), "{step}{}", ran.output);
+    // The command that repeats a failure has it, too.
+    let careless = scratch_file("careless-interfaces.sys", &allocates(true));
+    let swept = portcullis(&[&["verify", &careless, "--fail-each"], &with[..]].concat());
+    let command = format!("--policy {policy} --interface Tunnel=53,2001:db8::10/128\n");
+    assert!(swept.output.contains(&command), "{}", swept.output);
 }
 
 #[test]

@@ -59,7 +59,7 @@ pub(super) fn run(
     let policy = arguments
         .policy
         .as_deref()
-        .map(|file| policy::compile_for(file, arguments.json, &[]))
+        .map(|file| policy::compile_for(file, arguments.json, &arguments.interface))
         .transpose()?;
     let seed = seed(arguments);
     let config = Config {
@@ -87,6 +87,7 @@ pub(super) fn run(
     let scenario = Scenario {
         kernel: &kernel,
         policy: policy.as_ref().map(|compiled| compiled.blob.clone()),
+        interfaces: &arguments.interface,
         concurrent: seed.is_some() || arguments.cpus > 1,
     };
     let ended = scenario.run(driver, &mut steps);

@@ -5,15 +5,16 @@ use std::net::IpAddr;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use ksim::net::{LocalSide, Setup};
+use ksim::net::{Interfaces, LocalSide, Setup};
 use ksim::sched::Program;
 use ksim::{Bugcheck, Caller, Cpu, Driver, FileHandle, Kernel, OpenError, Report};
 use portcullis_proto::device::WIN32_PATH;
 use wfp_schema::NtStatus;
 
+use crate::arguments::SimulatedInterface;
 use crate::capture;
 use crate::control::{self, ControlError};
-use crate::replay::{Fate, Shard};
+use crate::replay::{Fate, NamedLinks, Shard};
 use crate::simulation::SimulatedDevice;
 
 /// Recorded traffic of one host: TLS, HTTP, DNS and ping over IPv4 and IPv6.
@@ -69,6 +70,8 @@ pub(super) struct Scenario<'a> {
     pub(super) kernel: &'a Kernel,
     /// What is put into force if the driver is Portcullis.
     pub(super) policy: Option<Vec<u8>>,
+    /// The interfaces that it names.
+    pub(super) interfaces: &'a [SimulatedInterface],
     /// Whether traffic, requests, the filter engine and the unload come at the same time.
     pub(super) concurrent: bool,
 }
@@ -186,12 +189,15 @@ impl Scenario<'_> {
         for address in LOCAL {
             local.insert(IpAddr::from(address).to_canonical());
         }
+        let mut interfaces = Interfaces::default();
+        let links = NamedLinks::new(self.interfaces, &mut interfaces, &mut local);
         let setup = Setup {
             local,
+            interfaces,
             shard: u16::try_from(index).unwrap_or(u16::MAX),
             ..Setup::default()
         };
-        let fates = self.kernel.on(index, |cpu| replay(cpu, setup))?;
+        let fates = self.kernel.on(index, |cpu| replay(cpu, setup, links))?;
         let count = |wanted: Fate| fates.iter().filter(|fate| **fate == wanted).count();
         Ok(Fates {
             passed: count(Fate::Passed),
@@ -238,8 +244,8 @@ fn unknown_request(handle: &FileHandle) -> Result<NtStatus, Bugcheck> {
     Ok(handle.ioctl(0xffff_fffc, &[0xff; 64], 64)?.status)
 }
 
-fn replay(cpu: &Cpu, setup: Setup) -> Vec<Fate> {
-    let mut shard = Shard::new(cpu, setup);
+fn replay(cpu: &Cpu, setup: Setup, links: NamedLinks) -> Vec<Fate> {
+    let mut shard = Shard::new(cpu, setup).with_links(links);
     let mut number = 0;
     let read = capture::read_from(Path::new("recorded traffic"), TRAFFIC, |frame| {
         shard.frame(number, &frame);

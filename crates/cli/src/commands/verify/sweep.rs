@@ -205,6 +205,9 @@ impl Run<'_> {
         if let Some(policy) = &self.arguments.policy {
             words.extend(option("--policy", path(policy)));
         }
+        for interface in &self.arguments.interface {
+            words.extend(option("--interface", interface.to_string()));
+        }
         if let Some(pdb) = &self.arguments.pdb {
             words.extend(option("--pdb", path(pdb)));
         }
