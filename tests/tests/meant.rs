@@ -465,10 +465,9 @@ impl Living {
     /// What its initiator sends next.
     fn next(&mut self, data: &[u8]) -> Vec<u8> {
         let [from, to] = self.begun.ends_from_initiator();
-        match &mut self.tcp {
-            Some(tcp) => tcp.client_says(data),
-            None => udp(&from, &to, data),
-        }
+        self.tcp
+            .as_mut()
+            .map_or_else(|| udp(&from, &to, data), |tcp| tcp.client_says(data))
     }
 }
 
