@@ -42,20 +42,20 @@ pub(crate) fn classify(
     if streams.courses.is_empty() && !core.treats_streams() {
         return call.inspect_or_collect();
     }
-    let open = |flow, system| {
+    let open = |flow, system, has_begun| {
         let at = place(system)?;
-        streams.courses.open(flow, Place { at, version })
+        let place = Place { at, version };
+        streams.courses.open(flow, place, has_begun)
     };
-    let treatment = core.treatment(handle, transfer, open);
+    let treatment = core.treatment(handle, transfer, 0, open);
     let course = match treatment {
         Treatment::Plain => {
             let verdict = call.inspect_or_collect();
             // What was found out just now may be that the data is to be edited.
-            match core.treatment(handle, transfer, open) {
+            let length = data.length() as u64;
+            match core.treatment(handle, transfer, length, open) {
                 Treatment::Edit(course) if verdict == verdict::StreamVerdict::Permit => {
-                    streams
-                        .courses
-                        .set_ahead(course, transfer, data.length() as u64);
+                    streams.courses.set_ahead(course, transfer, length);
                     return call.edit(streams, course);
                 }
                 Treatment::NoRoom => return no_room(core),

@@ -52,6 +52,43 @@ fn streams(world: &mut World) -> [Vec<u8>; 2] {
 }
 
 #[test]
+fn a_policy_for_headers_leaves_alone_what_has_begun_before_and_looks_like_requests() {
+    let body = "GET / HTTP/1.1\r\nAgent: me\r\nCookie: mine\r\n\r\n";
+    let head = format!("PUT / HTTP/1.1\r\nContent-Length: {}\r\n\r\n", body.len());
+    let edited = head.replace("\r\n\r\n", "\r\nAgent: nobody\r\n\r\n");
+    for (before, expected) in [
+        ("default = 'permit'", head.clone()),
+        // One that has read the stream, and one that has read its requests.
+        (MASK, head.clone()),
+        (WATCH, head.clone()),
+        (HEADERS, edited),
+    ] {
+        for (client, server) in ENDS {
+            let mut world = world(before);
+            let mut arrived = Arrived::of(client);
+            let mut tcp = Tcp::new(client, server);
+            let mut give = |world: &mut World, packet: Vec<u8>| {
+                arrived.add(world.net.at_once(&[packet]));
+            };
+            for packet in tcp.handshake() {
+                give(&mut world, packet);
+            }
+            give(&mut world, tcp.client_says(head.as_bytes()));
+            world.set_policy(HEADERS);
+            give(&mut world, tcp.client_says(body.as_bytes()));
+            for packet in tcp.close() {
+                give(&mut world, packet);
+            }
+            arrived.settle(&mut world.net);
+            let said = String::from_utf8_lossy(&arrived.data[0]);
+            assert_eq!(said, format!("{expected}{body}"), "{client}: {before}");
+            world.net.finish();
+            world.end();
+        }
+    }
+}
+
+#[test]
 fn literals_are_replaced_in_both_directions_of_both_versions_whatever_the_segments() {
     let sent =
         b"a secret, and shortly after: remove me, secrets, secresecret. Shorter, short".as_slice();

@@ -260,3 +260,66 @@ fn whatever_a_rule_does_together_each_is_done() {
         world.end();
     }
 }
+
+/// Another policy for a connection that lives, which changes no text's length.
+fn next_policy(random: &mut Random) -> String {
+    let text = Effects::any(random, "").policy;
+    let kept = text.lines().filter(|line| !line.starts_with("translate"));
+    let text: String = kept.flat_map(|line| [line, "\n"]).collect();
+    text.replace("nothing to be seen", "A SECRET")
+        .replace("'none'", "'A SECRET'")
+        .replace("'ask'", "'permit'")
+}
+
+#[test]
+fn policies_that_do_other_things_in_mid_connection_lose_nothing() {
+    let messages = [REQUEST.repeat(12), RESPONSE.repeat(12)];
+    for seed in 1..=24 {
+        let mut random = Random::new(seed);
+        let [local, remote, _] = ENDS[random.below(2)];
+        let (client, server) = if random.below(2) == 0 {
+            (local, remote)
+        } else {
+            (remote, local)
+        };
+        let mut world = World::with_policy(&next_policy(&mut random)).with_output();
+        let mut arrived = Arrived::of(client);
+        let mut tcp = Tcp::new(client, server);
+        for packet in tcp.handshake() {
+            arrived.add(outcome(&mut world, packet));
+        }
+        let said = [messages[0].as_bytes(), messages[1].as_bytes()];
+        let mut conversation = Conversation::of(tcp, said);
+        while let Some(packet) = conversation.segment(&mut random) {
+            arrived.add(world.net.at_once(&[whole(packet)]));
+            match random.below(12) {
+                0 => {
+                    // What waits for its time could be overtaken under a policy that lets nothing wait.
+                    let later = world.net.pass(30 * MILLISECOND);
+                    arrived.add(later.into_iter().map(|(_, output)| output));
+                    let text = next_policy(&mut random);
+                    println!("{text}");
+                    world.set_policy(&text);
+                }
+                1..=3 => {
+                    let later = world.net.pass(random.below(8) as u64 * MILLISECOND);
+                    arrived.add(later.into_iter().map(|(_, output)| output));
+                }
+                _ => {}
+            }
+        }
+        for packet in conversation.tcp.close() {
+            arrived.add(outcome(&mut world, packet));
+        }
+        let later = world.net.pass(20_000 * MILLISECOND);
+        arrived.add(later.into_iter().map(|(_, output)| output));
+        arrived.settle(&mut world.net);
+        assert!(!arrived.is_reset);
+        for (arrived, message) in arrived.data.iter().zip(&messages) {
+            let arrived = String::from_utf8_lossy(arrived);
+            assert_eq!(arrived.replace("A SECRET", "a secret"), *message);
+        }
+        world.net.finish();
+        world.end();
+    }
+}

@@ -92,7 +92,8 @@ const fn flow(number: u64) -> FlowHandle {
 #[test]
 fn the_worker_puts_pieces_back_in_their_order_and_locks_no_slot_that_is_free() {
     let courses = table();
-    let [one, other] = [1, 2].map(|number| courses.open(flow(number), ()).expect("a slot"));
+    let [one, other] =
+        [1, 2].map(|number| courses.open(flow(number), (), [false; 2]).expect("a slot"));
     for (course, data) in [(one, "first"), (other, "besides"), (one, "second")] {
         let pushed = courses.push(course, Transfer::Sent, piece(data), None, false);
         assert!(matches!(pushed, Push::Taken(_)));

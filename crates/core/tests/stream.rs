@@ -32,10 +32,17 @@ fn edits(policy: &Policy<Vec<u8>>) -> Edits<'_> {
 
 /// Out of band: all pieces are pushed.
 fn pushed(edits: &Edits<'_>, stream: &[u8], cuts: &[usize]) -> Vec<u8> {
+    pushed_by(&by(edits, stream, cuts))
+}
+
+/// The same, each piece by its edits.
+fn pushed_by(pieces: &[(Edits<'_>, &[u8])]) -> Vec<u8> {
     let mut editor = Editor::new();
     let mut out = Vec::new();
-    for piece in pieces(stream, cuts) {
-        let leaves = editor.leaves(edits, [piece]);
+    let mut edits = &Edits::NONE;
+    for (edits_now, piece) in pieces {
+        edits = edits_now;
+        let leaves = editor.leaves(edits, [*piece]);
         let mut here = Vec::new();
         let changes = editor
             .push(edits, piece, false, &mut |bytes| {
@@ -45,7 +52,7 @@ fn pushed(edits: &Edits<'_>, stream: &[u8], cuts: &[usize]) -> Vec<u8> {
             .expect("a vector has room");
         assert_eq!(
             leaves,
-            changes == 0 && here == piece && !editor.is_waiting()
+            changes == 0 && here == *piece && !editor.is_waiting()
         );
         out.extend(here);
     }
@@ -61,11 +68,18 @@ fn pushed(edits: &Edits<'_>, stream: &[u8], cuts: &[usize]) -> Vec<u8> {
 
 /// In the classify: what has to wait goes out of band, with all that follows.
 fn classified(edits: &Edits<'_>, stream: &[u8], cuts: &[usize]) -> Vec<u8> {
+    classified_by(&by(edits, stream, cuts))
+}
+
+/// The same, each piece by its edits.
+fn classified_by(pieces: &[(Edits<'_>, &[u8])]) -> Vec<u8> {
     let mut editor = Editor::new();
     let mut out = Vec::new();
     let mut is_out_of_band = false;
-    for piece in pieces(stream, cuts) {
-        let mut rest = piece;
+    let mut edits = &Edits::NONE;
+    for (edits_now, piece) in pieces {
+        edits = edits_now;
+        let mut rest = *piece;
         while !rest.is_empty() && !is_out_of_band {
             // An indication is a chain of pieces of memory.
             match inline(&mut editor, edits, rest.chunks(5), false) {
@@ -108,6 +122,11 @@ fn classified(edits: &Edits<'_>, stream: &[u8], cuts: &[usize]) -> Vec<u8> {
         })
         .expect("a vector has room");
     out
+}
+
+fn by<'e, 's>(edits: &Edits<'e>, stream: &'s [u8], cuts: &[usize]) -> Vec<(Edits<'e>, &'s [u8])> {
+    let pieces = pieces(stream, cuts);
+    pieces.into_iter().map(|piece| (*edits, piece)).collect()
 }
 
 fn pieces<'s>(stream: &'s [u8], cuts: &[usize]) -> Vec<&'s [u8]> {
@@ -342,4 +361,69 @@ fn a_tunnel_and_a_body_of_no_clear_length_end_the_changes() {
 fn the_direction_of_an_edit_counts() {
     let policy = policy("replace = [{ find = 'x', with = 'y', direction = 'received' }]");
     assert!(edits(&policy).is_none());
+}
+
+/// The lines that are a header of this name, and what is left without them.
+fn without_header(stream: &[u8]) -> (Vec<String>, String) {
+    let text = String::from_utf8_lossy(stream);
+    let (found, left): (Vec<_>, Vec<_>) = text
+        .split_inclusive("\r\n")
+        .partition(|line| line.to_ascii_lowercase().starts_with("x-test:"));
+    let found = found.into_iter().map(|line| line.trim_end().to_owned());
+    (found.collect(), left.concat())
+}
+
+#[test]
+fn a_rule_that_comes_into_force_anywhere_neither_doubles_nor_cuts_a_header() {
+    let request = "PUT / HTTP/1.1\r\nX-Test: a secret\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc";
+    let stream = request.repeat(3);
+    let (_, left) = without_header(stream.as_bytes());
+    let effects = [
+        "http_header = { X-Test = 'one' }",
+        "http_header = { Other = false, X-Test = 'two' }",
+        "http_header = { X-Test = false }",
+        "http_header = { x-test = 'one' }\nreplace = [{ find = 'zz', with = 'yy' }]",
+        "replace = [{ find = 'zz', with = 'yy' }]",
+        "dscp = 1",
+    ];
+    let policies = effects.map(policy);
+    for (first, one) in policies.iter().enumerate() {
+        for (second, other) in policies.iter().enumerate() {
+            let [one, other] = [one, other].map(edits);
+            let other = other.in_epoch(1);
+            for at in 0..=stream.len() {
+                let (before, after) = stream.as_bytes().split_at(at);
+                let pieces = [(one, before), (other, after)];
+                for out in [pushed_by(&pieces), classified_by(&pieces)] {
+                    let what = format!("{} then {} at {at}", effects[first], effects[second]);
+                    let (mut found, rest) = without_header(&out);
+                    for line in &mut found {
+                        line.make_ascii_lowercase();
+                    }
+                    assert_eq!(rest, left, "{what}: {}", String::from_utf8_lossy(&out));
+                    let known = ["x-test: one", "x-test: two", "x-test: a secret"];
+                    assert!(
+                        found.iter().all(|line| known.contains(&line.as_str())),
+                        "{what}: {found:?}"
+                    );
+                    assert!(found.len() <= 3, "{what}: {found:?}");
+                    // Where both rules give it a value, each request has one of theirs.
+                    if first < 2 && second < 2 {
+                        assert_eq!(found.len(), 3, "{what}: {found:?}");
+                        assert!(
+                            !found.iter().any(|line| line.ends_with("secret")),
+                            "{what}: {found:?}"
+                        );
+                    }
+                    // Where only the later has headers, and something has passed before, it does not know where it is.
+                    if first > 3 && second < 4 && at > 0 {
+                        assert!(
+                            found.iter().all(|line| line.ends_with("secret")),
+                            "{what}: {found:?}"
+                        );
+                    }
+                }
+            }
+        }
+    }
 }

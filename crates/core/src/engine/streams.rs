@@ -32,12 +32,14 @@ impl<P: Parts> Portcullis<P> {
             .with(|policy, _| policy.map_or(EffectSet::NONE, |policy| policy.effect_set()))
     }
 
-    /// How data of a flow is to be treated. `open` gives the stream a slot when it needs one for the first time.
+    /// How data of a flow is to be treated, `counted` bytes of which have been [inspected](Self::stream). `open` gives the stream
+    /// a slot when it needs one for the first time; it is told the system's flow and which directions have begun before.
     pub fn treatment(
         &self,
         handle: Option<FlowHandle>,
         transfer: Transfer,
-        open: impl FnOnce(FlowHandle, u64) -> Option<CourseHandle>,
+        counted: u64,
+        open: impl FnOnce(FlowHandle, u64, [bool; 2]) -> Option<CourseHandle>,
     ) -> Treatment {
         let Some(handle) = handle else {
             return Treatment::Plain;
@@ -52,7 +54,11 @@ impl<P: Parts> Portcullis<P> {
                 let is_pending = may_be_edited && flow.awaits_host(transfer);
                 let needs = is_edited || out_of_band || is_pending;
                 if flow.course.is_none() && needs {
-                    flow.course = open(handle, flow.system_id);
+                    let mut passed = [flow.sent.bytes, flow.received.bytes];
+                    if let Some(passed) = passed.get_mut(transfer as usize) {
+                        *passed = passed.saturating_sub(counted.max(flow.collected));
+                    }
+                    flow.course = open(handle, flow.system_id, passed.map(|bytes| bytes > 0));
                 }
                 match flow.course {
                     None if is_edited => Treatment::NoRoom,
@@ -130,7 +136,7 @@ impl<P: Parts> Portcullis<P> {
             let edits = known.and_then(|(decision, is_initiators)| {
                 let kinds = decision.effects;
                 let rule = decision.rule.filter(|_| kinds.intersects(Edits::KINDS))?;
-                Some(Edits::new(policy?, rule, kinds, transfer, is_initiators))
+                Some(Edits::new(policy?, rule, kinds, transfer, is_initiators).in_epoch(now))
             });
             with(&edits.unwrap_or(Edits::NONE))
         })

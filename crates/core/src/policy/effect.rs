@@ -154,6 +154,12 @@ pub(crate) struct Effects<'p> {
 }
 
 impl<'p> Effects<'p> {
+    /// None.
+    pub(crate) const NONE: Self = Self {
+        records: &[],
+        text: &[],
+    };
+
     /// Each effect, in the order in which they are written.
     pub(crate) fn each(self) -> impl Iterator<Item = Effect<'p>> + use<'p> {
         self.records

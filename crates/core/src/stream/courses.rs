@@ -159,7 +159,7 @@ impl<R: RawMutex, S, N> Courses<R, S, N> {
     }
 
     /// Gives a stream a slot; `None`: every slot is taken.
-    pub fn open<A>(&self, flow: FlowHandle, at: A) -> Option<CourseHandle>
+    pub fn open<A>(&self, flow: FlowHandle, at: A, has_begun: [bool; 2]) -> Option<CourseHandle>
     where
         S: AsRef<[CourseSlot<R, A>]>,
     {
@@ -167,6 +167,14 @@ impl<R: RawMutex, S, N> Courses<R, S, N> {
         let index = self.streams.take(slots)?;
         let mut slot = slots.get(index as usize)?.slot.lock();
         let generation = slot.generation.wrapping_add(1);
+        let mut editors = [Editor::new(); 2];
+        for (editor, _) in editors
+            .iter_mut()
+            .zip(has_begun)
+            .filter(|(_, begun)| *begun)
+        {
+            editor.lose_track();
+        }
         *slot = Slot {
             generation,
             owner: Some((flow, at)),
@@ -174,7 +182,7 @@ impl<R: RawMutex, S, N> Courses<R, S, N> {
             is_over: false,
             is_dead: false,
             lanes: [Lane::default(); 2],
-            editors: [Editor::new(); 2],
+            editors,
         };
         drop(slot);
         Some(CourseHandle { index, generation })

@@ -44,6 +44,15 @@ impl<'p> Edits<'p> {
         }
     }
 
+    /// The same, of the policy of this epoch: so that a head is not begun by one rule and ended by another.
+    #[must_use]
+    pub const fn in_epoch(mut self, epoch: u64) -> Self {
+        if let Some(headers) = &mut self.headers {
+            headers.set_epoch(epoch);
+        }
+        self
+    }
+
     /// Whether nothing is changed.
     #[must_use]
     pub const fn is_none(&self) -> bool {
@@ -123,9 +132,20 @@ impl Editor {
         self.rests.iter().any(|rest| rest.length > 0)
     }
 
-    /// It is not known any more where in the stream's messages it is: no header is edited from now on.
+    /// It is not known where in the stream's messages it is, or not any more: no header is edited from now on.
     pub(super) const fn lose_track(&mut self) {
         self.header = HeaderEditor::over();
+    }
+
+    /// The value of a header that was taken out goes to its end, whatever rule follows: what ends it, if it goes on with this byte.
+    fn unfinished<'p>(&self, first: Option<u8>) -> Option<Headers<'p>> {
+        let is_removing = first.is_some_and(|first| self.header.is_removing(first));
+        is_removing.then(Headers::none)
+    }
+
+    /// Whether what comes next may be in the value of a header that was taken out.
+    pub(super) const fn is_removing(&self) -> bool {
+        self.header.is_removing(b' ')
     }
 
     /// What becomes of the bytes of `window`, with one kind of edits, and what the editor is then.
@@ -136,13 +156,14 @@ impl Editor {
         last: bool,
     ) -> (Step<'p>, HeaderEditor) {
         let mut header = self.header;
-        let step = match (&edits.headers, &edits.replacements) {
-            (Some(headers), _) => header.step(headers, window, last),
+        let headers = edits.headers.or_else(|| self.unfinished(window.at(0)));
+        let step = match (&headers, &edits.replacements) {
+            (Some(headers), _) => return (header.step(headers, window, last), header),
             (None, Some(replacements)) => replacements.step(window, last),
             (None, None) if window.len() == 0 => Step::More,
             (None, None) => Step::Keep(window.len()),
         };
-        (step, header)
+        (step, HeaderEditor::over())
     }
 
     pub(super) const fn go_on(&mut self, header: HeaderEditor) {
@@ -161,6 +182,9 @@ impl Editor {
         last: bool,
         out: &mut dyn FnMut(&[u8]) -> Result<(), Stuck>,
     ) -> Result<u64, Stuck> {
+        let headers = edits
+            .headers
+            .or_else(|| self.unfinished(self.rests[0].get().iter().chain(bytes).next().copied()));
         let Self {
             header,
             rests: [first, second],
@@ -182,7 +206,7 @@ impl Editor {
             pass(waited.get(), out)?;
             pass(bytes, out)
         };
-        if let Some(headers) = &edits.headers {
+        if let Some(headers) = &headers {
             let mut inner = 0;
             Self::run(
                 first,
@@ -198,6 +222,10 @@ impl Editor {
             changes += inner;
         } else {
             let waited = core::mem::replace(first, Rest::new());
+            if !bytes.is_empty() || !waited.get().is_empty() {
+                // They pass unseen.
+                *header = HeaderEditor::over();
+            }
             if !waited.get().is_empty() {
                 replace(waited.get(), false, &mut changes)?;
             }

@@ -22,13 +22,37 @@ const CHUNKED: &[u8] = b"chunked";
 #[derive(Clone, Copy)]
 pub(super) struct Headers<'p> {
     effects: Effects<'p>,
+    by: Rule,
+}
+
+/// A rule of the policy of an epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Rule {
+    epoch: u64,
+    rule: RuleIndex,
 }
 
 impl<'p> Headers<'p> {
     pub(super) fn new(policy: &PolicyView<'p>, rule: RuleIndex) -> Self {
         Self {
             effects: policy.effects_of(Some(rule)),
+            by: Rule { epoch: 0, rule },
         }
+    }
+
+    /// No header: what ends what another rule has begun.
+    pub(super) const fn none() -> Self {
+        Self {
+            effects: Effects::NONE,
+            by: Rule {
+                epoch: 0,
+                rule: RuleIndex(u32::MAX),
+            },
+        }
+    }
+
+    pub(super) const fn set_epoch(&mut self, epoch: u64) {
+        self.by.epoch = epoch;
     }
 
     /// Name, value (`None`: taken out) and a bit of its own for each.
@@ -42,6 +66,15 @@ impl<'p> Headers<'p> {
             .zip(0..u64::BITS)
             .map(|((name, value), bit)| (name, value, 1 << bit))
     }
+}
+
+/// A bit for a header's name, in any case: two names may have the same.
+fn name_bit(name: impl Iterator<Item = u8>) -> u64 {
+    // FNV-1a.
+    let hash = name.fold(0x811c_9dc5_u32, |hash, byte| {
+        (hash ^ u32::from(byte.to_ascii_lowercase())).wrapping_mul(0x0100_0193)
+    });
+    1 << (hash >> 26)
 }
 
 const fn is_framing(name: &[u8]) -> bool {
@@ -207,8 +240,14 @@ enum At {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct HeaderEditor {
     at: At,
-    /// The headers that have been put into this head, by their bits.
+    /// By which rule it was changed last.
+    by: Option<Rule>,
+    /// The headers that this rule has put into this head, by their bits.
     done: u64,
+    /// The rule came into force within this head.
+    is_late: bool,
+    /// The headers of this head, by the bits of [`name_bit`].
+    seen: u64,
     /// Some were put before the end of the head.
     has_added: bool,
     framing: Framing,
@@ -220,7 +259,10 @@ impl HeaderEditor {
     pub(super) const fn new() -> Self {
         Self {
             at: At::Start,
+            by: None,
             done: 0,
+            is_late: false,
+            seen: 0,
             has_added: false,
             framing: Framing {
                 length: None,
@@ -246,6 +288,10 @@ impl HeaderEditor {
         window: &Window<'_>,
         last: bool,
     ) -> Step<'p> {
+        if self.by != Some(headers.by) {
+            self.is_late |= self.by.is_some() && self.is_in_head();
+            (self.by, self.done) = (Some(headers.by), 0);
+        }
         let mut at = 0;
         while at < window.len() {
             let rest = window.from(at);
@@ -289,6 +335,22 @@ impl HeaderEditor {
             0 => Step::More,
             all => Step::Keep(all.min(window.len())),
         }
+    }
+
+    /// Whether bytes that begin with this one are in the value of a header that was taken out.
+    pub(super) const fn is_removing(&self, first: u8) -> bool {
+        match self.at {
+            At::Value { is_removed, .. } => is_removed,
+            At::Line { is_removed, .. } => is_removed && matches!(first, b' ' | b'\t'),
+            _ => false,
+        }
+    }
+
+    const fn is_in_head(&self) -> bool {
+        matches!(
+            self.at,
+            At::Method(_) | At::Target { .. } | At::Version(_) | At::Line { .. } | At::Value { .. }
+        )
     }
 
     /// Passes over what is left of a body or chunk.
@@ -374,6 +436,7 @@ impl HeaderEditor {
                         .is_some_and(|there| there.eq_ignore_ascii_case(byte))
                 })
         };
+        self.seen |= name_bit((0..name).filter_map(|at| rest.at(at)));
         let found = headers.each().find(|(wanted, ..)| is_named(wanted));
         self.at = At::Value {
             field: Field::of(rest, name),
@@ -391,12 +454,17 @@ impl HeaderEditor {
 
     /// Puts in what is still missing, before the empty line that ends the head.
     fn end_of_head<'p>(&mut self, headers: &Headers<'p>, blank: usize, before: Field) -> Step<'p> {
-        let done = self.done;
+        let is_missing = |name: &[u8], bit: u64| {
+            // Another rule may have put it in, or let it pass.
+            let may_be_there = self.is_late && self.seen & name_bit(name.iter().copied()) != 0;
+            self.done & bit == 0 && !may_be_there
+        };
         let missing = headers
             .each()
-            .find_map(|(name, value, bit)| (done & bit == 0).then_some((name, value?, bit)));
+            .find_map(|(name, value, bit)| is_missing(name, bit).then_some((name, value?, bit)));
         if let Some((name, value, bit)) = missing {
             self.done |= bit;
+            self.seen |= name_bit(name.iter().copied());
             self.has_added = true;
             return Step::Insert(Insert::line(name, value));
         }
@@ -413,7 +481,11 @@ impl HeaderEditor {
             }
         };
         let has_added = self.has_added;
-        *self = Self { at, ..Self::new() };
+        *self = Self {
+            at,
+            by: self.by,
+            ..Self::new()
+        };
         if has_added {
             // An injection takes the place of bytes that are blocked.
             Step::Replace(blank, Insert::bytes(b"\r\n"))

@@ -27,7 +27,9 @@ pub fn inline<'p, 'b>(
     pieces: impl IntoIterator<Item = &'b [u8]>,
     last: bool,
 ) -> Inline<'p> {
-    if edits.is_none() {
+    if edits.is_none() && !editor.is_removing() {
+        // It passes unseen.
+        editor.lose_track();
         return Inline::Permit;
     }
     if edits.are_two() {
