@@ -27,8 +27,8 @@
 use std::collections::HashMap;
 use std::fmt::Debug;
 use std::ops::RangeInclusive;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use pe_image::unwind::Registers;
@@ -161,6 +161,7 @@ impl<'a> Call<'a> {
             registers: cpu.driver_registers(),
         };
         cpu.note_stack();
+        cpu.machine().witnesses().look(&call);
         cpu.machine().scheduler().point(
             cpu,
             export.name,
@@ -243,6 +244,47 @@ impl Drop for Call<'_> {
         let site = !(self.site ^ self.export.name.as_ptr() as usize);
         let scheduler = self.machine().scheduler();
         scheduler.point(self.cpu, self.export.name, site);
+    }
+}
+
+/// Who looks at the machine when a driver calls a function.
+type Look = Arc<dyn Fn(&Cpu) + Send + Sync>;
+
+/// What is looked at when drivers call certain functions.
+#[derive(Default)]
+pub struct Witnesses {
+    by_name: Mutex<HashMap<&'static str, Look>>,
+    any: AtomicBool,
+}
+
+impl std::fmt::Debug for Witnesses {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Witnesses").finish_non_exhaustive()
+    }
+}
+
+impl Witnesses {
+    /// From now on calls `look` whenever a driver calls the function `name`, before that does anything. It may look, and have
+    /// other processors do something, which then comes between two steps of the driver. What it keeps of the
+    /// kernel keeps the kernel, until [`clear`](Self::clear).
+    pub fn at(&self, name: &'static str, look: impl Fn(&Cpu) + Send + Sync + 'static) {
+        self.by_name.lock().insert(name, Arc::new(look));
+        self.any.store(true, Ordering::SeqCst);
+    }
+
+    /// Nobody looks any more.
+    pub fn clear(&self) {
+        self.any.store(false, Ordering::SeqCst);
+        self.by_name.lock().clear();
+    }
+
+    fn look(&self, call: &Call<'_>) {
+        if self.any.load(Ordering::Relaxed) {
+            let look = self.by_name.lock().get(call.name()).cloned();
+            if let Some(look) = look {
+                look(call.cpu());
+            }
+        }
     }
 }
 

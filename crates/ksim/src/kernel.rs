@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::Mutex;
 
 use crate::cpu::{self, Cpu};
-use crate::export::Faults;
+use crate::export::{Faults, Witnesses};
 use crate::loader::Images;
 use crate::nt;
 use crate::nt::pool::PoolMode;
@@ -99,6 +99,7 @@ pub struct Machine {
     scheduler: Arc<Scheduler>,
     verifier: Verifier,
     faults: Faults,
+    witnesses: Witnesses,
     thunks: Thunks,
     images: Images,
     nt: nt::State,
@@ -153,6 +154,7 @@ impl Kernel {
             scheduler,
             verifier: Verifier::default(),
             faults: Faults::default(),
+            witnesses: Witnesses::default(),
             thunks: Thunks::default(),
             images: Images::default(),
             nt: nt::State::new(config)?,
@@ -202,6 +204,12 @@ impl Machine {
     #[must_use]
     pub const fn faults(&self) -> &Faults {
         &self.faults
+    }
+
+    /// What is looked at when drivers call.
+    #[must_use]
+    pub const fn witnesses(&self) -> &Witnesses {
+        &self.witnesses
     }
 
     /// Executable stubs through which drivers call simulated functions.

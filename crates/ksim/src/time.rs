@@ -1,6 +1,6 @@
 //! Virtual time, and what becomes due in it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -40,12 +40,24 @@ pub struct Time {
     /// System time, 100 ns since 1601-01-01 UTC.
     now: AtomicU64,
     next_id: AtomicU64,
-    /// What becomes pending when; nothing where somebody waits until then.
-    timers: Mutex<BTreeMap<(Ticks, TimerId), Option<Deferred>>>,
+    timers: Mutex<BTreeMap<(Ticks, TimerId), Due>>,
+    /// How much later than it could deferred work begins, by what it is.
+    late: Mutex<HashMap<&'static str, Ticks>>,
     pending: Mutex<VecDeque<Deferred>>,
     /// How many are pending.
     count: AtomicUsize,
     scheduler: Arc<Scheduler>,
+}
+
+/// What happens when the clock reaches a time.
+#[derive(Debug)]
+enum Due {
+    /// Somebody has waited until then.
+    Alarm,
+    /// It becomes pending, unless it is late.
+    Work(Deferred),
+    /// It was late, and becomes pending.
+    Late(Deferred),
 }
 
 /// 100-ns units between 1601-01-01 and 1970-01-01.
@@ -57,6 +69,7 @@ impl Time {
             now: AtomicU64::new(now),
             next_id: AtomicU64::new(0),
             timers: Mutex::default(),
+            late: Mutex::default(),
             pending: Mutex::default(),
             count: AtomicUsize::new(0),
             scheduler,
@@ -74,13 +87,32 @@ impl Time {
         self.now.fetch_max(to, Ordering::Relaxed);
         let mut timers = self.timers.lock();
         while let Some(entry) = timers.first_entry() {
-            if entry.key().0 > to {
+            let (due, _) = *entry.key();
+            if due > to {
                 break;
             }
-            if let Some(work) = entry.remove() {
-                self.put(work);
+            match entry.remove() {
+                Due::Alarm => {}
+                Due::Late(work) => self.put(work),
+                Due::Work(work) => match self.lateness(&work) {
+                    0 => self.put(work),
+                    by => drop(
+                        timers.insert((due.saturating_add(by), self.next_id()), Due::Late(work)),
+                    ),
+                },
             }
         }
+    }
+
+    /// From now on deferred work begins so much later than it could, if it is called `what`: a work item (`WDFWORKITEM`)
+    /// for which no thread is free, a timer (`WDFTIMER`), the `completion of an injection`. Nothing promises any of them
+    /// sooner. 0 is no lateness; what is late already stays so.
+    pub fn set_lateness(&self, what: &'static str, by: Ticks) {
+        self.late.lock().insert(what, by);
+    }
+
+    fn lateness(&self, work: &Deferred) -> Ticks {
+        self.late.lock().get(work.what).copied().unwrap_or(0)
     }
 
     /// Moves the clock forward by `by`.
@@ -100,11 +132,20 @@ impl Time {
         what: &'static str,
         run: impl FnOnce(&Cpu) + Send + 'static,
     ) {
-        self.put(Deferred {
+        let work = Deferred {
             what,
             run: Box::new(run),
             processor,
-        });
+        };
+        match self.lateness(&work) {
+            0 => self.put(work),
+            by => {
+                let due = self.now().saturating_add(by);
+                self.timers
+                    .lock()
+                    .insert((due, self.next_id()), Due::Late(work));
+            }
+        }
         self.scheduler.deferred();
     }
 
@@ -130,7 +171,7 @@ impl Time {
                 run: Box::new(run),
                 processor: None,
             };
-            self.timers.lock().insert((due, id), Some(work));
+            self.timers.lock().insert((due, id), Due::Work(work));
         }
         id
     }
@@ -138,7 +179,7 @@ impl Time {
     /// The clock does not jump over `due`, until when somebody waits.
     pub(crate) fn alarm(&self, due: Ticks) -> TimerId {
         let id = self.next_id();
-        self.timers.lock().insert((due, id), None);
+        self.timers.lock().insert((due, id), Due::Alarm);
         id
     }
 

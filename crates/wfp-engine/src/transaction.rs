@@ -417,13 +417,13 @@ impl<H: Host> Engine<H> {
             .map_err(|_| NtStatus::FWP_CALLOUT_NOTIFICATION_FAILED)
     }
 
-    /// Tells the callout of a filter that it is gone, once no call with it runs.
+    /// Tells the callout of a filter that it is gone, once no call with it runs where that is waited for.
     fn notify_deleted(&self, entry: &FilterEntry<H>) {
         entry.running.close();
         if !entry.is_in_force() {
             return;
         }
-        while entry.running.running() > 0 {
+        while self.options.deletion_waits && entry.running.running() > 0 {
             self.host.wait(Wait::Filter(entry.id()));
         }
         self.notify(entry, NotifyType::DeleteFilter);

@@ -135,6 +135,14 @@ impl Power {
     }
 }
 
+/// Calls what is registered with `\Callback\PowerState`.
+fn notify(cpu: &Cpu, irql: u8, works: bool) {
+    let callbacks = cpu.machine().nt().callbacks();
+    let before = cpu.set_irql(irql);
+    callbacks.notify_system(cpu, POWER_STATE, SYSTEM_STATE_LOCK, works.into());
+    cpu.set_irql(before);
+}
+
 /// Calls one driver with a setting's value. Its answer changes nothing.
 fn tell(cpu: &Cpu, setting: Setting, guid: &Guarded, value: &Guarded) {
     let length = u32::try_from(value.len()).unwrap_or(u32::MAX);
@@ -162,13 +170,21 @@ impl Kernel {
     /// # Errors
     /// [`Bugcheck`] when the machine stopped.
     pub fn sleep(&self) -> Result<(), Bugcheck> {
+        self.sleep_at(PASSIVE)
+    }
+
+    /// The same, but calls what is registered with `\Callback\PowerState` at this IRQL: its page allows any up to
+    /// `DISPATCH_LEVEL`.
+    ///
+    /// # Errors
+    /// [`Bugcheck`] when the machine stopped.
+    pub fn sleep_at(&self, irql: u8) -> Result<(), Bugcheck> {
         self.change_state(SystemState::Working, SystemState::Sleeping, |cpu| {
-            let nt = cpu.machine().nt();
+            let power = cpu.machine().nt().power();
             for setting in [MONITOR_POWER_ON, CONSOLE_DISPLAY_STATE] {
-                nt.power().set(cpu, setting, &0u32.to_le_bytes());
+                power.set(cpu, setting, &0u32.to_le_bytes());
             }
-            nt.callbacks()
-                .notify_system(cpu, POWER_STATE, SYSTEM_STATE_LOCK, 0);
+            notify(cpu, irql, false);
         })
     }
 
@@ -177,12 +193,19 @@ impl Kernel {
     /// # Errors
     /// [`Bugcheck`] when the machine stopped.
     pub fn resume(&self) -> Result<(), Bugcheck> {
+        self.resume_at(PASSIVE)
+    }
+
+    /// The reverse of [`sleep_at`](Self::sleep_at).
+    ///
+    /// # Errors
+    /// [`Bugcheck`] when the machine stopped.
+    pub fn resume_at(&self, irql: u8) -> Result<(), Bugcheck> {
         self.change_state(SystemState::Sleeping, SystemState::Working, |cpu| {
-            let nt = cpu.machine().nt();
-            nt.callbacks()
-                .notify_system(cpu, POWER_STATE, SYSTEM_STATE_LOCK, 1);
+            notify(cpu, irql, true);
+            let power = cpu.machine().nt().power();
             for setting in [MONITOR_POWER_ON, CONSOLE_DISPLAY_STATE] {
-                nt.power().set(cpu, setting, &1u32.to_le_bytes());
+                power.set(cpu, setting, &1u32.to_le_bytes());
             }
         })
     }
@@ -200,10 +223,7 @@ impl Kernel {
             machine.run_pending(cpu);
             machine.nt().power().shut_down(cpu, false);
             machine.nt().power().shut_down(cpu, true);
-            machine
-                .nt()
-                .callbacks()
-                .notify_system(cpu, POWER_STATE, SYSTEM_STATE_LOCK, 0);
+            notify(cpu, PASSIVE, false);
         })
     }
 

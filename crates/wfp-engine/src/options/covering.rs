@@ -34,7 +34,7 @@ impl Options {
 }
 
 /// How many rows are tried for each that is kept.
-const CANDIDATES: usize = 64;
+const CANDIDATES: usize = 256;
 
 /// Greedy: of several rows that begin with a missing pair, the one that meets
 /// the most missing pairs.

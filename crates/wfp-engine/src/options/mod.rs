@@ -295,6 +295,9 @@ questions! {
         "invalid-parameter" = NtStatus::INVALID_PARAMETER,
     }
 
+    /// Whether the deletion of a filter waits until classify calls with it have returned.
+    Engine deletion_waits: bool, "FWPS_CALLOUT_NOTIFY_FN0" { "yes" = true, "no" = false }
+
     /// Notify the deletion of filters whose addition is undone by an abort.
     Engine notify_delete_on_abort: bool, "FWPS_CALLOUT_NOTIFY_FN0; TXN-05" { "yes" = true, "no" = false }
 

@@ -185,6 +185,20 @@ fn unregistering_may_be_refused_while_a_function_of_the_callout_runs() {
 }
 
 #[test]
+fn a_filter_may_be_deleted_while_a_classify_with_it_runs() {
+    let w = World::with(Options {
+        deletion_waits: false,
+        ..Options::default()
+    });
+    let callout = w.callout();
+    let id = w.add(filter(Action::CalloutTerminating).asking(&callout));
+    w.classify(|_, out| {
+        assert_eq!(w.engine.delete_filter(w.session, id), Ok(()));
+        answer(out, Action::Permit);
+    });
+}
+
+#[test]
 fn txn_03_a_transaction_that_reads_may_share_the_lock() {
     for shared in [false, true] {
         let w = World::with(Options {

@@ -89,6 +89,92 @@ fn a_timer_fires_when_it_is_due() {
 }
 
 #[test]
+fn a_late_timer_fires_so_much_later_and_its_stop_waits_for_it() {
+    let machine = Machine::new(&Setup::default());
+    machine.kernel.time().set_lateness("WDFTIMER", 5 * 10_000);
+    let start = || {
+        machine.run(|| {
+            let timer = create_timer(0, 1).unwrap();
+            WdfTimerStart(globals(), timer, -10 * MILLISECOND);
+            timer
+        })
+    };
+    start();
+    pass(&machine, 14);
+    assert_eq!(machine.take_log(), Vec::<String>::new());
+    pass(&machine, 1);
+    assert_eq!(machine.take_log(), ["called at 2"]);
+    let timer = start();
+    pass(&machine, 12);
+    let before = machine.kernel.time().now();
+    assert_eq!(
+        machine.run(|| WdfTimerStop(globals(), timer, 1)),
+        0,
+        "it is due"
+    );
+    assert_eq!(machine.take_log(), ["called at 2"]);
+    assert_eq!(machine.kernel.time().now() - before, 3 * 10_000);
+    // One that is stopped before it is due does not come, however late it would.
+    let timer = start();
+    assert_eq!(machine.run(|| WdfTimerStop(globals(), timer, 1)), 1);
+    machine.kernel.time().set_lateness("WDFTIMER", 0);
+    start();
+    pass(&machine, 10);
+    assert_eq!(machine.take_log(), ["called at 2"], "on time again");
+    machine.end_clean();
+}
+
+#[test]
+fn a_late_work_item_is_waited_for() {
+    let machine = Machine::new(&Setup::default());
+    machine
+        .kernel
+        .time()
+        .set_lateness("WDFWORKITEM", 5 * 10_000);
+    let item = machine.run(|| {
+        let item = work_item(evt_note);
+        WdfWorkItemEnqueue(globals(), item);
+        item
+    });
+    pass(&machine, 4);
+    assert_eq!(machine.take_log(), Vec::<String>::new());
+    pass(&machine, 1);
+    assert_eq!(machine.take_log(), ["called at 0"]);
+    let before = machine.kernel.time().now();
+    machine.run(|| {
+        WdfWorkItemEnqueue(globals(), item);
+        WdfWorkItemFlush(globals(), item);
+    });
+    assert_eq!(machine.take_log(), ["called at 0"]);
+    assert_eq!(machine.kernel.time().now() - before, 5 * 10_000);
+    machine.end_clean();
+}
+
+#[test]
+fn whoever_looks_at_a_drivers_calls_sees_each_before_it_does_anything() {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    let machine = Machine::new(&Setup::default());
+    let seen = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&seen);
+    let look = move |cpu: &Cpu| {
+        assert!(
+            !cpu.machine().time().has_pending(),
+            "it is not enqueued yet"
+        );
+        counted.fetch_add(1, Ordering::SeqCst);
+    };
+    machine.kernel.witnesses().at("WdfWorkItemEnqueue", look);
+    for _ in 0..2 {
+        machine.run(|| WdfWorkItemEnqueue(globals(), work_item(evt_note)));
+    }
+    assert_eq!(seen.load(Ordering::SeqCst), 2);
+    assert_eq!(machine.take_log().len(), 2);
+    machine.end_clean();
+}
+
+#[test]
 fn a_periodic_timer_fires_until_it_is_stopped() {
     let machine = Machine::new(&Setup::default());
     let timer = machine.run(|| {

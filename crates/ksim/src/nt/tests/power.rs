@@ -6,6 +6,7 @@ use wfp_schema::{Guid, NtStatus};
 
 use super::{input, kernel, out, rules};
 use crate::access::{In, Out};
+use crate::cpu::DISPATCH;
 use crate::nt::callback::{
     ExCreateCallback, ExNotifyCallback, ExRegisterCallback, ExUnregisterCallback,
 };
@@ -101,6 +102,39 @@ fn the_power_state_callback_is_called_before_sleep_and_after_resume() {
         .unwrap();
     kernel.sleep().unwrap();
     assert!(take(&told).is_empty(), "unregistered");
+    assert!(kernel.verifier().report().is_clean());
+}
+
+extern "win64" fn on_callback_at(context: usize, first: usize, second: usize) {
+    let irql = crate::Cpu::current().unwrap().irql();
+    tell(context, format!("{first} {second} at {irql}"));
+}
+
+#[test]
+fn the_power_state_callback_is_called_at_the_level_that_is_asked_for() {
+    let (kernel, told) = (kernel(PoolMode::Special, 1), Told::default());
+    let address = context(&told);
+    let (object, handle) = kernel
+        .on(0, |_| {
+            let (_, object) = open("\\Callback\\PowerState", 0, 0);
+            let function = Some(on_callback_at as extern "win64" fn(usize, usize, usize));
+            (object, ExRegisterCallback(object, function, address))
+        })
+        .unwrap();
+    kernel.sleep_at(DISPATCH).unwrap();
+    kernel.resume_at(DISPATCH).unwrap();
+    kernel.sleep().unwrap();
+    kernel.resume().unwrap();
+    assert_eq!(
+        take(&told),
+        ["3 0 at 2", "3 1 at 2", "3 0 at 0", "3 1 at 0"]
+    );
+    kernel
+        .on(0, |_| {
+            ExUnregisterCallback(handle);
+            ObfDereferenceObject(object);
+        })
+        .unwrap();
     assert!(kernel.verifier().report().is_clean());
 }
 
