@@ -20,7 +20,7 @@ use core::{
 use kmdf::{Driver, File};
 use portcullis_core::{
     Asked, Asking, Question, Ruling, Subject,
-    ask::{AnswerBucket, HeldSlot, Unasked},
+    ask::{Absence, AnswerBucket, HeldSlot, Unasked},
 };
 use portcullis_proto::{Action, Counter, EventKind, LifecycleStep};
 use wfp::{
@@ -144,6 +144,40 @@ pub(crate) fn delete(passive: Passive) {
     }
 }
 
+/// The engine that enforces answers has stopped.
+pub(crate) fn without_engine(passive: Passive) {
+    suspend(Absence::NoEngine, passive);
+}
+
+/// The engine is there, or about to be.
+pub(crate) fn with_engine() {
+    resume(Absence::NoEngine);
+}
+
+/// The system is about to sleep: who answers sleeps too.
+pub(crate) fn before_sleep(passive: Passive) {
+    suspend(Absence::Asleep, passive);
+}
+
+/// The system is back.
+pub(crate) fn after_resume(_passive: Passive) {
+    resume(Absence::Asleep);
+}
+
+/// Lets everything that is held go on, and nothing be held until [`resume`].
+fn suspend(absence: Absence, passive: Passive) {
+    if let Some(holding) = HOLDING.get() {
+        holding.table.close(absence);
+        abandon(passive);
+    }
+}
+
+fn resume(absence: Absence) {
+    if let Some(holding) = HOLDING.get() {
+        holding.table.open(absence);
+    }
+}
+
 /// Lets everything that is held go on by its rule's default: nobody can be waited for.
 pub(crate) fn abandon(passive: Passive) {
     if let (Some(core), Some(holding)) = (state::core(), HOLDING.get()) {
@@ -181,7 +215,7 @@ pub(crate) fn file_gone(file: File, passive: Passive) {
         return;
     }
     *asker = None;
-    holding.table.close();
+    holding.table.close(Absence::NoProgram);
     drop(asker);
     abandon(passive);
 }
@@ -325,7 +359,7 @@ impl Holding {
         let mut asker = self.asker.lock();
         let is_admitted = *asker.get_or_insert(file) == file;
         if is_admitted {
-            self.table.open();
+            self.table.open(Absence::NoProgram);
         }
         drop(asker);
         if is_admitted {

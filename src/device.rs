@@ -6,7 +6,8 @@ use wdk_sys::{WDFFILEOBJECT, WDFTIMER, WDFWORKITEM};
 use wfp::{NtStatus, Result, cell::KernelCell, device::Device, irql::Passive, wide};
 
 use crate::{
-    ask, capture, control, events, flows, management, packets, redirect, state::tag, streams,
+    ask, capture, control, events, flows, management, packets, platform, redirect, state::tag,
+    streams,
 };
 
 static DEVICE: KernelCell<ControlDevice> = KernelCell::new(tag::GLOBAL);
@@ -40,6 +41,8 @@ struct Queues {
     stream_work: WorkItem,
     /// Asks for that work when something has waited for long enough.
     stream_timer: Timer,
+    /// Does what sleep and resume ask for, where their callback cannot.
+    power_work: WorkItem,
 }
 
 /// Creates the device, which takes no requests before [`open`].
@@ -88,6 +91,7 @@ pub(crate) fn create_queues(_driver: Driver, passive: Passive) -> Result {
         ask_timer: Timer::create(device, Some(ask_timer))?,
         stream_work: WorkItem::create(device, Some(stream_work))?,
         stream_timer: Timer::create(device, Some(streams::due))?,
+        power_work: WorkItem::create(device, Some(power_work))?,
     };
     QUEUES.try_set(queues, passive)?;
     Ok(())
@@ -220,6 +224,20 @@ pub(crate) fn stop_streams(passive: Passive) {
     }
 }
 
+/// Asks for a run of [`platform::follow`].
+pub(crate) fn enqueue_power_work() {
+    if let Some(queues) = QUEUES.get() {
+        queues.power_work.enqueue();
+    }
+}
+
+/// Waits until [`platform::follow`] neither runs nor waits to run.
+pub(crate) fn flush_power_work() {
+    if let Some(queues) = QUEUES.get() {
+        queues.power_work.flush();
+    }
+}
+
 /// Waits until no work item runs or waits to run.
 pub(crate) fn flush_work() {
     if let Some(queues) = QUEUES.get() {
@@ -269,6 +287,14 @@ unsafe extern "C" fn bfe_work(_item: WDFWORKITEM) {
     // SAFETY: work items run at PASSIVE_LEVEL.
     let passive = unsafe { Passive::assume() };
     management::follow_bfe(passive);
+}
+
+/// # Safety
+/// Called by the framework.
+unsafe extern "C" fn power_work(_item: WDFWORKITEM) {
+    // SAFETY: work items run at PASSIVE_LEVEL.
+    let passive = unsafe { Passive::assume() };
+    platform::follow(passive);
 }
 
 /// # Safety

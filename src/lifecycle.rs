@@ -177,8 +177,8 @@ static SLEEPERS: [Sleeper; 3] = [
     },
     // Nobody answers while the system sleeps: the rules' defaults do.
     Sleeper {
-        before_sleep: ask::abandon,
-        after_resume: nothing,
+        before_sleep: ask::before_sleep,
+        after_resume: ask::after_resume,
     },
     Sleeper {
         before_sleep: nothing,

@@ -70,6 +70,8 @@ type Filters = [Option<FilterId>; callouts::COUNT];
 static MANAGEMENT: KernelCell<WaitLock<Management>> = KernelCell::new(tag::GLOBAL);
 /// The engine has not been running at some time since this was last looked at.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+/// Since the engine was not running there are no filters yet.
+static WITHOUT_FILTERS: AtomicBool = AtomicBool::new(false);
 
 /// A step that failed, with its status.
 type Failure = (LifecycleStep, NtStatus);
@@ -111,6 +113,12 @@ pub(crate) fn follow_bfe(passive: Passive) {
         // A failure has been recorded, and shows in the driver's state.
         let _ = management.lock(passive).follow(passive);
     }
+}
+
+/// Whether the engine stops, or has stopped, and its filters are not back: from any moment on data passes that is not shown.
+/// Whoever puts something back into a stream, or takes it out, asks afterwards. At any IRQL.
+pub(crate) fn is_blind() -> bool {
+    INTERRUPTED.load(Ordering::SeqCst) || WITHOUT_FILTERS.load(Ordering::SeqCst)
 }
 
 /// Puts a new policy in force, with the filters that its effects and its protection at boot need.
@@ -248,12 +256,15 @@ impl Management {
         if state::is_stopping() {
             return Ok(());
         }
-        if INTERRUPTED.swap(false, Ordering::SeqCst) && self.session.is_some() {
-            // The engine took session and objects along when it stopped; it may be back already.
-            state::count(Counter::BfeStopped);
-            ask::abandon(passive);
-            streams::interrupted();
-            self.forget(passive);
+        if INTERRUPTED.load(Ordering::SeqCst) {
+            // In this order, so that one of the two says so until the filters are back.
+            WITHOUT_FILTERS.store(true, Ordering::SeqCst);
+            INTERRUPTED.store(false, Ordering::SeqCst);
+            if self.session.is_some() {
+                // The engine took session and objects along when it stopped; it may be back already.
+                state::count(Counter::BfeStopped);
+                self.lose(passive);
+            }
         }
         let is_running = self
             .subscription
@@ -264,9 +275,14 @@ impl Management {
             (true, None) => {
                 state::count(Counter::BfeStarted);
                 state::set(DriverState::Starting);
+                // What the new filters show first can be asked about.
+                ask::with_engine();
                 let added = self.add_objects(passive);
                 if added.is_ok() {
+                    WITHOUT_FILTERS.store(false, Ordering::SeqCst);
                     self.catch_up(passive);
+                } else {
+                    ask::without_engine(passive);
                 }
                 state::set(match added {
                     Ok(()) => DriverState::Active,
@@ -275,14 +291,18 @@ impl Management {
                 added.inspect_err(|&failure| failed(failure))
             }
             (false, _) => {
-                // Nobody enforces an answer any more.
-                ask::abandon(passive);
-                streams::interrupted();
-                self.forget(passive);
+                self.lose(passive);
                 state::set(DriverState::WaitingForBfe);
                 Ok(())
             }
         }
+    }
+
+    /// The engine has stopped: nobody enforces answers, and nobody shows what passes.
+    fn lose(&mut self, passive: Passive) {
+        ask::without_engine(passive);
+        self.forget(passive);
+        streams::interrupted();
     }
 
     /// Opens a session and adds everything in one transaction. When it fails, there is nothing.

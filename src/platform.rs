@@ -4,6 +4,11 @@
 //! after it from top to bottom, as at stop and start. Before sleep whatever waits for something outside
 //! is to end, operations that are held and packets that are queued, and nothing new may wait until the system is back.
 //! The system sleeps when the last row has returned, so no row waits without a bound.
+//!
+//! The system may tell of it above `PASSIVE_LEVEL`, where no row could wait. Then a work item runs the rows, and the
+//! system may be faster.
+
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use kmdf::Driver;
 use portcullis_proto::{EventKind, EventRecord};
@@ -12,18 +17,28 @@ use wfp::{
     cell::KernelCell,
     irql::Passive,
     power::{Listener, Registration},
+    sync::WaitLock,
 };
 
 use crate::{
-    lifecycle,
+    device, lifecycle,
     state::{self, tag},
 };
 
 static REGISTRATION: KernelCell<Registration> = KernelCell::new(tag::GLOBAL);
+/// Whoever runs the rows has it, so that the last one of them goes by the last change.
+static ROWS: KernelCell<WaitLock<()>> = KernelCell::new(tag::GLOBAL);
+/// The system is about to sleep, or sleeps.
+static IS_ASLEEP: AtomicBool = AtomicBool::new(false);
 
 /// Begins to hear of sleep and resume.
 pub(crate) fn listen(_driver: Driver, passive: Passive) -> Result {
-    REGISTRATION.try_set_with(|| Registration::new::<Platform>(passive), passive)?;
+    ROWS.try_set_with(|| WaitLock::try_new(tag::GLOBAL, ()), passive)?;
+    let registration = || Registration::new::<Platform>(passive);
+    if let Err(status) = REGISTRATION.try_set_with(registration, passive) {
+        stop_listening(passive);
+        return Err(status);
+    }
     Ok(())
 }
 
@@ -33,6 +48,31 @@ pub(crate) fn stop_listening(passive: Passive) {
     if let Some(registration) = unsafe { REGISTRATION.take(passive) } {
         registration.into_inner().end(passive);
     }
+    device::flush_power_work();
+    // SAFETY: as above, and no work item runs the rows any more.
+    drop(unsafe { ROWS.take(passive) });
+}
+
+/// Runs the rows for what the system does now.
+pub(crate) fn follow(passive: Passive) {
+    let Some(rows) = ROWS.get() else {
+        return;
+    };
+    let _running = rows.lock(passive);
+    if IS_ASLEEP.load(Ordering::SeqCst) {
+        lifecycle::before_sleep(passive);
+    } else {
+        lifecycle::after_resume(passive);
+    }
+}
+
+/// The system goes to sleep, or comes back.
+fn changed(is_asleep: bool, passive: Option<Passive>) {
+    IS_ASLEEP.store(is_asleep, Ordering::SeqCst);
+    match passive {
+        Some(passive) => follow(passive),
+        None => device::enqueue_power_work(),
+    }
 }
 
 /// Hears of sleep and resume.
@@ -41,16 +81,11 @@ struct Platform;
 impl Listener for Platform {
     fn before_sleep(passive: Option<Passive>) {
         tell(true);
-        // Above PASSIVE_LEVEL no row can wait. What is held then ends by its own time limit.
-        if let Some(passive) = passive {
-            lifecycle::before_sleep(passive);
-        }
+        changed(true, passive);
     }
 
     fn after_resume(passive: Option<Passive>) {
-        if let Some(passive) = passive {
-            lifecycle::after_resume(passive);
-        }
+        changed(false, passive);
         tell(false);
     }
 }

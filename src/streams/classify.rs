@@ -11,7 +11,7 @@ use wfp::{flow::Association, list::PacketBuffer, schema::IpVersion, stream, verd
 
 use super::{Place, STREAMS_IN_USE, Streams};
 use crate::{
-    device,
+    device, management,
     state::{self, Core},
 };
 
@@ -265,6 +265,12 @@ impl Call<'_> {
             .courses
             .push(course, self.transfer, piece, reach, can_defer)
         {
+            Push::Taken(_) if management::is_blind() => {
+                // It may have been taken too late to be found by who looks for what waits.
+                streams.courses.reset(course);
+                self.core.statistics().count(Counter::StreamsInterrupted);
+                Verdict::DropConnection
+            }
             Push::Taken(is_first) => {
                 self.core.statistics().count(Counter::StreamPiecesHeld);
                 if let Some(flow) = self.handle.filter(|_| is_first) {

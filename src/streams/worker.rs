@@ -15,7 +15,7 @@ use wfp::{
 };
 
 use super::{Place, Streams};
-use crate::state::Core;
+use crate::{management, state::Core};
 
 /// Whether bytes went on.
 type Put = core::result::Result<(), Stuck>;
@@ -102,6 +102,15 @@ impl Worker<'_> {
     }
 }
 
+/// What is put back is in its place only while everything that passes is shown.
+fn still_seen() -> Put {
+    if management::is_blind() {
+        Err(Stuck)
+    } else {
+        Ok(())
+    }
+}
+
 impl Outlet<ClonedStream, Place> for Worker<'_> {
     fn inspect(&mut self, course: &Course<Place>, piece: &Piece<ClonedStream>) -> Reach {
         let indication = Indication {
@@ -126,6 +135,7 @@ impl Outlet<ClonedStream, Place> for Worker<'_> {
         piece: Option<Piece<ClonedStream>>,
         last: bool,
     ) -> Put {
+        still_seen()?;
         let direction = match course.transfer {
             Transfer::Sent => StreamFlags::SEND,
             Transfer::Received => StreamFlags::RECEIVE,
@@ -176,7 +186,8 @@ impl Outlet<ClonedStream, Place> for Worker<'_> {
                 Ok(None)
             })?;
         writer.flush()?;
-        left.map_or(Ok(()), |data| worker.send_clone(course, data, flags))
+        left.map_or(Ok(()), |data| worker.send_clone(course, data, flags))?;
+        still_seen()
     }
 
     fn end(&mut self, course: &Course<Place>, flags: u32) -> Put {
@@ -211,7 +222,10 @@ impl Outlet<ClonedStream, Place> for Worker<'_> {
     }
 
     fn abort(&mut self, course: &Course<Place>) {
-        self.core.statistics().count(Counter::StreamsDropped);
+        self.core.statistics().count(match still_seen() {
+            Ok(()) => Counter::StreamsDropped,
+            Err(Stuck) => Counter::StreamsInterrupted,
+        });
         if flow::abort(course.at.at.flow).is_err() {
             self.core.statistics().count(Counter::FlowRemoveFailed);
         }

@@ -18,6 +18,7 @@
 //! protection traffic under a protection at boot
 //! quoted   paths that are translated, and what ICMP errors quote of them
 //! tunnel   processes, their sockets, and where these are bound
+//! waits    a host of which something of every kind waits
 //! sweep    which calls a sweep over failing calls takes
 //! examples the drivers of examples/
 //! foreign  drivers that are not ours: those in C of tests/drivers, and one that Microsoft's tools have built
@@ -47,6 +48,7 @@ pub mod random;
 pub mod streams;
 pub mod sweep;
 pub mod tunnel;
+pub mod waits;
 pub mod world;
 
 pub use control::Device;

@@ -4,9 +4,13 @@ use ksim::Config;
 use portcullis_proto::event::EventKind;
 use portcullis_proto::status::CalloutStatus;
 use portcullis_proto::{CALLOUTS, CalloutKind, Counter, DriverState, Family, LifecycleStep};
+use portcullis_tests::control::alive;
 use portcullis_tests::world::{assert_clean, is_always_filtered};
 use portcullis_tests::{Tcp, World, udp};
-use wfp_schema::NtStatus;
+use wfp_schema::{BfeState, NtStatus};
+
+/// Units of 100 nanoseconds.
+const MILLISECOND: u64 = 10_000;
 
 const NO_TELNET: &str = "default = 'permit'\n[[rule]]\naction = 'block'\nremote_port = 23";
 
@@ -178,6 +182,26 @@ fn the_engine_may_be_back_before_the_driver_has_looked() {
         assert!(world.net.none_passes(&telnet(50_000 + round)));
     }
     assert_eq!(world.engine().session_count(), 1);
+    world.end();
+}
+
+#[test]
+fn an_engine_that_was_away_between_two_looks_of_the_driver_is_noticed() {
+    let mut world = World::with_policy(NO_TELNET);
+    let kernel = world.kernel.clone();
+    for round in 0..4_u16 {
+        // For so long no thread is free for the driver's work item.
+        kernel.time().set_lateness("WDFWORKITEM", MILLISECOND);
+        alive(kernel.on(0, |_| kernel.bfe().stop()));
+        alive(kernel.on(0, |_| kernel.bfe().start()));
+        kernel.time().set_lateness("WDFWORKITEM", 0);
+        assert_eq!(kernel.bfe().state(), BfeState::Running);
+        world.net.pass(MILLISECOND);
+        assert_eq!(world.state(), DriverState::Active);
+        assert_eq!(world.engine().session_count(), 1);
+        assert!(world.net.none_passes(&telnet(50_000 + round)));
+        assert_eq!(world.counter(Counter::BfeStopped), u64::from(round) + 1);
+    }
     world.end();
 }
 

@@ -1,5 +1,6 @@
 //! Sleep, resume and shutdown under traffic, and a change of the network profile.
 
+use ksim::cpu::DISPATCH;
 use ksim::net::{Identity, Output, Processes, Sid};
 use ksim::{Config, SystemState};
 use portcullis_proto::{Action, CalloutKind, Counter, DriverState, EventKind, Family};
@@ -352,6 +353,82 @@ fn packets_that_wait_when_the_system_sleeps_are_dropped_and_those_after_it_go_on
         );
         assert_eq!(world.counter(Counter::PacketsDelayed), 4);
         world.net.finish();
+        world.end();
+    }
+}
+
+/// Operations that are held for an answer, and packets that wait.
+const WAITING: &str = "
+    default = 'permit'
+    [[rule]]
+    action = 'ask'
+    remote_port = 4433
+    ask_default = 'permit'
+    ask_seconds = 600
+    [[rule]]
+    action = 'permit'
+    remote_port = 9999
+    delay = '50 ms'
+";
+
+/// An operation that is asked about, and a packet that waits, from a port. Whether the operation goes on at once, and how many
+/// packets leave within a second.
+fn begins(world: &mut World, (local, remote): (&str, &str), port: u16) -> (bool, usize) {
+    let local = local.replace("56000", &port.to_string());
+    let asked = Tcp::new(&local, &format!("{remote}:4433")).handshake();
+    let passes = world.net.passes(&asked[0]);
+    world.net.output();
+    world
+        .net
+        .packet(&udp(&local, &format!("{remote}:9999"), b"x"));
+    (passes, world.net.pass(10_000_000).len())
+}
+
+#[test]
+fn above_passive_level_a_work_item_does_what_sleep_and_resume_ask_for() {
+    for ends in ENDS {
+        let mut world = World::with_policy(WAITING).with_output();
+        assert!(world.device().questions().is_empty());
+        assert_eq!(begins(&mut world, ends, 56_000), (false, 1), "awake");
+        world
+            .net
+            .packet(&udp(ends.0, &format!("{}:9999", ends.1), b"x"));
+        assert_eq!(world.status().held.get(), 1);
+        alive(world.kernel.sleep_at(DISPATCH));
+        assert_eq!(world.status().held.get(), 0);
+        assert_eq!(world.counter(Counter::AskAbandoned), 1);
+        assert_eq!(world.counter(Counter::PacketsDropped), 1);
+        world.net.settle();
+        world.net.output();
+        assert_eq!(begins(&mut world, ends, 56_001), (true, 0), "asleep");
+        alive(world.kernel.resume_at(DISPATCH));
+        assert_eq!(begins(&mut world, ends, 56_002), (false, 1), "back");
+        let questions = world.device().questions();
+        assert!(
+            world
+                .device()
+                .reply(&questions[questions.len() - 1], Action::Permit)
+        );
+        world.net.settle();
+        world.end();
+    }
+}
+
+#[test]
+fn a_work_item_that_comes_after_the_resume_undoes_nothing() {
+    for ends in ENDS {
+        let mut world = World::with_policy(WAITING).with_output();
+        assert!(world.device().questions().is_empty());
+        world.kernel.time().set_lateness("WDFWORKITEM", 10_000);
+        alive(world.kernel.sleep_at(DISPATCH));
+        world.kernel.time().set_lateness("WDFWORKITEM", 0);
+        alive(world.kernel.resume());
+        world.net.pass(10_000);
+        assert_eq!(begins(&mut world, ends, 56_000), (false, 1));
+        assert_eq!(world.status().held.get(), 1);
+        // Nor is one late for a driver that stops.
+        world.kernel.time().set_lateness("WDFWORKITEM", 10_000);
+        alive(world.kernel.sleep_at(DISPATCH));
         world.end();
     }
 }

@@ -1,11 +1,13 @@
 //! Streams that are edited or out of band, when calls fail, on several processors, and beside what ends them.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use ksim::net::Setup;
 use ksim::sched::Program;
 use ksim::{Config, PoolMode, Schedule};
-use portcullis_proto::Counter;
+use portcullis_proto::{Counter, DriverState};
+use portcullis_tests::control::alive;
 use portcullis_tests::races::try_many;
 use portcullis_tests::random::Random;
 use portcullis_tests::streams::{Arrived, Conversation, converse, replaced};
@@ -13,6 +15,7 @@ use portcullis_tests::sweep::sweep;
 use portcullis_tests::world::assert_clean;
 use portcullis_tests::{Net, Tcp, World};
 use wfp_engine::FlowId;
+use wfp_schema::BfeState;
 
 /// Rules by the server's port: replacements, a header, both, and contents out of band.
 const TREAT: &str = "
@@ -195,6 +198,9 @@ fn every_call_fails_in_turn_and_a_stream_is_whole_or_over() {
     }
     world.end();
 }
+
+/// Units of 100 nanoseconds.
+const SECOND: u64 = 10_000_000;
 
 /// Schedules of each scenario.
 const SEEDS: u64 = 12;
@@ -427,6 +433,90 @@ fn the_engines_stop_while_data_waits_ends_the_connection() {
     assert_arrives(82, stop, "", true);
     assert_arrives(81, bounce, "a ", true);
     assert_arrives(82, bounce, "", true);
+}
+
+#[test]
+fn what_waits_is_not_put_back_behind_what_has_passed_unseen() {
+    for (server, first, second) in [
+        (81, "a secr", "et: secret"),
+        (82, "a forbidden wor", "d, no"),
+    ] {
+        let mut world = World::with_policy(TREAT).with_output();
+        let (mut arrived, mut tcp) = waiting(&mut world, server, first.as_bytes());
+        // The engine stops, and for so long no thread is free for the driver to see to it.
+        let time = world.kernel.time();
+        time.set_lateness("WDFWORKITEM", 2 * SECOND);
+        alive(world.kernel.on(0, |_| world.kernel.bfe().stop()));
+        time.set_lateness("WDFWORKITEM", 0);
+        arrived.add(world.net.at_once(&[tcp.client_says(second.as_bytes())]));
+        // By now what waited would have gone on.
+        let passing = world.net.pass(SECOND).into_iter();
+        arrived.add(passing.map(|(_, output)| output));
+        let data = String::from_utf8_lossy(&arrived.data[0]).into_owned();
+        assert!(data.ends_with(second), "{data:?}");
+        assert!(!world.net.passes(tcp.client_says(b"")), "it is aborted");
+        world.net.pass(2 * SECOND);
+        assert_eq!(world.state(), DriverState::WaitingForBfe);
+        assert_eq!(world.counter(Counter::StreamsInterrupted), 1);
+        assert_eq!(world.counter(Counter::StreamsDropped), 0);
+        world.end();
+    }
+}
+
+/// The engine stops between two steps of the driver, before the first call of this function, and nobody waits for the end of a
+/// classify with a filter that it takes along. With `is_late` no thread is free for the driver to see to it.
+fn stop_at(function: &'static str, is_late: bool) {
+    for (server, first, second) in [
+        (81, "a secr", "et: secret"),
+        (82, "a forbidden wor", "d, no"),
+    ] {
+        let mut config = Config {
+            processors: 2,
+            ..Config::default()
+        };
+        config.fwp.options.deletion_waits = false;
+        let world = World::with_config(&config);
+        world.set_policy(TREAT);
+        let mut net = with_output(&world, 1);
+        let (client, remote) = ends(50_000, server);
+        let mut tcp = Tcp::new(&client, &remote);
+        assert!(net.all_pass(&tcp.handshake()));
+        let (kernel, stops) = (world.kernel.clone(), AtomicBool::new(true));
+        world.kernel.witnesses().at(function, move |_| {
+            if stops.swap(false, Ordering::SeqCst) {
+                let late = if is_late { 2 * SECOND } else { 0 };
+                kernel.time().set_lateness("WDFWORKITEM", late);
+                alive(kernel.on(0, |_| kernel.bfe().stop()));
+                kernel.time().set_lateness("WDFWORKITEM", 0);
+            }
+        });
+        for says in [first, second] {
+            net.at_once(&[tcp.client_says(says.as_bytes())]);
+        }
+        world.kernel.witnesses().clear();
+        assert_eq!(world.kernel.bfe().state(), BfeState::Stopped);
+        if is_late {
+            net.pass(3 * SECOND);
+        }
+        assert_eq!(world.state(), DriverState::WaitingForBfe);
+        world.start_bfe();
+        // By now what waited would have gone on.
+        net.pass(SECOND);
+        assert!(!net.passes(tcp.client_says(b"")), "it is aborted");
+        assert_eq!(world.counter(Counter::StreamsInterrupted), 1);
+        drop(net);
+        world.end();
+    }
+}
+
+#[test]
+fn what_is_taken_while_the_engine_stops_is_not_put_back_behind_what_has_passed_unseen() {
+    stop_at("FwpsCloneStreamData0", false);
+}
+
+#[test]
+fn what_is_put_back_while_the_engine_stops_may_be_behind_what_has_passed_unseen() {
+    stop_at("FwpsStreamInjectAsync0", true);
 }
 
 #[test]

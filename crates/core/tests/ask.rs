@@ -1,14 +1,16 @@
 //! What is held for an answer, and what was answered.
 
 use parking_lot::RawMutex;
-use portcullis_core::ask::{AnswerBucket, HeldSlot, Hold, REMEMBERED, Release, Released, Unasked};
+use portcullis_core::ask::{
+    Absence, AnswerBucket, HeldSlot, Hold, REMEMBERED, Release, Released, Unasked,
+};
 use portcullis_core::{
     Application, Asking, Connection, Direction, Endpoint, Ruling, Subject, Terms, Ticket,
 };
 use portcullis_proto::EventRecord;
 use portcullis_proto::policy::Action;
 use proptest::prelude::*;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 const TERMS: Terms = Terms {
@@ -28,7 +30,7 @@ fn table(slots: usize, buckets: usize) -> Table {
             .collect(),
         7,
     );
-    table.open();
+    table.open(Absence::NoProgram);
     table
 }
 
@@ -135,26 +137,48 @@ fn what_is_authorized_again_without_an_answer_is_decided_by_the_default() {
     );
 }
 
+const ABSENCES: [Absence; 3] = [Absence::NoProgram, Absence::NoEngine, Absence::Asleep];
+
 #[test]
 fn when_nobody_is_there_nothing_is_held() {
+    for absence in ABSENCES {
+        let table = table(4, 4);
+        keep(&table, 50_000, 0);
+        let late = hold(&table, 50_001, 0);
+        let mut released = Vec::new();
+        table.close(absence);
+        table.release_all(SECOND, |one| released.push(seen(&one)));
+        assert_eq!(released, [(50_000, Action::Block, Release::Abandoned)]);
+        let nobody = ruling(&table, 50_002, true, SECOND);
+        assert!(matches!(
+            nobody,
+            Ruling::Default(Action::Block, Unasked::Nobody)
+        ));
+        // What was about to be held goes on at the next look.
+        let question = labelled(&late, SECOND);
+        table.keep(late, 1, &question, false);
+        released.clear();
+        table.expire(SECOND, |one| released.push(seen(&one)));
+        assert_eq!(released, [(1, Action::Block, Release::Abandoned)]);
+    }
+}
+
+#[test]
+fn somebody_is_there_when_no_reason_is_left_that_nobody_is() {
     let table = table(4, 4);
+    for absence in ABSENCES {
+        table.close(absence);
+        table.close(absence);
+    }
+    for absence in ABSENCES {
+        let nobody = ruling(&table, 50_000, true, 0);
+        assert!(
+            matches!(nobody, Ruling::Default(_, Unasked::Nobody)),
+            "{absence:?}"
+        );
+        table.open(absence);
+    }
     keep(&table, 50_000, 0);
-    let late = hold(&table, 50_001, 0);
-    let mut released = Vec::new();
-    table.close();
-    table.release_all(SECOND, |one| released.push(seen(&one)));
-    assert_eq!(released, [(50_000, Action::Block, Release::Abandoned)]);
-    let nobody = ruling(&table, 50_002, true, SECOND);
-    assert!(matches!(
-        nobody,
-        Ruling::Default(Action::Block, Unasked::Nobody)
-    ));
-    // What was about to be held goes on at the next look.
-    let question = labelled(&late, SECOND);
-    table.keep(late, 1, &question, false);
-    released.clear();
-    table.expire(SECOND, |one| released.push(seen(&one)));
-    assert_eq!(released, [(1, Action::Block, Release::Abandoned)]);
 }
 
 #[test]
@@ -316,9 +340,9 @@ fn each_operation_goes_on_exactly_once_whoever_lets_it() {
         });
         scope.spawn(|| {
             while done.load(Ordering::Acquire) < 2 {
-                table.close();
+                table.close(Absence::NoProgram);
                 table.release_all(0, note);
-                table.open();
+                table.open(Absence::NoProgram);
                 table.expire(0, note);
             }
         });
@@ -343,21 +367,22 @@ enum Step {
     /// An answer to a question that nobody asked.
     Forge(u64),
     Pass(u64),
-    Close,
-    Open,
+    Close(Absence),
+    Open(Absence),
     FlowBegins(u16),
     FlowEnds(u16),
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let port = 0..12u16;
+    let absence = proptest::sample::select(&ABSENCES);
     let step = prop_oneof![
         4 => (port.clone(), any::<bool>(), any::<bool>()).prop_map(|(port, may_hold, kept)| Step::Authorize { port, may_hold, kept }),
         3 => (0..8usize, any::<bool>()).prop_map(|(nth, permit)| Step::Answer { nth, permit }),
         1 => any::<u64>().prop_map(Step::Forge),
         1 => (0..60 * SECOND).prop_map(Step::Pass),
-        1 => Just(Step::Close),
-        1 => Just(Step::Open),
+        1 => absence.clone().prop_map(Step::Close),
+        1 => absence.prop_map(Step::Open),
         1 => port.clone().prop_map(Step::FlowBegins),
         1 => port.prop_map(Step::FlowEnds),
     ];
@@ -371,13 +396,14 @@ proptest! {
         let table = table(3, 2);
         let mut now = 0;
         let mut waiting: HashMap<u64, u32> = HashMap::new();
+        let mut absent = HashSet::new();
         let mut next = 0;
         for step in steps {
             let mut released = Vec::new();
             match step {
                 Step::Authorize { port, may_hold, kept } => {
                     if let Ruling::Hold(hold) = ruling(&table, port, may_hold, now) {
-                        prop_assert!(may_hold);
+                        prop_assert!(may_hold && absent.is_empty());
                         if kept {
                             next += 1;
                             let ticket = hold.ticket().raw();
@@ -407,11 +433,15 @@ proptest! {
                     now += time;
                     table.expire(now, |one| released.push((one, Action::Block)));
                 }
-                Step::Close => {
-                    table.close();
+                Step::Close(absence) => {
+                    absent.insert(absence as u8);
+                    table.close(absence);
                     table.release_all(now, |one| released.push((one, Action::Block)));
                 }
-                Step::Open => table.open(),
+                Step::Open(absence) => {
+                    absent.remove(&(absence as u8));
+                    table.open(absence);
+                }
                 Step::FlowBegins(port) => drop(table.flow_began(&subject(port), now)),
                 Step::FlowEnds(port) => table.flow_ended(&subject(port)),
             }

@@ -2,7 +2,8 @@
 
 use portcullis_proto::{Action as Verdict, Counter, DriverState};
 use portcullis_tests::control::alive;
-use portcullis_tests::{Tcp, udp};
+use portcullis_tests::packets::SYN;
+use portcullis_tests::{Tcp, World, udp};
 
 use super::{ASK, ASK_OR_PERMIT, TCP_ACCEPTS, TCP_CONNECTS, answer, asked, settled, waits};
 
@@ -61,6 +62,43 @@ fn the_engines_stop_lets_what_is_held_go_and_asking_goes_on_when_it_is_back() {
     assert!(waits(&world.net.packet(&syn)));
     assert_eq!(answer(&mut world, Verdict::Permit), [true]);
     world.end();
+}
+
+#[test]
+fn nothing_is_held_while_the_engine_is_down_though_its_filters_outlive_it() {
+    for (policy, passes) in [(ASK, false), (ASK_OR_PERMIT, true)] {
+        let mut world = World::answering(|options| options.filters_outlive_bfe = true);
+        world.set_policy(policy);
+        assert!(world.device().questions().is_empty());
+        let syn = |client: usize, port: u16| {
+            let (client, server) = TCP_CONNECTS[client];
+            let client = client.replace("50000", &port.to_string());
+            Tcp::new(&client, server).segment(true, SYN, &[])
+        };
+        assert!(waits(&world.net.packet(&syn(0, 50_000))));
+        assert!(waits(&world.net.packet(&syn(1, 50_000))));
+        // It is gone before the driver has taken its filters away.
+        let time = world.kernel.time();
+        time.set_lateness("WDFWORKITEM", 10_000);
+        alive(world.kernel.on(0, |_| world.kernel.bfe().stop()));
+        time.set_lateness("WDFWORKITEM", 0);
+        world.net.wait(1);
+        assert_eq!(world.state(), DriverState::WaitingForBfe);
+        assert_eq!(settled(&mut world), [passes; 2]);
+        for client in 0..2 {
+            assert_eq!(world.net.passes(syn(client, 50_001)), passes, "{policy}");
+        }
+        assert_eq!(world.status().held.get(), 0);
+        assert_eq!(world.counter(Counter::AskNobody), 2);
+        world.start_bfe();
+        assert!(waits(&world.net.packet(&syn(0, 50_002))));
+        assert!(waits(&world.net.packet(&syn(1, 50_002))));
+        for question in world.device().questions() {
+            assert!(world.device().reply(&question, Verdict::Permit));
+        }
+        assert_eq!(settled(&mut world), [true; 2]);
+        world.end();
+    }
 }
 
 #[test]

@@ -18,7 +18,7 @@ pub use held::{HeldSlot, Ticket};
 pub use subject::Subject;
 
 use answers::{Answers, Known, Reserved};
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicU8, Ordering};
 use held::Held;
 use lock_api::RawMutex;
 use portcullis_proto::event::EventRecord;
@@ -44,6 +44,17 @@ impl Terms {
         milliseconds: 0,
         otherwise: Action::Block,
     };
+}
+
+/// Why nobody is there to answer. While there is any reason, nothing is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Absence {
+    /// No program reads questions.
+    NoProgram = 1,
+    /// The engine that would enforce an answer is down.
+    NoEngine = 2,
+    /// The system is about to sleep, or sleeps.
+    Asleep = 4,
 }
 
 /// Why the rule's default decides.
@@ -126,8 +137,8 @@ pub struct Released<T> {
 pub struct Asking<R, H, B, T> {
     held: Held<R, H, T>,
     answers: Answers<R, B>,
-    /// Somebody is there to answer.
-    is_open: AtomicBool,
+    /// Each [`Absence`] that there is, as a bit.
+    absent: AtomicU8,
 }
 
 impl<R, H, B, T> Asking<R, H, B, T>
@@ -136,13 +147,13 @@ where
     H: AsRef<[HeldSlot<R, T>]>,
     B: AsRef<[AnswerBucket<R>]>,
 {
-    /// Nothing is held, nothing is remembered, nobody is there. `seed` keeps others from guessing which subjects share a
+    /// Nothing is held, nothing is remembered, and there is no program. `seed` keeps others from guessing which subjects share a
     /// bucket.
     pub fn new(slots: H, buckets: B, seed: u64) -> Self {
         Self {
             held: Held::new(slots),
             answers: Answers::new(buckets, seed),
-            is_open: AtomicBool::new(false),
+            absent: AtomicU8::new(Absence::NoProgram as u8),
         }
     }
 
@@ -164,14 +175,19 @@ where
         self.held.capacity()
     }
 
-    /// Somebody is there to answer.
-    pub fn open(&self) {
-        self.is_open.store(true, Ordering::SeqCst);
+    /// This is no reason any more that nobody answers.
+    pub fn open(&self, absence: Absence) {
+        self.absent.fetch_and(!(absence as u8), Ordering::SeqCst);
     }
 
-    /// Nobody is there to answer any more. What is held is to be [released](Self::release_all) afterwards.
-    pub fn close(&self) {
-        self.is_open.store(false, Ordering::SeqCst);
+    /// For this reason nobody is there to answer, until it is [`open`](Self::open) again. What is held is to be
+    /// [released](Self::release_all) afterwards.
+    pub fn close(&self, absence: Absence) {
+        self.absent.fetch_or(absence as u8, Ordering::SeqCst);
+    }
+
+    fn is_open(&self) -> bool {
+        self.absent.load(Ordering::SeqCst) == 0
     }
 
     /// Lets everything that is held go on by its rule's default.
@@ -242,7 +258,7 @@ where
         if !may_hold {
             return default(Unasked::CannotHold);
         }
-        if !self.is_open.load(Ordering::SeqCst) {
+        if !self.is_open() {
             return default(Unasked::Nobody);
         }
         let Some(ticket) = self.held.reserve() else {
@@ -279,7 +295,7 @@ where
             subject,
             // Under the slot's lock, which whoever releases all takes after closing: that sees the slot full, or this
             // sees that nobody is there.
-            deadline: if self.is_open.load(Ordering::SeqCst) {
+            deadline: if self.is_open() {
                 question.deadline()
             } else {
                 0
