@@ -63,6 +63,28 @@ pub fn try_sampled(count: usize, scenario: Scenario) {
     assert!(departed > 5, "nothing ran together");
 }
 
+/// Tries it under every schedule in which the second of its programs begins, and is interrupted once by the first.
+///
+/// That then goes on for as long as it can: what is under way meets all that the first does.
+pub fn try_interrupted(scenario: Scenario) {
+    /// Who is second begins.
+    const SECOND: &str = "0:1";
+
+    if is_repeated(scenario) {
+        return;
+    }
+    for step in 1.. {
+        let schedule = named(&format!("trace {SECOND},{step}:1"));
+        println!("{schedule}");
+        scenario(&schedule);
+        if schedule.trace().to_string() == SECOND {
+            println!("interrupted at each of {step} decisions");
+            assert!(step > 10, "nothing ran together");
+            return;
+        }
+    }
+}
+
 /// Tries it under the schedules of so many seeds.
 pub fn try_many(seeds: u64, scenario: Scenario) {
     if is_repeated(scenario) {

@@ -5,7 +5,7 @@ use ksim::net::{Output, Setup};
 use ksim::{Config, Kernel, Schedule};
 use portcullis_tests::examples::built;
 use portcullis_tests::foreign::{Machine, sweep};
-use portcullis_tests::races::try_all;
+use portcullis_tests::races::{try_all, try_interrupted};
 use portcullis_tests::{Net, udp};
 
 use super::{alive, clients, with_processors};
@@ -74,6 +74,14 @@ fn later(net: &mut Net, milliseconds: u64) -> Vec<u8> {
     last_bytes(output.into_iter().map(|(_, output)| output))
 }
 
+/// Clones that the driver keeps, or that are being injected.
+fn clones(kernel: &Kernel) -> usize {
+    let kept = kernel.verifier().leaks().into_iter();
+    kept.filter(|kept| kept.kind == "net buffer list")
+        .map(|kept| kept.count)
+        .sum()
+}
+
 fn start_bfe(kernel: &Kernel) {
     alive(kernel.on(0, |_| kernel.bfe().start()));
     alive(kernel.on(0, |_| ()));
@@ -132,6 +140,30 @@ fn resting_lets_go_what_it_holds_before_the_machine_sleeps() {
 }
 
 #[test]
+fn resting_waits_for_its_injections_before_the_machine_sleeps_but_not_for_ever() {
+    for (late, left_behind) in [(3, 0), (400, 0), (2_000, 6)] {
+        let mut machine = machine(&Config::default());
+        assert_eq!(send(&mut machine.net, 1, 3), NONE);
+        assert_eq!(clones(&machine.kernel), 6);
+        let time = machine.kernel.time();
+        time.set_lateness("completion of an injection", late * MILLISECOND);
+        let before = time.now();
+        alive(machine.kernel.sleep());
+        let took = (machine.kernel.time().now() - before) / MILLISECOND;
+        assert_eq!(clones(&machine.kernel), left_behind, "{late} ms");
+        assert!(
+            (late.min(500)..=500).contains(&took),
+            "{late} ms: {took} ms"
+        );
+        assert_eq!(left(&mut machine.net), [1, 2, 3, 1, 2, 3]);
+        alive(machine.kernel.resume());
+        assert_eq!(later(&mut machine.net, late), NONE);
+        assert_eq!(clones(&machine.kernel), 0);
+        machine.end();
+    }
+}
+
+#[test]
 fn resting_lets_go_what_it_holds_when_the_engine_stops_and_holds_again_when_it_starts() {
     for outlive in [false, true] {
         let mut config = Config::default();
@@ -167,6 +199,45 @@ fn resting_lets_go_what_it_holds_when_the_engine_stops_and_holds_again_when_it_s
         assert_eq!(kernel.filter_engine().session_count(), 1);
         machine.end();
     }
+}
+
+#[test]
+fn resting_finds_an_engine_that_was_away_between_two_looks() {
+    let mut machine = machine(&Config::default());
+    for _ in 0..3 {
+        assert_eq!(send(&mut machine.net, 1, 3), NONE);
+        // For so long no thread is free for its work item.
+        let time = machine.kernel.time();
+        time.set_lateness("WDFWORKITEM", MILLISECOND);
+        stop_bfe(&machine.kernel);
+        start_bfe(&machine.kernel);
+        machine.kernel.time().set_lateness("WDFWORKITEM", 0);
+        assert_eq!(left(&mut machine.net), NONE, "it has not looked yet");
+        assert_eq!(later(&mut machine.net, 1), [1, 2, 3, 1, 2, 3]);
+        assert_eq!(machine.kernel.filter_engine().session_count(), 1);
+        holds(&mut machine.net, "the engine is back");
+    }
+    machine.end();
+}
+
+#[test]
+fn resting_holds_nothing_for_an_engine_that_stopped_before_it_took_its_filters_away() {
+    // They may go on without the engine.
+    let mut config = Config::default();
+    config.fwp.options.filters_outlive_bfe = true;
+    let mut machine = machine(&config);
+    for _ in 0..3 {
+        assert_eq!(send(&mut machine.net, 1, 3), NONE);
+        let time = machine.kernel.time();
+        time.set_lateness("WDFWORKITEM", MILLISECOND);
+        stop_bfe(&machine.kernel);
+        machine.kernel.time().set_lateness("WDFWORKITEM", 0);
+        assert_eq!(later(&mut machine.net, 1), [1, 2, 3, 1, 2, 3]);
+        rests(&mut machine.net, "the engine is down");
+        start_bfe(&machine.kernel);
+        holds(&mut machine.net, "the engine is up");
+    }
+    machine.end();
 }
 
 #[test]
@@ -273,17 +344,8 @@ fn beside_datagrams(
     milliseconds: u64,
     work: impl FnOnce(&mut Machine) + Send,
 ) -> Machine {
-    let config = Config {
-        schedule: schedule.clone(),
-        ..with_processors(2)
-    };
-    let mut machine = machine(&config);
+    let (mut machine, mut net) = two_processors(schedule);
     let kernel = machine.kernel.clone();
-    let setup = Setup {
-        output: true,
-        ..Setup::default()
-    };
-    let mut net = Net::with_setup(&kernel, 1, setup);
     let mut sent = Vec::new();
     kernel.together::<()>(vec![
         Box::new(|| work(&mut machine)),
@@ -295,12 +357,29 @@ fn beside_datagrams(
     machine
 }
 
+/// The example on a machine of two processors, and a host on the second one.
+fn two_processors(schedule: &Schedule) -> (Machine, Net) {
+    let config = Config {
+        schedule: schedule.clone(),
+        ..with_processors(2)
+    };
+    let machine = machine(&config);
+    let setup = Setup {
+        output: true,
+        ..Setup::default()
+    };
+    let net = Net::with_setup(&machine.kernel, 1, setup);
+    (machine, net)
+}
+
 fn sleep_against_datagrams(schedule: &Schedule) {
-    beside_datagrams(schedule, 0, |machine| alive(machine.kernel.sleep())).end();
+    let sleep = |machine: &mut Machine| alive(machine.kernel.sleep());
+    beside_datagrams(schedule, 0, sleep).end();
 }
 
 fn stop_of_the_engine_against_datagrams(schedule: &Schedule) {
-    beside_datagrams(schedule, 0, |machine| stop_bfe(&machine.kernel)).end();
+    let stop = |machine: &mut Machine| stop_bfe(&machine.kernel);
+    beside_datagrams(schedule, 0, stop).end();
 }
 
 fn unload_against_datagrams(schedule: &Schedule) {
@@ -319,19 +398,50 @@ fn restart_of_the_engine_against_datagrams(schedule: &Schedule) {
     machine.end();
 }
 
+/// The machine sleeps while the timer is at what has waited.
+fn sleep_against_the_timer(schedule: &Schedule) {
+    let (machine, mut net) = two_processors(schedule);
+    let kernel = machine.kernel.clone();
+    assert_eq!(send(&mut net, 1, 1), NONE);
+    let (mut went, mut kept) = (Vec::new(), 0);
+    kernel.together::<()>(vec![
+        Box::new(|| {
+            // In one go: nothing is made up for behind the sleep.
+            kept = alive(kernel.on(0, |_| {
+                alive(kernel.sleep());
+                clones(&kernel)
+            }));
+        }),
+        Box::new(|| went = later(&mut net, 50)),
+    ]);
+    went.extend(left(&mut net));
+    assert_eq!((went, kept), (vec![1, 1], 0), "when the machine sleeps");
+    drop(net);
+    machine.end();
+}
+
 #[test]
 fn resting_holds_nothing_back_whenever_the_machine_sleeps() {
     try_all(SEEDS, sleep_against_datagrams);
+    try_interrupted(sleep_against_datagrams);
+}
+
+#[test]
+fn resting_has_let_everything_go_before_the_machine_sleeps_whatever_its_timer_is_at() {
+    try_all(SEEDS, sleep_against_the_timer);
+    try_interrupted(sleep_against_the_timer);
 }
 
 #[test]
 fn resting_holds_nothing_back_whenever_the_engine_stops() {
     try_all(SEEDS, stop_of_the_engine_against_datagrams);
+    try_interrupted(stop_of_the_engine_against_datagrams);
 }
 
 #[test]
 fn resting_holds_nothing_back_whenever_it_is_unloaded() {
     try_all(SEEDS, unload_against_datagrams);
+    try_interrupted(unload_against_datagrams);
 }
 
 #[test]

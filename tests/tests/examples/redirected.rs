@@ -1,9 +1,11 @@
 //! What redirects: redirecting, deferring, binding.
 
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use ksim::net::{Output, Reason, Setup};
-use ksim::{Caller, Config, FileHandle, Kernel};
+use ksim::net::{Output, PacketReport, Reason, Setup};
+use ksim::{Caller, Config, FileHandle, Kernel, Schedule};
 use portcullis_core::packet::Headers;
 use portcullis_tests::control::alive;
 use portcullis_tests::examples::built;
@@ -11,12 +13,13 @@ use portcullis_tests::foreign::Machine;
 use portcullis_tests::net::sent;
 use portcullis_tests::packets::{ACK, SYN};
 use portcullis_tests::proxy::PROXY;
+use portcullis_tests::races::{Scenario, try_all, try_interrupted};
 use portcullis_tests::world::{assert_clean, load};
 use portcullis_tests::{Net, Tcp, World, udp};
 use wfp_engine::TieOrder;
 use wfp_schema::NtStatus;
 
-use super::{clients, code, machine, with_output};
+use super::{clients, code, machine, with_output, with_processors};
 
 pub(super) fn proxy(kernel: &Kernel) -> Option<FileHandle> {
     let caller = Caller {
@@ -172,6 +175,67 @@ fn deferring_lets_connections_wait_and_go_where_their_server_is_found() {
     assert!(net.all_pass(&other.handshake()), "nobody waits");
     drop(net);
     machine.end();
+}
+
+/// Connections that wait when a driver unregisters a callout.
+fn still_waiting(kernel: &Kernel) -> Arc<AtomicUsize> {
+    let most = Arc::new(AtomicUsize::new(0));
+    let seen = Arc::clone(&most);
+    kernel
+        .witnesses()
+        .at("FwpsCalloutUnregisterById0", move |cpu| {
+            let kept = cpu.machine().verifier().leaks();
+            let pended = kept.iter().filter(|kept| kept.kind == "pended classify");
+            seen.fetch_max(pended.map(|kept| kept.count).sum(), Ordering::SeqCst);
+        });
+    most
+}
+
+/// The driver stops while a connection of each IP version is about to wait, or waits, or goes on. Its work item begins so much
+/// later than it could.
+fn unload_against_connections(schedule: &Schedule, late: u64) {
+    let config = Config {
+        schedule: schedule.clone(),
+        ..with_processors(2)
+    };
+    let mut machine = Machine::with_built(&config, &built("deferring"));
+    let kernel = machine.kernel.clone();
+    let waiting = still_waiting(&kernel);
+    kernel.time().set_lateness("WDFWORKITEM", late);
+    let mut net = Net::new(&kernel, 1);
+    let (mut fates, mut report) = (Vec::new(), None);
+    let (servers, _) = SERVERS[0];
+    kernel.together::<()>(vec![
+        Box::new(|| report = Some(machine.unload())),
+        Box::new(|| {
+            for (client, server) in clients(50_000).iter().zip(servers) {
+                let syn = Tcp::new(client, &at(server, 7000)).segment(true, SYN, &[]);
+                fates.push(net.packet(&syn));
+            }
+        }),
+    ]);
+    assert_clean(&report.expect("it was unloaded"));
+    assert_eq!(waiting.load(Ordering::SeqCst), 0, "when it unregisters");
+    let pending = |report: &&PacketReport| report.reason.is_some_and(Reason::is_pending);
+    let pending: Vec<_> = fates
+        .iter()
+        .filter(pending)
+        .map(|report| report.id)
+        .collect();
+    let mut settled: Vec<_> = net.settle().into_iter().map(|(id, _)| id).collect();
+    settled.sort_unstable();
+    assert_eq!(settled, pending, "each goes on once");
+}
+
+#[test]
+fn deferring_stops_when_no_connection_waits_any_more() {
+    for scenario in [
+        (|schedule| unload_against_connections(schedule, 0)) as Scenario,
+        |schedule| unload_against_connections(schedule, 10_000),
+    ] {
+        try_all(20, scenario);
+        try_interrupted(scenario);
+    }
 }
 
 /// The addresses of this machine that sockets may be bound to: its own, binding's tunnel's, and another's.
