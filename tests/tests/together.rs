@@ -323,3 +323,27 @@ fn policies_that_do_other_things_in_mid_connection_lose_nothing() {
         world.end();
     }
 }
+
+#[test]
+fn datagrams_are_treated_as_each_new_policy_says() {
+    let wires = [
+        ["198.51.100.7:53", "198.51.100.8:99"],
+        ["[2001:db8::7]:53", "[2001:db8::8]:99"],
+    ];
+    for seed in 1..=8 {
+        let mut random = Random::new(seed);
+        let version = random.below(2);
+        let [local, remote, _] = ENDS[version];
+        let mut world = World::new().with_output();
+        for _ in 0..6 {
+            let wire = wires[version][random.below(2)];
+            let effects = Effects::any(&mut random, wire);
+            let text = effects.policy.replace("'ask'", "'permit'");
+            println!("{text}");
+            world.set_policy(&text);
+            datagrams(&mut world, &effects, [local, remote, wire]);
+        }
+        world.net.finish();
+        world.end();
+    }
+}
