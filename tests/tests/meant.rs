@@ -193,11 +193,8 @@ impl Machine {
         }
         let listens = (begun.subject.direction, begun.subject.protocol) == (Direction::Inbound, 6);
         let listen = socket_decider(&self.policy, Operation::Listen, &socket);
-        let action = match listen_action(&self.policy, listen, &socket) {
-            Action::Ask => self.answer(listen),
-            action => action,
-        };
-        if listens && action != Action::Permit {
+        let action = listen_action(&self.policy, listen, &socket);
+        if listens && !self.is_permit(action, listen) {
             return Err(listen);
         }
         Ok(())
@@ -226,12 +223,16 @@ impl Machine {
         answers.next().expect("a rule that asks")
     }
 
+    /// Whether this action of the rule permits, since nobody answers who is asked.
+    fn is_permit(&self, action: Action, rule: Option<usize>) -> bool {
+        match action {
+            Action::Ask => self.answer(rule) == Action::Permit,
+            action => action == Action::Permit,
+        }
+    }
+
     fn permits(&self, rule: Option<usize>) -> bool {
-        let action = match action_of(&self.policy, rule) {
-            Action::Ask => self.answer(rule),
-            action => action,
-        };
-        action == Action::Permit
+        self.is_permit(action_of(&self.policy, rule), rule)
     }
 
     /// The last event of a decision about this port of this host's names the rule, or none.
@@ -350,9 +351,7 @@ impl Machine {
         };
         let found = self.policy.rules.iter().position(finds);
         let blocked = found.filter(|found| rule.is_none_or(|rule| *found < rule));
-        if blocked.is_some() && self.permits(rule) {
-            return self.expect(&begun, passed, blocked, &what);
-        }
+        let rule = blocked.filter(|_| self.permits(rule)).or(rule);
         self.expect(&begun, passed, rule, &what);
     }
 
@@ -371,14 +370,8 @@ impl Machine {
             .world
             .net
             .passes_on(begun.link, &udp(&from, &to, b"on its way"));
-        let mut rules = self.policy.rules.iter();
-        let rule = rules.position(|rule| matches_as(rule, Operation::Forward, &begun.subject));
-        let permits = rule.is_none_or(|rule| self.permits(Some(rule)));
         let what = format!("transit {from} to {to} on {}", begun.link);
-        assert_eq!(passed, permits, "{what}");
-        if !permits {
-            self.assert_told(&begun, rule, &what);
-        }
+        self.expect_packet(Operation::Forward, &begun, passed, &what);
     }
 
     /// An ICMP error about a datagram that has passed.
@@ -399,14 +392,8 @@ impl Machine {
         let subject = &mut begun.subject;
         subject.direction = Direction::Inbound;
         subject.protocol = if is_v6 { 58 } else { 1 };
-        let mut rules = self.policy.rules.iter();
-        let rule = rules.position(|rule| matches_as(rule, Operation::IcmpError, &begun.subject));
-        let permits = rule.is_none_or(|rule| self.permits(Some(rule)));
         let what = format!("complaint from {there} to {here} on {}", begun.link);
-        assert_eq!(passed, permits, "{what}");
-        if !permits {
-            self.assert_told(&begun, rule, &what);
-        }
+        self.expect_packet(Operation::IcmpError, &begun, passed, &what);
     }
 
     /// A socket that is bound, and may listen.
@@ -442,6 +429,17 @@ impl Machine {
         assert_eq!(opened, expected.is_ok(), "{socket:?}: {expected:?}");
         if let Err(rule) = expected {
             self.assert_told(&begun, rule, &format!("{socket:?}"));
+        }
+    }
+
+    /// The same of a packet that belongs to no connection: only rules about its operation decide, and only a block must be told.
+    fn expect_packet(&self, operation: Operation, begun: &Begun, passed: bool, what: &str) {
+        let mut rules = self.policy.rules.iter();
+        let rule = rules.position(|rule| matches_as(rule, operation, &begun.subject));
+        let permits = rule.is_none_or(|rule| self.permits(Some(rule)));
+        assert_eq!(passed, permits, "{what}");
+        if !permits {
+            self.assert_told(begun, rule, what);
         }
     }
 

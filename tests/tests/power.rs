@@ -5,6 +5,7 @@ use ksim::net::{Identity, Output, Processes, Sid};
 use ksim::{Config, SystemState};
 use portcullis_proto::{Action, CalloutKind, Counter, DriverState, EventKind, Family};
 use portcullis_tests::control::alive;
+use portcullis_tests::waits::POLICY;
 use portcullis_tests::world::{assert_clean, provider_key};
 use portcullis_tests::{Net, Tcp, World, udp};
 use wfp_schema::{NtStatus, StreamFlags};
@@ -357,20 +358,6 @@ fn packets_that_wait_when_the_system_sleeps_are_dropped_and_those_after_it_go_on
     }
 }
 
-/// Operations that are held for an answer, and packets that wait.
-const WAITING: &str = "
-    default = 'permit'
-    [[rule]]
-    action = 'ask'
-    remote_port = 4433
-    ask_default = 'permit'
-    ask_seconds = 600
-    [[rule]]
-    action = 'permit'
-    remote_port = 9999
-    delay = '50 ms'
-";
-
 /// An operation that is asked about, and a packet that waits, from a port. Whether the operation goes on at once, and how many
 /// packets leave within a second.
 fn begins(world: &mut World, (local, remote): (&str, &str), port: u16) -> (bool, usize) {
@@ -387,7 +374,7 @@ fn begins(world: &mut World, (local, remote): (&str, &str), port: u16) -> (bool,
 #[test]
 fn above_passive_level_a_work_item_does_what_sleep_and_resume_ask_for() {
     for ends in ENDS {
-        let mut world = World::with_policy(WAITING).with_output();
+        let mut world = World::with_policy(POLICY).with_output();
         assert!(world.device().questions().is_empty());
         assert_eq!(begins(&mut world, ends, 56_000), (false, 1), "awake");
         world
@@ -417,7 +404,7 @@ fn above_passive_level_a_work_item_does_what_sleep_and_resume_ask_for() {
 #[test]
 fn a_work_item_that_comes_after_the_resume_undoes_nothing() {
     for ends in ENDS {
-        let mut world = World::with_policy(WAITING).with_output();
+        let mut world = World::with_policy(POLICY).with_output();
         assert!(world.device().questions().is_empty());
         world.kernel.time().set_lateness("WDFWORKITEM", 10_000);
         alive(world.kernel.sleep_at(DISPATCH));

@@ -10,6 +10,7 @@ use portcullis_proto::ask::AnswerRequest;
 use portcullis_proto::device::ControlCode;
 use portcullis_proto::event::EventRecord;
 use portcullis_tests::races::{try_many, unload_beside};
+use portcullis_tests::world::assert_unloaded_while_open;
 use portcullis_tests::{Net, Tcp, World, udp};
 use wfp_schema::NtStatus;
 use zerocopy::IntoBytes as _;
@@ -88,20 +89,13 @@ fn unload_against_an_answer(schedule: &Schedule) {
     let request = AnswerRequest::new(question.question(), Verdict::Permit);
     let kernel = world.kernel.clone();
     let (mut report, mut status) = (None, NtStatus::SUCCESS);
-    // Windows would wait for the program; here only the verifier complains that it has not ended.
     let programs: [Program<'_, ()>; 2] = [
         Box::new(|| report = Some(world.unload_with_open_device())),
         Box::new(|| status = program.answer(ControlCode::Answer, request.as_bytes(), 0)),
     ];
     kernel.together(programs.into());
     let report = report.expect("it was unloaded");
-    assert!(report.leaks.is_empty(), "{:?}", report.leaks);
-    let rules: Vec<&str> = report
-        .violations
-        .iter()
-        .map(|violation| violation.rule)
-        .collect();
-    assert_eq!(rules, ["unload-left"], "{:?}", report.violations);
+    assert_unloaded_while_open(&report);
     let fates: Vec<bool> = net.settle().into_iter().map(|(_, passed)| passed).collect();
     assert!(fates.len() <= 1, "{fates:?}");
     // Who answered in time has permitted it; else the rule's default has blocked it.
